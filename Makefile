@@ -1,0 +1,36 @@
+# `make` alone prints help. PYTHON picks the interpreter (3.11 to 3.13); HARDWARE=gpu installs the CUDA set.
+PYTHON ?= python3
+VENV := .venv
+HARDWARE ?= $(if $(wildcard $(VENV)/.ready-gpu),gpu,cpu)
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(HARDWARE)
+.DEFAULT_GOAL := help
+.PHONY: help setup repro serve test lint lock
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  HARDWARE=gpu make setup   the same with CUDA builds; PYTHON=python3.12 make setup for another interpreter"
+
+setup: $(READY) ## create .venv and install the locked packages
+
+$(READY): requirements-$(HARDWARE).lock setup.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" HARDWARE="$(HARDWARE)" sh setup.sh
+	@touch $@
+
+repro: setup ## run the pipeline: only what changed
+	@$(BIN)/python -m stages.parts.params
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+	@echo "report: reports/index.html"
+
+serve: setup ## serve the chosen pair on http://127.0.0.1:8000
+	@$(BIN)/python -m serve
+
+test: setup lint ## lint, types, and all tests
+	@$(BIN)/python -m pytest
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+lock: ## resolve both locks anew (needs uv)
+	uv pip compile pyproject.toml --extra cpu --group dev --universal --python-version 3.11 --no-emit-package torch --generate-hashes -o requirements-cpu.lock
+	uv pip compile pyproject.toml --no-config --extra gpu --group dev --universal --python-version 3.11 --generate-hashes -o requirements-gpu.lock
