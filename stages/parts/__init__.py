@@ -1,0 +1,1 @@
+"""What the stages and the service share, by topic. Nothing in here imports a stage or the service."""

@@ -1,0 +1,16 @@
+"""Label names: how they are written, and which one an answer means."""
+
+from collections.abc import Sequence
+
+UNKNOWN = "unknown"
+
+
+def clean_label(name: str) -> str:
+    """A label name as the pipeline writes it: lower case, underscores, no trailing question mark."""
+    return "_".join(name.lower().replace("_", " ").split()).rstrip("?")
+
+
+def match_label(answer: str, labels: Sequence[str]) -> str:
+    """The label that an answer names, forgiving case, quotes, blanks and a full stop; UNKNOWN where it names none."""
+    cleaned = clean_label(answer.strip().strip("`'\"*.").strip())
+    return cleaned if cleaned in labels else UNKNOWN

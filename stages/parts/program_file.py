@@ -1,0 +1,71 @@
+"""Saving and loading an optimised program with what its JSON lacks.
+
+DSPy's program JSON holds instructions and demonstrations only, and loads onto another signature without an error. The sidecar beside it
+says which labels, style, adapter and weights it belongs to, and is checked at load.
+"""
+
+import json
+from pathlib import Path
+
+import dspy
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stages.parts.errors import UserError
+from stages.parts.params import Style
+from stages.parts.records import read_json, write_json, write_text
+from stages.parts.task import IntentClassifier
+
+
+class Sidecar(BaseModel):
+    """What a program was chosen with. `adapter` is the LoRA adapter's folder; the hashes are over whole folders."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: str
+    labels: list[str]
+    instructions: str
+    style: Style
+    prompt_adapter: str
+    max_tokens: int
+    base: str
+    base_sha256: str
+    adapter: str
+    adapter_sha256: str
+    dspy_version: str
+    dev_accuracy: float
+
+
+def program_state(program: IntentClassifier) -> str:
+    """The program's JSON as a string: equal strings are equal prompts."""
+    return json.dumps(program.dump_state(), indent=2, ensure_ascii=False) + "\n"
+
+
+def save_program(program: IntentClassifier, path: Path) -> None:
+    write_text(path, program_state(program))
+
+
+def save_sidecar(sidecar: Sidecar, path: Path) -> None:
+    write_json(path, sidecar.model_dump())
+
+
+def load_sidecar(path: Path) -> Sidecar:
+    """Read a sidecar; raises UserError where it is missing, from another version of this project or of DSPy."""
+    try:
+        sidecar = Sidecar.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}: run `dvc repro optimize`") from None
+    if sidecar.dspy_version != dspy.__version__:
+        raise UserError(f"{path} was made with DSPy {sidecar.dspy_version}, this is {dspy.__version__}: run `dvc repro optimize`")
+    return sidecar
+
+
+def load_program(path: Path, labels: list[str], instructions: str, style: Style) -> IntentClassifier:
+    """Load a program's JSON; raises UserError where it was made for another task or style."""
+    program = IntentClassifier(labels, instructions, style)
+    own = {name: state["signature"]["fields"] for name, state in program.dump_state().items()}
+    saved = read_json(path)
+    if {name: state.get("signature", {}).get("fields") for name, state in saved.items() if name != "metadata"} != own:
+        raise UserError(f"{path} is a program of another shape than style {style}: run `dvc repro optimize`")
+    program.load_state(saved)
+    return program
