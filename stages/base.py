@@ -1,0 +1,47 @@
+"""The student's base weights: a pinned snapshot from the hub, or a tiny Llama built on the spot.
+
+python -m stages.base
+"""
+
+import tempfile
+from pathlib import Path
+
+from transformers import set_seed
+
+from stages.parts.gpus import gpu_memory
+from stages.parts.hub import freeze_date, snapshot
+from stages.parts.params import HubStudent, load_params
+from stages.parts.paths import BASE, GOLD, LABELS, POOL
+from stages.parts.records import read_json, read_jsonl
+from stages.parts.stage import run_stage
+from stages.parts.task import IntentClassifier
+from stages.parts.tiny_llama import build_model, build_tokenizer, format_lessons
+from stages.parts.training import encode, fine_tune
+
+
+def main() -> None:
+    params = load_params()
+    student = params.own.student
+    if isinstance(student, HubStudent):
+        gpu_memory()
+        snapshot(student.model, student.revision, BASE)
+        freeze_date(BASE)
+        return
+
+    set_seed(params.seed)
+    program = IntentClassifier(read_json(LABELS), params.program.instructions, params.style)
+    texts = [row["text"] for row in [*read_jsonl(GOLD), *read_jsonl(POOL)]]
+    tokenizer = build_tokenizer(texts, program, student.vocabulary)
+    model = build_model(tokenizer, student)
+    print(f"a Llama of {model.num_parameters() / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
+
+    lessons = format_lessons(texts, program, student.epochs, params.seed)
+    rows = [encode(tokenizer, messages, prompt_too=True) for messages in lessons]
+    with tempfile.TemporaryDirectory() as scratch:
+        fine_tune(model, tokenizer, rows, folder=Path(scratch), epochs=1, batch=64, learning_rate=student.learning_rate, seed=params.seed)
+    model.save_pretrained(BASE)
+    tokenizer.save_pretrained(BASE)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,97 @@
+"""Pictures, one page and a model card from the reports of the other stages.
+
+python -m stages.report
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from stages.parts import paths, plots
+from stages.parts.params import load_params
+from stages.parts.records import read_json, write_text
+from stages.parts.stage import run_stage
+
+STAGES = ("raw", "filter", "split", "teacher", "sft", "base", "lora", "optimize", "evaluate")
+TEMPLATES = Path("stages/parts/templates")
+TEST_ARMS = {
+    "base_plain": "base, plain",
+    "base_optimized": "base, optimised",
+    "tuned_plain": "tuned, plain",
+    "tuned_optimized": "tuned, optimised",
+    "teacher": "teacher",
+    "linear_gold": "linear, gold labels",
+    "linear_teacher": "linear, teacher's labels",
+    "linear_true": "linear, all true labels",
+}
+
+
+def accuracies(metrics: dict[str, Any]) -> dict[str, float]:
+    """The test accuracy of every arm in TEST_ARMS' order."""
+    test = metrics["test"]
+    flat = {f"{weights}_{kind}": test[weights][kind] for weights in ("base", "tuned") for kind in ("plain", "optimized")}
+    return {arm: (flat | test)[arm] for arm in TEST_ARMS}
+
+
+def draw(metrics: dict[str, Any], dev: dict[str, Any], times: dict[str, Any], color: str) -> None:
+    """All pictures into reports/."""
+    folder = paths.REPORTS
+    found = accuracies(metrics)
+    colors = [color if arm.startswith("tuned") else plots.GREY for arm in TEST_ARMS]
+    whiskers = [metrics["interval"][arm] for arm in TEST_ARMS]
+    bars = {TEST_ARMS[arm]: value for arm, value in found.items()}
+    plots.accuracy_bars(folder / "accuracy_test.png", f"Test accuracy, {metrics['test']['n']} rows", bars, colors, whiskers)
+    on_dev = {f"{weights}, {kind}": dev["dev"][weights][kind] for weights in ("base", "tuned") for kind in ("plain", "optimized")}
+    dev_colors = [color if name.startswith("tuned") else plots.GREY for name in on_dev]
+    plots.accuracy_bars(folder / "accuracy_dev.png", f"Agreement with the teacher on {dev['dev']['n']} dev rows", on_dev, dev_colors)
+    confusion = pd.read_csv(paths.CONFUSION)
+    plots.confusion(folder / "confusion.png", list(confusion.actual), list(confusion.predicted), read_json(paths.LABELS))
+    plots.curve(folder / "learning_curve.png", "Training loss", "step", "loss", read_json(paths.LEARNING_CURVE), color)
+    plots.curve(
+        folder / "calibration.png", "Calibration on test", "confidence", "accuracy", read_json(paths.RELIABILITY), color, diagonal=True
+    )
+    plots.curve(folder / "coverage.png", "Accuracy of the surest rows", "coverage", "accuracy", read_json(paths.COVERAGE), color)
+    plots.stage_times(folder / "times.png", {name: time["seconds"] for name, time in times.items()}, color)
+
+
+def main() -> None:
+    params = load_params()
+    metrics, dev = read_json(paths.METRICS), read_json(paths.DEV_REPORT)
+    times = {name: read_json(paths.TIMES / f"{name}.json") for name in STAGES}
+    draw(metrics, dev, times, params.report.color)
+
+    predictions = pd.read_csv(paths.PREDICTIONS)
+    served = predictions[f"tuned_{dev['program']}"]
+    confused = Counter((actual, said) for actual, said in zip(predictions.actual, served, strict=True) if actual != said)
+    facts = {
+        "metrics": metrics,
+        "dev": dev,
+        "teacher": read_json(paths.TEACHER_REPORT),
+        "sft": read_json(paths.SFT_REPORT),
+        "sidecar": read_json(paths.SIDECAR),
+        "times": times,
+        "arms": [(TEST_ARMS[arm], value, metrics["interval"][arm]) for arm, value in accuracies(metrics).items()],
+        "confused": [(actual, said, count) for (actual, said), count in confused.most_common(10)],
+    }
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    write_text(paths.REPORTS / "index.html", environment.get_template("index.html").render(facts))
+    environment.autoescape = False
+    write_text(paths.REPORTS / "model_card.md", environment.get_template("model_card.md").render(facts))
+
+    print("\nwhere the time went" + " " * 9 + "seconds   peak MB")
+    for name, time in times.items():
+        print(f"  {name:24}{time['seconds']:9.1f}{time['peak_memory_mb']:10}")
+    print(f"  {'all':24}{sum(time['seconds'] for time in times.values()):9.1f}")
+    print("\ntest accuracy")
+    for name, value, _ in facts["arms"]:
+        print(f"  {name:28}{value:7.1%}")
+    print("\nthe whole report: reports/index.html")
+
+
+if __name__ == "__main__":
+    run_stage(main)
