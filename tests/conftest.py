@@ -1,0 +1,56 @@
+"""Shared by all tests: where the repository and the real rows are, and temporary clones of the repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests use local models only; without it transformers asks the hub first and waits
+
+ROOT = Path(__file__).parent.parent
+BANKING77 = ROOT.parent / "shared/data/banking77"
+
+
+@pytest.fixture(scope="session")
+def banking77() -> Path:
+    """The folder of Banking77's own CSV files, which this repository may not hold."""
+    if not BANKING77.is_dir():
+        pytest.skip(f"Banking77's files are not at {BANKING77}")
+    return BANKING77
+
+
+def run(folder: Path, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder with this virtual environment's programs first."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=folder, text=True, capture_output=True, env={**os.environ, "PATH": path, **environment}, check=False)
+    assert not check or done.returncode == 0, f"{' '.join(command)} exited {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def tracked_files() -> list[Path]:
+    """What a commit of the working tree would hold."""
+    listed = run(ROOT, "git", "ls-files", "-co", "--exclude-standard").stdout.splitlines()
+    return [Path(name) for name in listed if (ROOT / name).is_file()]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Callable[[str], Path]:
+    """A maker of clones: the working tree as it is, committed in a new repository."""
+
+    def make(name: str = "clone") -> Path:
+        folder = tmp_path / name
+        for file in tracked_files():
+            (folder / file.parent).mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, folder / file)
+        run(folder, "git", "init", "-q", "-b", "main")
+        run(folder, "git", "config", "user.name", "test")
+        run(folder, "git", "config", "user.email", "test@example.invalid")
+        run(folder, "git", "add", "-A")
+        run(folder, "git", "commit", "-qm", "clone")
+        return folder
+
+    return make

@@ -1,0 +1,242 @@
+"""The README's commands in a clone: the embedded profile for real, then what reruns and what does not."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import requests
+import yaml
+
+from stages.parts.vllm_server import free_port
+from tests.conftest import ROOT, run, tracked_files
+
+STAGES = ["raw", "filter", "split", "teacher", "sft", "base", "lora", "optimize", "evaluate", "report"]
+
+
+def ran(output: str) -> list[str]:
+    """The stages that a `dvc repro` or `dvc exp run` really ran, in order."""
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+def edit(folder: Path, *path: str, value: object) -> None:
+    """Change one parameter in params.yaml."""
+    file = folder / "params.yaml"
+    values = yaml.safe_load(file.read_text())
+    block = values
+    for key in path[:-1]:
+        block = block[key]
+    block[path[-1]] = value
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def repro(folder: Path) -> list[str]:
+    return ran(run(folder, "dvc", "repro").stdout)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A clone in which `make repro` has run; this virtual environment stands in for the clone's own."""
+    folder = tmp_path_factory.mktemp("clone") / "repository"
+    for file in tracked_files():
+        (folder / file.parent).mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / file, folder / file)
+    run(folder, "git", "init", "-q", "-b", "main")
+    run(folder, "git", "config", "user.name", "test")
+    run(folder, "git", "config", "user.email", "test@example.invalid")
+    (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "clone")
+    for lock in folder.glob("requirements-*.lock"):
+        os.utime(lock, (0, 0))  # copies are younger than the set-up's mark
+    os.utime(folder / "setup.sh", (0, 0))
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    done = subprocess.run(["make", "repro"], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert ran(done.stdout) == STAGES
+    assert "where the time went" in done.stdout
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "built")
+    return folder
+
+
+def test_the_student_learned_what_the_teacher_knows(built):
+    metrics = json.loads((built / "reports/metrics.json").read_text())
+    dev = json.loads((built / "reports/dev.json").read_text())
+    teacher = json.loads((built / "reports/teacher.json").read_text())
+    test = metrics["test"]
+    assert metrics["profile"] == "embedded"
+    assert test["base"]["plain"] < 0.1
+    assert test["tuned"]["plain"] - test["base"]["plain"] >= 0.45  # 50 and more where it was measured; processors round differently
+    assert test["linear_gold"] < test["linear_teacher"] < test["linear_true"]
+    assert metrics["teacher"]["pool_accuracy"] > 0.65
+    assert teacher["rows"] == teacher["valid"] and teacher["prompt_tokens"] > teacher["completion_tokens"] > 0
+    assert all(0 <= dev["dev"][weights][kind] <= 1 for weights in ("base", "tuned") for kind in ("plain", "optimized"))
+
+
+def test_memory_stays_within_eight_gigabytes(built):
+    times = [json.loads(path.read_text()) for path in (built / "reports/times").glob("*.json")]
+    assert max(time["peak_memory_mb"] for time in times) <= 8 * 1024
+
+
+def test_held_out_rows_are_held_out(built):
+    ids = {
+        name: {json.loads(line)["id"] for line in (built / f"data/sft/{name}.jsonl").read_text().splitlines()}
+        for name in ("train", "dev", "optimizer_val")
+    }
+    assert not ids["train"] & ids["dev"] and not ids["train"] & ids["optimizer_val"] and not ids["dev"] & ids["optimizer_val"]
+    test = {json.loads(line)["id"] for line in (built / "data/splits/test.jsonl").read_text().splitlines()}
+    assert not test & set().union(*ids.values())
+    assert all("label" not in json.loads(line) for line in (built / "data/splits/pool.jsonl").read_text().splitlines())
+
+
+def test_nothing_changed_nothing_runs(built):
+    assert repro(built) == []
+
+
+def test_speed_knobs_and_other_profiles_rerun_nothing_and_a_color_the_report_alone(built):
+    edit(built, "runtime", "threads", value=8)
+    edit(built, "profiles", "llama", "student", "max_model_len", value=4096)
+    assert repro(built) == []
+    edit(built, "report", "color", value="#aa3311")
+    assert repro(built) == ["report"]
+    run(built, "git", "checkout", "-q", "params.yaml")
+    assert repro(built) == []  # restored from the run cache
+
+
+def test_a_rank_reruns_lora_and_what_follows_and_going_back_restores(built):
+    before = (built / "reports/metrics.json").read_text()
+    quick = ["-S", "lora.epochs=1", "-S", "optimize.candidate_programs=0", "-S", "lora.r=16"]
+    assert ran(run(built, "dvc", "exp", "run", "--name", "rank-16", *quick).stdout) == ["lora", "optimize", "evaluate", "report"]
+    assert json.loads((built / "models/lora/epoch-1/adapter_config.json").read_text())["r"] == 16
+    run(built, "git", "checkout", "-qb", "rank-16")
+    run(built, "git", "add", "-A")
+    run(built, "git", "commit", "-qm", "rank 16")
+    assert "test.tuned.plain" in run(built, "dvc", "metrics", "diff", "main").stdout
+    run(built, "git", "checkout", "-q", "main")
+    assert repro(built) == []
+    assert (built / "reports/metrics.json").read_text() == before
+    assert not (built / "models/lora/epoch-1/adapter_config.json").read_text().count('"r": 16')
+
+
+def engines(folder: Path) -> list[psutil.Process]:
+    """The vLLM processes that were started from a folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        if process.info["cwd"] == str(folder) and "vllm" in " ".join(process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.5)
+
+
+def test_a_killed_stage_leaves_no_engine_and_changes_nothing(built):
+    before = {path: path.read_bytes() for path in (built / "models").glob("*.json")}
+    stage = subprocess.Popen([sys.executable, "-m", "stages.optimize"], cwd=built, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(engines(built)) > 0, 60)
+    stage.kill()
+    stage.wait()
+    wait_for(lambda: not engines(built), 60)
+    assert {path: path.read_bytes() for path in (built / "models").glob("*.json")} == before
+    assert repro(built) == []
+
+
+def test_the_service_answers_with_the_served_pair_and_leaves_nothing_behind(built):
+    port = free_port()
+    service = subprocess.Popen([sys.executable, "-m", "serve", "--port", str(port)], cwd=built, stdout=subprocess.PIPE, text=True)
+    try:
+        assert service.stdout and "serving on" in service.stdout.readline()
+        url = f"http://127.0.0.1:{port}"
+        rows = [json.loads(line) for line in (built / "data/splits/test.jsonl").read_text().splitlines()[:20]]
+        predicted = pd.read_csv(built / "reports/predictions.csv").set_index("id")
+        program = json.loads((built / "reports/dev.json").read_text())["program"]
+        for row in rows:
+            answer = requests.post(f"{url}/classify_intent", json={"query": row["text"]}, timeout=30).json()
+            assert answer["label"] == predicted.loc[row["id"], f"tuned_{program}"]
+            assert 0 <= answer["confidence"] <= 1 and answer["model"].startswith("epoch-")
+        assert requests.post(f"{url}/classify_intent", json={"query": ""}, timeout=30).status_code == 422
+        assert requests.post(f"{url}/classify_intent", json={"query": "x" * 5000}, timeout=30).status_code == 422
+    finally:
+        service.terminate()
+        service.wait(60)
+    wait_for(lambda: not engines(built), 30)
+
+
+def test_the_service_refuses_weights_that_its_program_was_not_chosen_with(built):
+    adapter = next((built / "models/lora").glob("epoch-6/adapter_config.json"))
+    written = adapter.read_bytes()
+    adapter.chmod(0o644)
+    adapter.write_bytes(written + b" ")
+    try:
+        done = run(built, sys.executable, "-m", "serve", check=False)
+    finally:
+        adapter.write_bytes(written)
+    assert done.returncode == 1 and "epoch-6 is not what models/program.sidecar.json was made with" in done.stderr
+
+
+def test_chain_of_thought_asks_the_teacher_nothing_anew_and_works_to_the_end(built):
+    quick = ["-S", "lora.epochs=2", "-S", "optimize.candidate_programs=0", "-S", "program.style=chain_of_thought"]
+    assert ran(run(built, "dvc", "exp", "run", *quick).stdout) == ["sft", "base", "lora", "optimize", "evaluate", "report"]
+    first = json.loads((built / "data/sft/train.jsonl").read_text().splitlines()[0])
+    assert re.fullmatch(
+        r"(?s)\[\[ ## reasoning ## ]]\n.+\n\n\[\[ ## label ## ]]\n\w+\n\n\[\[ ## completed ## ]]", first["messages"][2]["content"]
+    )
+    metrics = json.loads((built / "reports/metrics.json").read_text())
+    assert metrics["style"] == "chain_of_thought" and metrics["served"]["completion_tokens"] > 10
+    assert metrics["served"]["invalid"] < 0.1 * metrics["test"]["n"]  # the format is learned, reasoning and all
+    run(built, "git", "checkout", "-qf", "main")
+    assert repro(built) == []
+
+
+def test_a_queued_experiment_runs_apart_and_is_listed(built):
+    run(built, "dvc", "exp", "run", "--queue", "--name", "green", "-S", "report.color='#118844'")
+    run(built, "dvc", "queue", "start")
+    wait_for(lambda: "Success" in run(built, "dvc", "queue", "status").stdout, 180)
+    assert "green" in run(built, "dvc", "exp", "list", "--name-only").stdout
+    assert "#118844" not in (built / "params.yaml").read_text()
+    assert repro(built) == []
+
+
+def test_plots_are_drawn(built):
+    run(built, "dvc", "plots", "show")
+    page = (built / "dvc_plots/index.html").read_text()
+    assert all(name in page for name in ("learning_curve", "confusion", "coverage", "reliability"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["-S", "lora.r=0"], "lora: params.yaml: lora.r: Input should be greater than 0 (got 0)"),
+        (["-S", "lora.epochs=many"], "lora: params.yaml: lora.epochs: Input should be a valid integer (got 'many')"),
+        (["-S", "lora.rank=4"], "lora.rank"),
+        (["-S", "profile=lama"], "lama"),
+        (["-S", "top_n=99"], "filter: the training rows have 25 labels, fewer than top_n=99"),
+        (["-S", "split.gold=100000"], "split: split.gold=100000 leaves no pool"),
+        (["-S", "raw.source=csv", "-S", "raw.train=nowhere.csv"], "nowhere.csv"),
+        (["-S", "profile=llama", "-S", "raw.source=sample"], "needs an NVIDIA GPU"),
+        (["-S", "profile=api", "-S", "raw.source=sample"], "teacher: the api profile needs its teacher's key: set TEACHER_API_KEY"),
+    ],
+)
+def test_a_wrong_parameter_stops_a_run_and_destroys_nothing(built, change, says):
+    kept = {name: (built / name).read_text() for name in ("params.yaml", "dvc.lock", "reports/metrics.json")}
+    done = run(built, "dvc", "exp", "run", *change, check=False)
+    # Written back, not checked out: after a failed `exp run` Git's index can take the changed params.yaml for the committed one.
+    for name, text in kept.items():
+        (built / name).write_text(text)
+    assert done.returncode != 0
+    assert says in done.stdout + done.stderr
+    assert repro(built) == []
+    assert (built / "reports/metrics.json").read_text() == kept["reports/metrics.json"]

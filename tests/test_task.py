@@ -1,0 +1,104 @@
+import math
+
+import dspy
+import pytest
+
+from stages.parts import task
+from stages.parts.classify import answer_all, score
+from stages.parts.errors import UserError
+from stages.parts.lm import using
+from stages.parts.program_file import load_program, program_state, save_program
+
+LABELS = ["card_arrival", "pending_top_up"]
+INSTRUCTIONS = "Classify."
+
+
+class ScriptedEngine:
+    """Answers with what a script says for the query; raises what the script raises."""
+
+    def __init__(self, script):
+        self.script = script
+
+    def complete(self, request):
+        from dspy.lm15 import Message, Response, TextPart, Usage
+
+        answer = next(value for key, value in self.script.items() if key in request.messages[-1].text)
+        if isinstance(answer, Exception):
+            raise answer
+        usage = Usage(input_tokens=7, output_tokens=3, total_tokens=10)
+        return Response(id=None, model="scripted", message=Message.assistant([TextPart(answer)]), finish_reason="stop", usage=usage)
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def scripted(script) -> dspy.LM:
+    return dspy.LM("scripted", engine=ScriptedEngine(script), cache=False, num_retries=0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("[[ ## label ## ]]\ncard_arrival\n\n[[ ## completed ## ]]", "card_arrival"),
+        ("[[ ## label ## ]]\n Card Arrival. \n", "card_arrival"),
+        ("[[ ## label ## ]]\n`pending_top_up`", "pending_top_up"),
+        ("[[ ## label ## ]]\ncard_arrival or pending_top_up", "unknown"),
+        ("[[ ## label ## ]]\nunknown", "unknown"),
+        ("card_arrival", "unknown"),
+        ("[[ ## lab", "unknown"),
+        (" ", "unknown"),
+        ('{"label": "card_arrival"}', "unknown"),
+    ],
+)
+def test_whatever_a_model_writes_becomes_a_label_or_unknown(answer, label):
+    program = task.IntentClassifier(LABELS, INSTRUCTIONS, "direct")
+    with using(scripted({"where": answer})):
+        prediction = program(query="where is it")
+    assert (prediction.label, prediction.valid) == (label, label != "unknown")
+
+
+@pytest.mark.parametrize("style", ["direct", "chain_of_thought"])
+def test_a_training_row_is_what_serving_sends_and_parses(style):
+    program = task.IntentClassifier(LABELS, INSTRUCTIONS, style)
+    messages = task.training_messages(program, "Where's my card?\n\nThanks", "card_arrival", "It says card.")
+    sent = task.adapter().format(task.predictor(program).signature, [], {"query": "Where's my card?\n\nThanks"})
+    assert messages[:2] == [{key: message[key] for key in ("role", "content")} for message in sent]
+    parsed = task.adapter().parse(task.predictor(program).signature, messages[2]["content"])
+    assert parsed["label"] == "card_arrival" and parsed.get("reasoning", "It says card.") == "It says card."
+
+
+def test_scores_count_failures_as_wrong_and_add_up_tokens():
+    program = task.IntentClassifier(LABELS, INSTRUCTIONS, "direct")
+    good = "[[ ## label ## ]]\ncard_arrival\n\n[[ ## completed ## ]]"
+    rows = [{"text": text, "label": "card_arrival"} for text in ("one", "two", "three")]
+    with using(scripted({"one": good, "two": "gibberish", "three": ValueError("engine down")})):
+        found = score(program, rows, threads=2)
+        answers = answer_all(program, [row["text"] for row in rows], threads=2)
+    assert found.predicted == ["card_arrival", "unknown", "unknown"]
+    assert found.accuracy == pytest.approx(1 / 3)
+    assert [answer is None for answer in answers] == [False, False, True]
+    assert (found.prompt_tokens, found.completion_tokens) == (7, 3) or found.prompt_tokens >= 7
+
+
+def test_the_labels_probability_is_that_of_its_own_tokens():
+    def entries(*pairs):
+        return {"content": [{"token": token, "logprob": math.log(p)} for token, p in pairs]}
+
+    split = entries(("[[ ## ", 0.9), ("label ## ]]", 0.9), ("\n", 0.9), ("card", 0.5), ("_arrival", 0.5), ("\n\n", 0.9), ("[[ ##", 0.9))
+    assert task.label_confidence(split) == pytest.approx(0.25)
+    assert task.label_confidence(
+        entries(("[[ ## label ## ]]", 1.0), ("\n", 1.0), ("card_arrival", 0.7), ("[[ ## completed ## ]]", 0.1))
+    ) == pytest.approx(0.7)
+    assert task.label_confidence(entries(("card", 0.5))) is None
+    assert task.label_confidence(None) is None
+
+
+def test_a_program_comes_back_as_saved_and_not_onto_another_shape(tmp_path):
+    program = task.IntentClassifier(LABELS, INSTRUCTIONS, "direct")
+    task.predictor(program).demos = [dspy.Example(query="new card?", label="card_arrival")]
+    save_program(program, tmp_path / "program.json")
+    again = load_program(tmp_path / "program.json", LABELS, INSTRUCTIONS, "direct")
+    assert program_state(again) == program_state(program)
+    assert "new card?" in str(task.adapter().format(task.predictor(again).signature, task.predictor(again).demos, {"query": "x"}))
+    with pytest.raises(UserError, match="another shape than style chain_of_thought"):
+        load_program(tmp_path / "program.json", LABELS, INSTRUCTIONS, "chain_of_thought")
