@@ -67,7 +67,7 @@ def test_confident_learning_finds_planted_errors_and_spares_right_rows(rows):
 
 
 def test_a_teacher_on_banking77_is_right_on_three_quarters_of_the_pool(banking77):
-    """The issue's bar from 100 gold rows; the mean of five draws is 82 %."""
+    """The issue's bar from 100 gold rows; the mean of three draws is 82 %."""
     table = read_csv(banking77 / "train.csv", "text", "category")
     labels = most_frequent([clean_label(label) for _, label in table], 25)
     rows = sorted(queries(table, labels), key=lambda row: row["id"])
