@@ -12,11 +12,11 @@ import uvicorn
 from serve.app import create_app
 from stages.parts import lm, paths
 from stages.parts.errors import UserError
-from stages.parts.params import HubStudent, load_params
+from stages.parts.params import load_params
 from stages.parts.program_file import Sidecar, load_program, load_sidecar
 from stages.parts.records import folder_sha256
 from stages.parts.stage import end_on_sigterm
-from stages.parts.vllm_server import HOST, check_port, serve_model
+from stages.parts.vllm_server import HOST, check_port, serve_student
 
 
 def check_weights(sidecar: Sidecar) -> None:
@@ -35,15 +35,7 @@ def serve(port: int) -> None:
     check_port(port)
     program = load_program(paths.PROGRAM, sidecar.labels, sidecar.instructions, sidecar.style)
     adapter = Path(sidecar.adapter)
-    student = params.profiles[sidecar.profile].student
-    with serve_model(
-        Path(sidecar.base),
-        {adapter.name: adapter},
-        params.runtime,
-        on_gpus=isinstance(student, HubStudent),
-        lora_rank=params.lora.r,
-        max_model_len=student.max_model_len if isinstance(student, HubStudent) else None,
-    ) as served:
+    with serve_student(Path(sidecar.base), {adapter.name: adapter}, params, params.profiles[sidecar.profile].student) as served:
         student_lm = lm.student_lm(served.names[adapter.name], served.api_base, sidecar.style)
         with lm.using(student_lm):
             program(query="ready?")  # up means that a real query has passed through

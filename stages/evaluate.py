@@ -14,13 +14,13 @@ import pandas as pd
 from stages.parts import lm, paths
 from stages.parts.classify import Scores, score
 from stages.parts.linear import baseline_model
-from stages.parts.params import HubStudent, Params, load_params
+from stages.parts.params import Params, load_params
 from stages.parts.program_file import load_program, program_state
 from stages.parts.records import Query, TeacherLabel, read_json, read_jsonl, whole_file, write_json
 from stages.parts.stage import run_stage
 from stages.parts.statistics import coverage_curve, difference_interval, expected_calibration_error, interval, reliability
 from stages.parts.task import IntentClassifier
-from stages.parts.vllm_server import serve_model
+from stages.parts.vllm_server import serve_student
 
 LATENCY_QUERIES = 50
 KINDS = ("plain", "optimized")
@@ -57,17 +57,10 @@ class Students:
 
 def score_students(params: Params, labels: list[str], test: list[Any], adapter: str, served_program: str) -> Students:
     """Run base and adapter with both programs over the test rows, in one engine; equal prompts once."""
-    instructions, threads, student = params.program.instructions, params.runtime.threads, params.own.student
+    instructions, threads = params.program.instructions, params.runtime.threads
     plain = IntentClassifier(labels, instructions, params.style)
     found = Students()
-    with serve_model(
-        paths.BASE,
-        {adapter: paths.LORA / adapter},
-        params.runtime,
-        on_gpus=isinstance(student, HubStudent),
-        lora_rank=params.lora.r,
-        max_model_len=student.max_model_len if isinstance(student, HubStudent) else None,
-    ) as served:
+    with serve_student(paths.BASE, {adapter: paths.LORA / adapter}, params, params.own.student) as served:
         for weights, name in (("base", "base"), ("tuned", adapter)):
             optimized = load_program(paths.PROGRAMS / f"{weights}.json", labels, instructions, params.style)
             with lm.using(lm.student_lm(served.names[name], served.api_base, params.style)):

@@ -12,12 +12,12 @@ from dspy.teleprompt import BootstrapFewShotWithRandomSearch
 
 from stages.parts import lm, paths
 from stages.parts.classify import score
-from stages.parts.params import HubStudent, Params, load_params
+from stages.parts.params import Params, load_params
 from stages.parts.program_file import Sidecar, program_state, save_program, save_sidecar
 from stages.parts.records import folder_sha256, read_json, read_jsonl, write_json
 from stages.parts.stage import run_stage
 from stages.parts.task import IntentClassifier, adapter, example, metric
-from stages.parts.vllm_server import serve_model
+from stages.parts.vllm_server import serve_student
 
 
 @dataclass
@@ -46,7 +46,6 @@ def search(params: Params, plain: IntentClassifier, train: list[Any], val: list[
 
 def main() -> None:
     params = load_params()
-    student = params.own.student
     labels: list[str] = read_json(paths.LABELS)
     dev, val, train = (read_jsonl(path) for path in (paths.SFT_DEV, paths.OPTIMIZER_VAL, paths.OPTIMIZER_TRAIN))
     epochs = range(params.lora.epochs, 0, -1)[: params.optimize.checkpoints]
@@ -54,9 +53,7 @@ def main() -> None:
 
     plain = IntentClassifier(labels, params.program.instructions, params.style)
     candidates: dict[str, Candidate] = {}
-    on_gpus = isinstance(student, HubStudent)
-    max_model_len = student.max_model_len if isinstance(student, HubStudent) else None
-    with serve_model(paths.BASE, adapters, params.runtime, on_gpus=on_gpus, lora_rank=params.lora.r, max_model_len=max_model_len) as served:
+    with serve_student(paths.BASE, adapters, params, params.own.student) as served:
         for name, model in served.names.items():
             started = time.monotonic()
             with lm.using(lm.student_lm(model, served.api_base, params.style)):

@@ -37,20 +37,24 @@ def tracked_files() -> list[Path]:
     return [Path(name) for name in listed if (ROOT / name).is_file()]
 
 
+def commit_all(folder: Path, message: str) -> None:
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", message)
+
+
+def make_clone(folder: Path) -> Path:
+    """The working tree as it is, committed in a new repository."""
+    for file in tracked_files():
+        (folder / file.parent).mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / file, folder / file)
+    run(folder, "git", "init", "-q", "-b", "main")
+    run(folder, "git", "config", "user.name", "test")
+    run(folder, "git", "config", "user.email", "test@example.invalid")
+    commit_all(folder, "clone")
+    return folder
+
+
 @pytest.fixture
-def clone(tmp_path: Path) -> Callable[[str], Path]:
-    """A maker of clones: the working tree as it is, committed in a new repository."""
-
-    def make(name: str = "clone") -> Path:
-        folder = tmp_path / name
-        for file in tracked_files():
-            (folder / file.parent).mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / file, folder / file)
-        run(folder, "git", "init", "-q", "-b", "main")
-        run(folder, "git", "config", "user.name", "test")
-        run(folder, "git", "config", "user.email", "test@example.invalid")
-        run(folder, "git", "add", "-A")
-        run(folder, "git", "commit", "-qm", "clone")
-        return folder
-
-    return make
+def clone(tmp_path: Path) -> Callable[[], Path]:
+    """A maker of a clone in the test's own folder."""
+    return lambda: make_clone(tmp_path / "clone")

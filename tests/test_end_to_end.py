@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import requests
 import yaml
 
 from stages.parts.vllm_server import free_port
-from tests.conftest import ROOT, run, tracked_files
+from tests.conftest import commit_all, make_clone, run
 
 STAGES = ["raw", "filter", "split", "teacher", "sft", "base", "lora", "optimize", "evaluate", "report"]
 
@@ -45,16 +44,8 @@ def repro(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     """A clone in which `make repro` has run; this virtual environment stands in for the clone's own."""
-    folder = tmp_path_factory.mktemp("clone") / "repository"
-    for file in tracked_files():
-        (folder / file.parent).mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / file, folder / file)
-    run(folder, "git", "init", "-q", "-b", "main")
-    run(folder, "git", "config", "user.name", "test")
-    run(folder, "git", "config", "user.email", "test@example.invalid")
+    folder = make_clone(tmp_path_factory.mktemp("clone") / "repository")
     (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "commit", "-qm", "clone")
     for lock in folder.glob("requirements-*.lock"):
         os.utime(lock, (0, 0))  # copies are younger than the set-up's mark
     os.utime(folder / "setup.sh", (0, 0))
@@ -62,8 +53,7 @@ def built(tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stdout[-5000:]
     assert ran(done.stdout) == STAGES
     assert "where the time went" in done.stdout
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "commit", "-qm", "built")
+    commit_all(folder, "built")
     return folder
 
 
@@ -117,8 +107,7 @@ def test_a_rank_reruns_lora_and_what_follows_and_going_back_restores(built):
     assert ran(run(built, "dvc", "exp", "run", "--name", "rank-16", *quick).stdout) == ["lora", "optimize", "evaluate", "report"]
     assert json.loads((built / "models/lora/epoch-1/adapter_config.json").read_text())["r"] == 16
     run(built, "git", "checkout", "-qb", "rank-16")
-    run(built, "git", "add", "-A")
-    run(built, "git", "commit", "-qm", "rank 16")
+    commit_all(built, "rank 16")
     assert "test.tuned.plain" in run(built, "dvc", "metrics", "diff", "main").stdout
     run(built, "git", "checkout", "-q", "main")
     assert repro(built) == []

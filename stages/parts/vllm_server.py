@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from stages.parts.errors import UserError
 from stages.parts.gpus import Plan, gpu_memory, model_shape, plan
-from stages.parts.params import Runtime
+from stages.parts.params import HubStudent, Params, Runtime, Student
 from stages.parts.paths import cache
 from stages.parts.records import folder_sha256
 
@@ -123,6 +123,13 @@ def serve_model(
 def dying_with_parent() -> list[str]:
     """A prefix that ends a command when this process is killed, even by SIGKILL (util-linux; nothing where it is missing)."""
     return ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
+
+
+def serve_student(base: Path, adapters: Mapping[str, Path], params: Params, student: Student) -> AbstractContextManager[ServedModel]:
+    """Run vLLM on a student's base weights and adapters: a hub student on the GPUs, the tiny one on the CPU."""
+    from_hub = isinstance(student, HubStudent)
+    length = student.max_model_len if isinstance(student, HubStudent) else None
+    return serve_model(base, adapters, params.runtime, on_gpus=from_hub, lora_rank=params.lora.r, max_model_len=length)
 
 
 def wait_until_up(engine: subprocess.Popen[bytes], health: str, log: Path, patience_s: int) -> None:
