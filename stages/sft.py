@@ -1,17 +1,18 @@
 """Turn the teacher's labels into SFT rows, and hold out rows to choose checkpoints and programs on.
 
+The gold rows are no SFT rows: their labels are the only true ones, and `calibrate` needs some that the student has not learned.
+
 python -m stages.sft
 """
 
 import random
-from typing import Any
 
 from stages.parts import paths
 from stages.parts.errors import UserError
 from stages.parts.label_errors import likely_errors
 from stages.parts.linear import baseline_model
 from stages.parts.params import load_params
-from stages.parts.records import Query, TeacherLabel, read_json, read_jsonl, write_json, write_jsonl
+from stages.parts.records import TeacherLabel, read_json, read_jsonl, write_json, write_jsonl
 from stages.parts.stage import run_stage
 from stages.parts.task import IntentClassifier, training_messages
 
@@ -19,7 +20,6 @@ from stages.parts.task import IntentClassifier, training_messages
 def main() -> None:
     params = load_params()
     wanted = params.own.sft
-    gold: list[Query] = read_jsonl(paths.GOLD)
     answered: list[TeacherLabel] = read_jsonl(paths.TEACHER_LABELS)
 
     rows = [record for record in answered if record["valid"]]
@@ -40,15 +40,10 @@ def main() -> None:
         train = [row for row, is_wrong in zip(train, wrong, strict=True) if not is_wrong]
 
     program = IntentClassifier(read_json(paths.LABELS), params.program.instructions, params.style)
-    # Nobody wrote down why a gold row has its label, so gold rows teach the direct style only.
-    by_hand: list[Any] = [{**row, "reasoning": ""} for row in gold] if params.style == "direct" else []
-    messages = [
-        {"id": row["id"], "messages": training_messages(program, row["text"], row["label"], row["reasoning"])} for row in [*train, *by_hand]
-    ]
-    random.Random(params.seed).shuffle(messages)
+    messages = [{"id": row["id"], "messages": training_messages(program, row["text"], row["label"], row["reasoning"])} for row in train]
     write_jsonl(paths.SFT_TRAIN, messages)
     for path, part in ((paths.SFT_DEV, dev), (paths.OPTIMIZER_VAL, val), (paths.OPTIMIZER_TRAIN, train[: wanted.optimizer_train])):
-        write_jsonl(path, [{key: row[key] for key in ("id", "text", "label", "reasoning")} for row in part])
+        write_jsonl(path, [{key: row[key] for key in ("id", "text", "label", "reasoning", "confidence")} for row in part])
     counts = {"invalid": len(answered) - len(rows), "pruned": pruned, "train": len(messages), "dev": len(dev), "optimizer_val": len(val)}
     write_json(paths.SFT_REPORT, counts)
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
