@@ -15,7 +15,7 @@ from stages.parts.params import load_params
 from stages.parts.records import read_json, write_text
 from stages.parts.stage import run_stage
 
-STAGES = ("raw", "filter", "split", "teacher", "sft", "base", "lora", "optimize", "evaluate")
+STAGES = ("raw", "filter", "split", "teacher", "sft", "base", "lora", "optimize", "calibrate", "evaluate")
 TEMPLATES = Path("stages/parts/templates")
 TEST_ARMS = {
     "base_plain": "base, plain",
@@ -72,6 +72,7 @@ def main() -> None:
         "teacher": read_json(paths.TEACHER_REPORT),
         "sft": read_json(paths.SFT_REPORT),
         "sidecar": read_json(paths.SIDECAR),
+        "styles": read_json(paths.STYLES),
         "times": times,
         "arms": [(TEST_ARMS[arm], value, metrics["interval"][arm]) for arm, value in accuracies(metrics).items()],
         "confused": [(actual, said, count) for (actual, said), count in confused.most_common(10)],

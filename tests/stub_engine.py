@@ -2,7 +2,8 @@
 
 python -m tests.stub_engine --port 8001 --model NAME --key KEY [--latency-ms 100]
 
-A query with one of these words fails in that way: FAIL500, HANG, GARBAGE, REFUSE. GET /last is the last request's body, as it came.
+A query with SIMULATE-500, SIMULATE-HANG, SIMULATE-GARBAGE or SIMULATE-REFUSE fails in that way. GET /last is the last request's body,
+as it came.
 """
 
 import argparse
@@ -55,13 +56,13 @@ def create_app(model: str, key: str, latency_s: float) -> web.Application:
         last["body"] = await request.read()
         body = json.loads(last["body"])
         query = body["messages"][-2]["content"]
-        if "FAIL500" in query:
+        if "SIMULATE-500" in query:
             return web.json_response({"error": "the engine broke"}, status=500)
-        if "REFUSE" in query:
+        if "SIMULATE-REFUSE" in query:
             return web.json_response({"error": "too many tokens"}, status=400)
-        if "GARBAGE" in query:
+        if "SIMULATE-GARBAGE" in query:
             return web.Response(text="<html>a proxy's error page", content_type="text/html")
-        await asyncio.sleep(3600 if "HANG" in query else latency_s)
+        await asyncio.sleep(3600 if "SIMULATE-HANG" in query else latency_s)
         return web.json_response(answer(body))
 
     async def models(_: web.Request) -> web.Response:

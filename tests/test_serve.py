@@ -77,7 +77,7 @@ def test_a_batch_keeps_its_order_and_a_failure_fails_it_as_a_whole(url):
     alone = [ask(url, query).json()["label"] for query in queries[:20]]
     answers = requests.post(f"{url}/classify_intent/batch", json={"queries": queries}, timeout=30).json()["answers"]
     assert [answer["label"] for answer in answers][:20] == alone and len(answers) == 200
-    assert requests.post(f"{url}/classify_intent/batch", json={"queries": [*queries, "FAIL500"]}, timeout=30).status_code == 503
+    assert requests.post(f"{url}/classify_intent/batch", json={"queries": [*queries, "SIMULATE-500"]}, timeout=30).status_code == 503
     for wrong in ([], [""], ["x"] * 257):
         assert requests.post(f"{url}/classify_intent/batch", json={"queries": wrong}, timeout=30).status_code == 422
 
@@ -99,10 +99,11 @@ def test_any_openai_client_can_call_the_program(url, shop):
 
 
 @pytest.mark.parametrize(
-    ("word", "status", "retry"), [("FAIL500", 503, "1"), ("GARBAGE", 503, "1"), ("HANG", 504, None), ("REFUSE", 413, None)]
+    ("word", "status", "retry"),
+    [("SIMULATE-500", 503, "1"), ("SIMULATE-GARBAGE", 503, "1"), ("SIMULATE-HANG", 504, None), ("SIMULATE-REFUSE", 413, None)],
 )
-def test_an_engines_failure_is_an_error_answer_without_the_query(url, word, status, retry):
-    response = ask(url, f"{word} my account xyzzy")
+def test_an_engines_failure_is_an_error_answer_without_the_query(url, failure, status, retry):
+    response = ask(url, f"SIMULATE-{failure} my account xyzzy")
     assert response.status_code == status and response.headers.get("Retry-After") == retry
     assert "xyzzy" not in response.text
     assert ask(url, "still there?").status_code == 200
@@ -174,7 +175,7 @@ def test_metrics_count_and_hold_no_text(url):
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
     before = {name: value(name) for name in ("requests_total", "labels_total", "engine_failures_total", "engine_seconds_count")}
-    ask(url, "count me xyzzy"), ask(url, "FAIL500"), requests.get(f"{url}/nowhere/xyzzy", timeout=30)
+    ask(url, "count me xyzzy"), ask(url, "SIMULATE-500"), requests.get(f"{url}/nowhere/xyzzy", timeout=30)
     assert value("labels_total") == before["labels_total"] + 1
     assert value("engine_seconds_count") == before["engine_seconds_count"] + 1
     assert value("engine_failures_total") == before["engine_failures_total"] + 1
@@ -184,7 +185,7 @@ def test_metrics_count_and_hold_no_text(url):
 
 
 def test_logs_hold_no_query(url, shop):
-    for query in ("my secret xyzzy", "FAIL500 secret xyzzy", "REFUSE secret xyzzy", "x" * 4001 + "xyzzy"):
+    for query in ("my secret xyzzy", "SIMULATE-500 secret xyzzy", "SIMULATE-REFUSE secret xyzzy", "x" * 4001 + "xyzzy"):
         ask(url, query)
     assert "xyzzy" not in (shop.folder / "log").read_text()
 
@@ -290,7 +291,7 @@ def batch(shop: Shop, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_batch_file_keeps_rows_columns_and_order(shop):
     rows = [{"id": f"00{number}", "query": f'query {number}, "quoted"\nsecond line', "note": "NA"} for number in range(600)]
-    pd.DataFrame([*rows, {"id": "x", "query": "REFUSE", "note": ""}]).to_csv(shop.folder / "in.csv", index=False)
+    pd.DataFrame([*rows, {"id": "x", "query": "SIMULATE-REFUSE", "note": ""}]).to_csv(shop.folder / "in.csv", index=False)
     done = batch(shop, "in.csv", "out.csv", "--text-column", "query")
     assert done.returncode == 0 and "601 rows in out.csv" in done.stdout and "601/601" in done.stderr
     found = pd.read_csv(shop.folder / "out.csv", dtype=str, keep_default_na=False)
@@ -358,7 +359,7 @@ def test_the_page_answers_in_a_real_browser(url):
         label = ask(url, "<img src=x onerror=alert(1)> My card got declined").json()["label"]
         assert page.locator("#answer strong").text_content() == label
         assert page.locator("#answer tr").count() == 4 and "60.0 %" in page.locator("#answer table").inner_text()
-        page.get_by_label("A customer's query").fill("FAIL500")
+        page.get_by_label("A customer's query").fill("SIMULATE-500")
         page.get_by_role("button", name="Classify").click()
         page.get_by_role("alert").wait_for()
         assert "the engine answered 500" in page.get_by_role("alert").inner_text()

@@ -40,6 +40,7 @@ CONFUSION = REPORTS / "confusion.csv"
 RELIABILITY = REPORTS / "reliability.json"
 COVERAGE = REPORTS / "coverage.json"
 TIMES = REPORTS / "times"
+STYLES = REPORTS / "bench/styles.json"
 
 
 def cache() -> Path:

@@ -56,17 +56,21 @@ def answer_options(labels: Sequence[str], style: Style) -> dict[str, Any]:
     return {"add_generation_prompt": False, "continue_final_message": True, "structured_outputs": wanted}
 
 
-# What a tokenizer could read as the end of a turn or a field: control characters and halves of surrogate pairs; <|eot_id|>, </s>, [INST];
-# [[ ## label ## ]].
-UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-MARKER_START = re.compile(r"<(?=[|/\w])|\[(?=\[|/?[A-Z_]+])")
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, halves of surrogate pairs
+# What a tokenizer or a parser could read as the end of a turn or a field: [[ ## label ## ]], <|eot_id|>, </s>, <end_of_turn>, [INST].
+MARKER = re.compile(r"\[\[ ## \w+ ## ]]|<\|[^|<>]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?[A-Z_]{2,20}]")
+MARKER_START = re.compile(r"<(?=[|/\w])|\[(?=\[)")
 
 
 def harmless(query: str, labels: Sequence[str]) -> str:
-    """The query as prompts show it: it can't end its own turn, write a field of the answer, or spell a label as the answer does."""
-    text = MARKER_START.sub(r"\g<0> ", UNPRINTABLE.sub(" ", query))
-    names = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
-    return re.sub(names, lambda name: name[0].replace("_", " "), text, flags=re.IGNORECASE)
+    """The query as prompts show it: it can't end its own turn, write a field of the answer, or name a label the way answers do.
+
+    Customers write "card arrival", not "card_arrival": names with underscores are dropped like the markers are. What is left of a marker
+    inside another is broken up by a blank.
+    """
+    text = MARKER.sub(" ", UNPRINTABLE.sub(" ", query))
+    names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True) if "_" in label)
+    return MARKER_START.sub(r"\g<0> ", re.sub(names, " ", text, flags=re.IGNORECASE) if names else text)
 
 
 class IntentClassifier(dspy.Module):
