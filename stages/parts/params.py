@@ -39,7 +39,12 @@ class Program(Block):
 
 
 class Sft(Block):
+    labels: Literal["teacher", "true"]
     prune: bool
+
+
+class Train(Block):
+    method: Literal["lora", "full", "qlora"]
 
 
 class Lora(Block):
@@ -61,6 +66,8 @@ class Report(Block):
 
 
 class Runtime(Block):
+    parallel: Literal["none", "ddp", "fsdp", "zero3"]
+    rows_at_once: Positive | None
     threads: Positive
     port: Annotated[int, Field(gt=0, lt=65536)] | None
     engine_start_s: Positive
@@ -132,6 +139,7 @@ class Params(Block):
     split: Split
     program: Program
     sft: Sft
+    train: Train
     lora: Lora
     optimize: Optimize
     report: Report
