@@ -5,7 +5,7 @@ HARDWARE ?= $(if $(wildcard $(VENV)/.ready-gpu),gpu,cpu)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(HARDWARE)
 .DEFAULT_GOAL := help
-.PHONY: help setup repro serve test lint lock
+.PHONY: help setup repro serve test bench-train lint lock
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 
 test: setup lint ## lint, types, and all tests
 	@$(BIN)/python -m pytest
+
+bench-train: setup ## stock TRL against shared-prefix training, step by step (reports/bench/train.json)
+	@$(BIN)/python -W ignore -m tests.bench.train
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from stages.parts.shared_prefix import IGNORED, SHARED_PREFIX, SharedPrefixCollator, common_prefix_length
+from stages.parts.shared_prefix import IGNORED, SharedPrefixCollator, common_prefix_length, share_prefix
 from stages.parts.training import cut
 
 TOKENIZER = PreTrainedTokenizerFast(
@@ -67,7 +67,7 @@ def first_step(network, given, shares: bool, folder: Path, *, batch=4, times=1, 
     given = cut(given, longest) if shares and longest else given
     watch = FirstStep()
     if shares:
-        network.set_attn_implementation(SHARED_PREFIX)
+        share_prefix(network)
     trainer = SFTTrainer(
         model=network,
         args=SFTConfig(

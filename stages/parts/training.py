@@ -30,7 +30,7 @@ from trl import SFTConfig, SFTTrainer
 
 from stages.parts.errors import UserError
 from stages.parts.records import read_json
-from stages.parts.shared_prefix import IGNORED, SHARED_PREFIX, SharedPrefixCollator, common_prefix_length
+from stages.parts.shared_prefix import IGNORED, SHARED_PREFIX, SharedPrefixCollator, common_prefix_length, share_prefix
 
 WARM_UP = 0.06  # share of the steps
 CLIP = 1.0
@@ -167,7 +167,7 @@ def make_trainer(
     prefix_length = common_prefix_length(rows)
     shares = prefix_length > 0 and (recipe.lora is None or recipe.lora.lora_dropout == 0)
     if shares:
-        model.set_attn_implementation(SHARED_PREFIX)
+        share_prefix(model)
         print(f"{len(rows)} rows share a prefix of {prefix_length} tokens: computed once a batch")
     else:
         print(f"{len(rows)} rows, each computed whole ({'no common prefix' if not prefix_length else 'LoRA dropout is above 0'})")
