@@ -1,59 +1,93 @@
-"""Serve the pair that `optimize` chose: vLLM with the adapter, and the program behind POST /classify_intent.
+"""Serve the pair that `optimize` chose: its engine, and the program behind HTTP.
 
-python -m serve [--port 8000]
+python -m serve [--host 127.0.0.1] [--port 8000]
 """
 
 import argparse
+import asyncio
+import logging
 import sys
-from pathlib import Path
 
 import uvicorn
 
 from serve.app import create_app
-from stages.parts import lm, paths
+from serve.engine_client import EngineClient, EngineError, engine_client
+from serve.keys import read_keys
+from serve.service import Service
+from serve.student import Student, load_student
+from serve.supervisor import Supervisor
 from stages.parts.errors import UserError
-from stages.parts.params import load_params
-from stages.parts.program_file import Sidecar, load_program, load_sidecar
-from stages.parts.records import folder_sha256
+from stages.parts.params import Serve, load_params
 from stages.parts.stage import end_on_sigterm
-from stages.parts.vllm_server import HOST, check_port, serve_student
+from stages.parts.vllm_server import check_port
 
 
-def check_weights(sidecar: Sidecar) -> None:
-    """Raise UserError where base or adapter are not those that the program was chosen with."""
-    for folder, expected in ((sidecar.base, sidecar.base_sha256), (sidecar.adapter, sidecar.adapter_sha256)):
-        if not Path(folder).is_dir():
-            raise UserError(f"{folder} is missing: run `dvc repro` or `dvc checkout`")
-        if folder_sha256(Path(folder)) != expected:
-            raise UserError(f"{folder} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
+async def pass_a_query(student: Student, client: EngineClient) -> None:
+    """Raise EngineError unless the engine serves the student's weights and a query gets a label."""
+    name = student.classifier.model
+    served = await client.models()
+    if name not in served:
+        raise EngineError(
+            f"it serves {', '.join(served)}, not {name}: start it with --served-model-name {name}, on the weights of that hash"
+        )
+    student.classifier.answer(await client.complete(student.classifier.request("ready?")))
 
 
-def serve(port: int) -> None:
-    params = load_params()
-    sidecar = load_sidecar(paths.SIDECAR)
-    check_weights(sidecar)
-    check_port(port)
-    program = load_program(paths.PROGRAM, sidecar.labels, sidecar.instructions, sidecar.style)
-    adapter = Path(sidecar.adapter)
-    with serve_student(Path(sidecar.base), {adapter.name: adapter}, params, params.profiles[sidecar.profile].student) as served:
-        student_lm = lm.student_lm(served.names[adapter.name], served.api_base, sidecar.style)
-        with lm.using(student_lm):
-            program(query="ready?")  # up means that a real query has passed through
-        config = uvicorn.Config(create_app(program, student_lm), host=HOST, port=port, log_level="warning")
-        listener = config.bind_socket()
-        listener.listen()  # from here on a client may connect, so that the next line is true
-        print(f"serving on http://{HOST}:{port}/classify_intent", flush=True)
-        uvicorn.Server(config).run(sockets=[listener])
+async def serve(student: Student, settings: Serve, keys: list[str]) -> None:
+    """Serve until SIGINT or SIGTERM, then answer what was accepted and take the engine down. Raises where the engine never comes up."""
+    async with engine_client(student.api_base, student.key, settings.timeout_s) as client:
+        supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client))
+        app = create_app(Service(student.classifier, client, supervisor, settings.queue), keys)
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=settings.timeout_s,
+            server_header=False,
+        )
+        server = uvicorn.Server(config)
+        keeping = asyncio.create_task(supervisor.run())
+        telling = asyncio.create_task(tell_when_ready(supervisor, server))
+        keeping.add_done_callback(lambda _: setattr(server, "should_exit", True))  # an engine that never came up
+        try:
+            await server.serve()
+        finally:
+            telling.cancel()
+            if not keeping.done():
+                keeping.cancel()
+            if student.engine:
+                student.engine.stop()
+        if not keeping.cancelled():
+            await keeping
+
+
+async def tell_when_ready(supervisor: Supervisor, server: uvicorn.Server) -> None:
+    await supervisor.was_ready.wait()
+    while not server.started:
+        await asyncio.sleep(0.05)
+    print(f"serving on http://{server.config.host}:{server.config.port}/classify_intent", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m serve", description=__doc__.splitlines()[0])
-    parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1 (default: 8000)")
+    parser.add_argument("--host", help="address to listen on (default: serve.host of params.yaml); keys are needed unless it is loopback")
+    parser.add_argument("--port", type=int, help="port to listen on (default: serve.port of params.yaml)")
+    wanted = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.getLogger("serve").setLevel(logging.INFO)
     end_on_sigterm()
     try:
-        serve(parser.parse_args().port)
-    except UserError as error:
+        params = load_params()
+        settings = params.serve.model_copy(update=wanted)
+        keys = read_keys(settings.host)
+        check_port(settings.port)
+        asyncio.run(serve(load_student(params), settings, keys))
+    except (UserError, EngineError) as error:
         sys.exit(f"serve: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from stages.parts import lm, paths
+from stages.parts.calibration import calibrated, load_calibration
 from stages.parts.classify import Scores, score
 from stages.parts.linear import baseline_model
 from stages.parts.params import Params, load_params
@@ -20,7 +21,7 @@ from stages.parts.records import Query, TeacherLabel, read_json, read_jsonl, who
 from stages.parts.stage import run_stage
 from stages.parts.statistics import coverage_curve, difference_interval, expected_calibration_error, interval, reliability
 from stages.parts.task import IntentClassifier
-from stages.parts.vllm_server import serve_student
+from stages.parts.vllm_server import running, student_engine
 
 LATENCY_QUERIES = 50
 KINDS = ("plain", "optimized")
@@ -59,11 +60,12 @@ def score_students(params: Params, labels: list[str], test: list[Any], adapter: 
     """Run base and adapter with both programs over the test rows, in one engine; equal prompts once."""
     instructions, threads = params.program.instructions, params.runtime.threads
     plain = IntentClassifier(labels, instructions, params.style)
+    most_tokens = lm.max_tokens(params.style, labels, paths.BASE)
     found = Students()
-    with serve_student(paths.BASE, {adapter: paths.LORA / adapter}, params, params.own.student) as served:
+    with running(student_engine(paths.BASE, {adapter: paths.LORA / adapter}, params)) as served:
         for weights, name in (("base", "base"), ("tuned", adapter)):
             optimized = load_program(paths.PROGRAMS / f"{weights}.json", labels, instructions, params.style)
-            with lm.using(lm.student_lm(served.names[name], served.api_base, params.style)):
+            with lm.using_student(served, name, params.style, labels, most_tokens):
                 for kind, program in (("plain", plain), ("optimized", optimized)):
                     arm, twin = (weights, kind), (weights, "plain")
                     if kind == "optimized" and program_state(program) == program_state(plain):
@@ -100,6 +102,7 @@ def main() -> None:
     teacher_pool, teacher_test = read_jsonl(paths.TEACHER_LABELS), read_jsonl(paths.TEACHER_TEST)
     sealed = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
     actual = [row["label"] for row in test]
+    calibration = load_calibration(paths.CALIBRATION)
 
     students = score_students(params, labels, test, dev["adapter"], dev["program"])
     linear = linear_arms(gold, teacher_pool, sealed, test, params.seed)
@@ -111,8 +114,11 @@ def main() -> None:
 
     served_arm = ("tuned", dev["program"])
     served, served_right = students.scores[served_arm], right["_".join(served_arm)]
-    sure = [value or 0.0 for value in served.confidence]
+    as_reported = [max(found.values(), default=0.0) for found in served.probabilities]
+    sure = [max(calibrated(found, calibration.temperature).values(), default=0.0) for found in served.probabilities]
     bins = reliability(sure, served_right)
+    # What a service that abstains below the threshold would have answered.
+    answered = [hit for hit, value in zip(served_right, sure, strict=True) if calibration.threshold and value >= calibration.threshold]
 
     write_json(
         paths.METRICS,
@@ -133,6 +139,12 @@ def main() -> None:
                 "accuracy": measured["_".join(served_arm)]["accuracy"],
                 "invalid": sum(label not in labels for label in served.predicted),
                 "calibration_error": expected_calibration_error(bins),
+                "calibration_error_before": expected_calibration_error(reliability(as_reported, served_right)),
+                "temperature": calibration.temperature,
+                "threshold": calibration.threshold,
+                "wanted_precision": calibration.wanted_precision,
+                "answered": len(answered) / len(test),
+                "precision": measure(answered) if answered else None,
                 "prompt_tokens": served.prompt_tokens / len(test),
                 "completion_tokens": served.completion_tokens / len(test),
                 "queries_per_second": len(test) / students.seconds[served_arm],

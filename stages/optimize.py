@@ -11,22 +11,31 @@ import dspy
 from dspy.teleprompt import BootstrapFewShotWithRandomSearch
 
 from stages.parts import lm, paths
-from stages.parts.classify import score
+from stages.parts.classify import Scores, score
 from stages.parts.params import Params, load_params
 from stages.parts.program_file import Sidecar, program_state, save_program, save_sidecar
-from stages.parts.records import folder_sha256, read_json, read_jsonl, write_json
+from stages.parts.records import folder_sha256, read_json, read_jsonl, write_json, write_jsonl
 from stages.parts.stage import run_stage
-from stages.parts.task import IntentClassifier, adapter, example, metric
-from stages.parts.vllm_server import serve_student
+from stages.parts.task import IntentClassifier, StudentAdapter, example, metric
+from stages.parts.vllm_server import running, student_engine
 
 
 @dataclass
 class Candidate:
-    """A model's two programs and their accuracies on dev."""
+    """A model's two programs' answers on dev."""
 
-    plain: float
-    optimized: float
+    plain: Scores
+    optimized: Scores
     program: IntentClassifier
+
+    @property
+    def wins(self) -> str:
+        """The better program's name; plain where they are equal, since its prompts are shorter."""
+        return "optimized" if self.optimized.accuracy > self.plain.accuracy else "plain"
+
+    @property
+    def best(self) -> Scores:
+        return self.optimized if self.wins == "optimized" else self.plain
 
 
 def search(params: Params, plain: IntentClassifier, train: list[Any], val: list[Any]) -> IntentClassifier:
@@ -44,46 +53,65 @@ def search(params: Params, plain: IntentClassifier, train: list[Any], val: list[
     return found
 
 
+def held_out(rows: list[Any], scores: Scores) -> list[dict[str, Any]]:
+    """The chosen pair's probabilities for rows it has not learned from: what `calibrate` reads.
+
+    `certainty` is the probability that the label is true: the teacher's own, where it reports one, and 1 for labels by hand.
+    """
+    return [
+        {"id": row["id"], "label": row["label"], "certainty": row.get("confidence") or 1.0, "probabilities": found}
+        for row, found in zip(rows, scores.probabilities, strict=True)
+    ]
+
+
 def main() -> None:
     params = load_params()
     labels: list[str] = read_json(paths.LABELS)
+    gold = read_jsonl(paths.GOLD)
     dev, val, train = (read_jsonl(path) for path in (paths.SFT_DEV, paths.OPTIMIZER_VAL, paths.OPTIMIZER_TRAIN))
     epochs = range(params.lora.epochs, 0, -1)[: params.optimize.checkpoints]
     adapters = {f"epoch-{epoch}": paths.LORA / f"epoch-{epoch}" for epoch in epochs}
 
     plain = IntentClassifier(labels, params.program.instructions, params.style)
+    most_tokens = lm.max_tokens(params.style, labels, paths.BASE)
     candidates: dict[str, Candidate] = {}
-    with serve_student(paths.BASE, adapters, params, params.own.student) as served:
-        for name, model in served.names.items():
+    with running(student_engine(paths.BASE, adapters, params)) as served:
+        for name in served.names:
             started = time.monotonic()
-            with lm.using(lm.student_lm(model, served.api_base, params.style)):
+            with lm.using_student(served, name, params.style, labels, most_tokens):
                 program = search(params, plain, train, val)
-                before = score(plain, dev, params.runtime.threads).accuracy
+                before = score(plain, dev, params.runtime.threads)
                 unchanged = program_state(program) == program_state(plain)
-                after = before if unchanged else score(program, dev, params.runtime.threads).accuracy
+                after = before if unchanged else score(program, dev, params.runtime.threads)
             candidates[name] = Candidate(before, after, program)
-            print(f"{name}: plain {before:.1%}, optimised {after:.1%} on dev ({time.monotonic() - started:.0f} s)")
+            seconds = time.monotonic() - started
+            print(f"{name}: plain {before.accuracy:.1%}, optimised {after.accuracy:.1%} on dev ({seconds:.0f} s)")
 
-    base = candidates.pop("base")
-    best = max(candidates, key=lambda name: max(candidates[name].plain, candidates[name].optimized))
-    tuned = candidates[best]
+        base = candidates.pop("base")
+        best = max(candidates, key=lambda name: candidates[name].best.accuracy)
+        tuned = candidates[best]
+        chosen = tuned.program if tuned.wins == "optimized" else plain
+        with lm.using_student(served, best, params.style, labels, most_tokens):
+            by_hand = score(chosen, gold, params.runtime.threads)
+
     save_program(base.program, paths.PROGRAMS / "base.json")
     save_program(tuned.program, paths.PROGRAMS / "tuned.json")
-    save_program(tuned.program if tuned.optimized > tuned.plain else plain, paths.PROGRAM)
+    save_program(chosen, paths.PROGRAM)
+    write_jsonl(paths.HELD_OUT, [*held_out(dev, tuned.best), *held_out(gold, by_hand)])
     save_sidecar(
         Sidecar(
             profile=params.profile,
             labels=labels,
             instructions=params.program.instructions,
             style=params.style,
-            prompt_adapter=type(adapter()).__name__,
-            max_tokens=lm.STUDENT_MAX_TOKENS[params.style],
+            prompt_adapter=StudentAdapter.__name__,
+            max_tokens=most_tokens,
             base=str(paths.BASE),
             base_sha256=folder_sha256(paths.BASE),
             adapter=str(adapters[best]),
             adapter_sha256=folder_sha256(adapters[best]),
             dspy_version=dspy.__version__,
-            dev_accuracy=max(tuned.plain, tuned.optimized),
+            dev_accuracy=tuned.best.accuracy,
         ),
         paths.SIDECAR,
     )
@@ -93,12 +121,14 @@ def main() -> None:
             "profile": params.profile,
             "dev": {
                 "n": len(dev),
-                "base": {"plain": base.plain, "optimized": base.optimized},
-                "tuned": {"plain": tuned.plain, "optimized": tuned.optimized},
+                "base": {"plain": base.plain.accuracy, "optimized": base.optimized.accuracy},
+                "tuned": {"plain": tuned.plain.accuracy, "optimized": tuned.optimized.accuracy},
             },
-            "checkpoints": {name: {"plain": found.plain, "optimized": found.optimized} for name, found in candidates.items()},
+            "checkpoints": {
+                name: {"plain": found.plain.accuracy, "optimized": found.optimized.accuracy} for name, found in candidates.items()
+            },
             "adapter": best,
-            "program": "optimized" if tuned.optimized > tuned.plain else "plain",
+            "program": tuned.wins,
         },
     )
 

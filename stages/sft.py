@@ -1,17 +1,18 @@
 """Turn the teacher's labels into SFT rows, and hold out rows to choose checkpoints and programs on.
 
+The gold rows are no SFT rows: their labels are the only true ones, and `calibrate` needs some that the student has not learned.
+
 python -m stages.sft
 """
 
 import random
-from typing import Any
 
 from stages.parts import paths
 from stages.parts.errors import UserError
 from stages.parts.label_errors import likely_errors
 from stages.parts.linear import baseline_model
 from stages.parts.params import Params, load_params
-from stages.parts.records import Query, TeacherLabel, read_json, read_jsonl, write_json, write_jsonl
+from stages.parts.records import TeacherLabel, read_json, read_jsonl, write_json, write_jsonl
 from stages.parts.stage import run_stage
 from stages.parts.task import IntentClassifier, training_messages
 
@@ -22,13 +23,12 @@ def unseal(params: Params, answered: list[TeacherLabel]) -> list[TeacherLabel]:
         raise UserError("sft.labels true has no reasoning to teach: it goes with program.style direct")
     print("EXPERIMENT: the student learns from the sealed true labels; no number of this run is the pipeline's")
     true = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
-    return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True} for row in answered]
+    return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True, "confidence": 1.0} for row in answered]
 
 
 def main() -> None:
     params = load_params()
     wanted = params.own.sft
-    gold: list[Query] = read_jsonl(paths.GOLD)
     answered: list[TeacherLabel] = read_jsonl(paths.TEACHER_LABELS)
     if params.sft.labels == "true":
         answered = unseal(params, answered)
@@ -51,15 +51,10 @@ def main() -> None:
         train = [row for row, is_wrong in zip(train, wrong, strict=True) if not is_wrong]
 
     program = IntentClassifier(read_json(paths.LABELS), params.program.instructions, params.style)
-    # Nobody wrote down why a gold row has its label, so gold rows teach the direct style only.
-    by_hand: list[Any] = [{**row, "reasoning": ""} for row in gold] if params.style == "direct" else []
-    messages = [
-        {"id": row["id"], "messages": training_messages(program, row["text"], row["label"], row["reasoning"])} for row in [*train, *by_hand]
-    ]
-    random.Random(params.seed).shuffle(messages)
+    messages = [{"id": row["id"], "messages": training_messages(program, row["text"], row["label"], row["reasoning"])} for row in train]
     write_jsonl(paths.SFT_TRAIN, messages)
     for path, part in ((paths.SFT_DEV, dev), (paths.OPTIMIZER_VAL, val), (paths.OPTIMIZER_TRAIN, train[: wanted.optimizer_train])):
-        write_jsonl(path, [{key: row[key] for key in ("id", "text", "label", "reasoning")} for row in part])
+        write_jsonl(path, [{key: row[key] for key in ("id", "text", "label", "reasoning", "confidence")} for row in part])
     counts = {
         "labels": params.sft.labels,
         "invalid": len(answered) - len(rows),

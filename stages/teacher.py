@@ -21,7 +21,7 @@ from stages.parts.params import EndpointTeacher, Params, VllmTeacher, load_param
 from stages.parts.records import Query, TeacherLabel, read_json, read_jsonl, row_id, write_json, write_jsonl
 from stages.parts.stage import run_stage
 from stages.parts.task import IntentClassifier
-from stages.parts.vllm_server import serve_model
+from stages.parts.vllm_server import prepare, running
 
 MAX_UNANSWERED = 0.02  # share of the pool; more means that the engine is ill, not the queries
 
@@ -34,8 +34,8 @@ def teacher_lm(params: Params, gold: list[Query], pool: list[Query], labels: lis
         gpu_memory()
         weights = paths.cache() / "hub" / settings.revision
         snapshot(settings.model, settings.revision, weights)
-        with serve_model(weights, {}, params.runtime, on_gpus=True, max_model_len=settings.max_model_len) as served:
-            yield lm.served_lm(served.names["base"], served.api_base, settings.max_tokens)
+        with running(prepare(weights, {}, params.runtime, on_gpus=True, max_model_len=settings.max_model_len)) as served:
+            yield lm.served_lm(served.names["base"], settings.max_tokens, api_base=served.api_base, api_key=served.key)
     elif isinstance(settings, EndpointTeacher):
         yield lm.endpoint_lm(settings)
     else:

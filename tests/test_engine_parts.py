@@ -88,7 +88,7 @@ def test_an_engine_that_dies_shows_the_end_of_its_log(tmp_path, monkeypatch):
         vllm_server, "command", lambda *_, **__: [sys.executable, "-c", "print('early'); raise SystemExit('no such head size')"]
     )
     with pytest.raises(UserError, match=r"(?s)ended with code 1 before it was up.*early.*no such head size") as caught:  # noqa: SIM117
-        with vllm_server.serve_model(Path("model"), {}, RUNTIME, on_gpus=False):
+        with vllm_server.running(vllm_server.prepare(Path("model"), {}, RUNTIME, on_gpus=False)):
             pass
     assert "vllm-" in str(caught.value)
 
@@ -99,6 +99,5 @@ def test_a_port_in_use_is_named(tmp_path, monkeypatch):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} is in use"):  # noqa: SIM117
-            with vllm_server.serve_model(Path("model"), {}, RUNTIME.model_copy(update={"port": port}), on_gpus=False):
-                pass
+        with pytest.raises(UserError, match=f"port {port} is in use"):
+            vllm_server.prepare(Path("model"), {}, RUNTIME.model_copy(update={"port": port}), on_gpus=False)

@@ -13,7 +13,7 @@ from stages.parts.records import read_json, read_jsonl, row_id, write_json, writ
 from tests.conftest import ROOT
 
 LABELS = ["card_arrival", "lost_card"]
-TEXTS = [f"query {number} about {LABELS[number % 2]}" for number in range(40)]
+TEXTS = [f"query {number} about {LABELS[number % 2].replace('_', ' ')}" for number in range(40)]
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def repository(tmp_path, monkeypatch) -> Path:
     """What stage sft reads; the teacher is wrong on all rows but the first."""
     monkeypatch.chdir(tmp_path)
     true = [{"id": row_id(text), "text": text, "label": LABELS[number % 2]} for number, text in enumerate(TEXTS)]
-    teacher = [{**row, "label": LABELS[(number > 0) ^ (number % 2)], "reasoning": "so", "valid": True} for number, row in enumerate(true)]
+    wrong = {"reasoning": "so", "valid": True, "confidence": 0.5}
+    teacher = [{**row, "label": LABELS[(number > 0) ^ (number % 2)], **wrong} for number, row in enumerate(true)]
     write_json(paths.LABELS, LABELS)
-    write_jsonl(paths.GOLD, [{"id": row_id(text), "text": text, "label": "lost_card"} for text in ("a lost card", "lost it")])
     write_jsonl(paths.SEALED, [{key: row[key] for key in ("id", "label")} for row in true])
     write_jsonl(paths.TEACHER_LABELS, teacher)
     configure()
@@ -39,11 +39,10 @@ def configure(style: str | None = None, **settings: object) -> None:
 
 
 def rightly_labelled() -> list[bool]:
-    """Of every row written that is not gold, whether its label is the true one."""
+    """Of every row written, whether its label is the true one."""
     held_out = [(row["text"], row["label"]) for path in (paths.SFT_DEV, paths.OPTIMIZER_VAL) for row in read_jsonl(path)]
     trained = [(json.dumps(row["messages"][1]), row["messages"][2]["content"]) for row in read_jsonl(paths.SFT_TRAIN)]
-    pool = [(text, answer) for text, answer in [*held_out, *trained] if "query" in text and " about " in text]
-    return [next(label for label in LABELS if label in answer) in text for text, answer in pool]
+    return [next(label for label in LABELS if label in answer).replace("_", " ") in text for text, answer in [*held_out, *trained]]
 
 
 def test_without_the_switch_nothing_needs_the_sealed_labels(repository):

@@ -1,5 +1,3 @@
-import math
-
 import dspy
 import pytest
 
@@ -78,19 +76,6 @@ def test_scores_count_failures_as_wrong_and_add_up_tokens():
     assert found.accuracy == pytest.approx(1 / 3)
     assert [answer is None for answer in answers] == [False, False, True]
     assert (found.prompt_tokens, found.completion_tokens) == (7, 3) or found.prompt_tokens >= 7
-
-
-def test_the_labels_probability_is_that_of_its_own_tokens():
-    def entries(*pairs):
-        return {"content": [{"token": token, "logprob": math.log(p)} for token, p in pairs]}
-
-    split = entries(("[[ ## ", 0.9), ("label ## ]]", 0.9), ("\n", 0.9), ("card", 0.5), ("_arrival", 0.5), ("\n\n", 0.9), ("[[ ##", 0.9))
-    assert task.label_confidence(split) == pytest.approx(0.25)
-    assert task.label_confidence(
-        entries(("[[ ## label ## ]]", 1.0), ("\n", 1.0), ("card_arrival", 0.7), ("[[ ## completed ## ]]", 0.1))
-    ) == pytest.approx(0.7)
-    assert task.label_confidence(entries(("card", 0.5))) is None
-    assert task.label_confidence(None) is None
 
 
 def test_a_program_comes_back_as_saved_and_not_onto_another_shape(tmp_path):

@@ -12,11 +12,11 @@ from stages.parts.task import IntentClassifier, example, metric
 
 @dataclass(frozen=True)
 class Scores:
-    """A program's answers on labelled rows: `accuracy` in [0, 1]; `predicted` and `confidence` stand in the order of the rows."""
+    """A program's answers on labelled rows: `accuracy` in [0, 1]; the lists stand in the order of the rows."""
 
     accuracy: float
     predicted: list[str]
-    confidence: list[float | None]
+    probabilities: list[dict[str, float]]
     prompt_tokens: int
     completion_tokens: int
 
@@ -41,7 +41,7 @@ def score(program: IntentClassifier, rows: Sequence[Any], threads: int) -> Score
     return Scores(
         accuracy=sum(label == row["label"] for label, row in zip(predicted, rows, strict=True)) / len(rows),
         predicted=predicted,
-        confidence=[prediction.get("confidence") for prediction in results],
+        probabilities=[prediction.get("probabilities") or {} for prediction in results],
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
     )

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from dspy.lm15 import Message, Request, Response, TextPart, TokenLogprob, Usage
 
+from stages.parts.label_probabilities import LABEL_HEADER
 from stages.parts.linear import LinearTeacher
-from stages.parts.task import LABEL_HEADER
 
 QUERY = re.compile(r"\[\[ ## query ## \]\]\n(.*)\n\nRespond with the corresponding output fields", re.DOTALL)
 REASONING_HEADER = "[[ ## reasoning ## ]]"

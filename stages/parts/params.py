@@ -12,6 +12,7 @@ from stages.parts.errors import UserError
 Source = Literal["sample", "csv", "url", "hub"]
 Style = Literal["direct", "chain_of_thought"]
 Positive = Annotated[int, Field(gt=0)]
+Port = Annotated[int, Field(gt=0, lt=65536)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -61,6 +62,10 @@ class Optimize(Block):
     candidate_programs: Annotated[int, Field(ge=0)]
 
 
+class Calibrate(Block):
+    precision: Rate
+
+
 class Report(Block):
     color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
@@ -69,9 +74,21 @@ class Runtime(Block):
     parallel: Literal["none", "ddp", "fsdp", "zero3"]
     rows_at_once: Positive | None
     threads: Positive
-    port: Annotated[int, Field(gt=0, lt=65536)] | None
+    port: Port | None
     engine_start_s: Positive
     kv_cache_gib: Positive
+
+
+class Serve(Block):
+    host: str
+    port: Port
+    weights: Literal["merged", "adapter"]
+    queue: Positive
+    timeout_s: Positive
+
+
+class RunningEngine(Block):
+    api_base: Annotated[str, Field(pattern=r"^https?://.+/v1/?$")] | None
 
 
 class LinearTeacher(Block):
@@ -142,8 +159,11 @@ class Params(Block):
     train: Train
     lora: Lora
     optimize: Optimize
+    calibrate: Calibrate
     report: Report
     runtime: Runtime
+    serve: Serve
+    engine: RunningEngine
     profiles: dict[str, Profile]
 
     @property

@@ -26,6 +26,8 @@ LORA = Path("models/lora")
 PROGRAMS = Path("models/programs")
 PROGRAM = Path("models/program.json")
 SIDECAR = Path("models/program.sidecar.json")
+HELD_OUT = Path("models/held_out.jsonl")
+CALIBRATION = Path("models/calibration.json")
 
 REPORTS = Path("reports")
 TEACHER_REPORT = REPORTS / "teacher.json"

@@ -4,17 +4,16 @@ The labels stand in the instructions and the field is a plain `str`: a `Literal`
 where no prefix cache can reuse them (dspy's ChatAdapter; 192 tokens a prompt against 33).
 """
 
-import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from stages.parts.label_probabilities import LABEL_HEADER, label_probabilities
 from stages.parts.labels import UNKNOWN, match_label
 from stages.parts.params import Style
-
-LABEL_HEADER = "[[ ## label ## ]]"
 
 
 def signature(labels: Sequence[str], instructions: str) -> type[dspy.Signature]:
@@ -28,11 +27,53 @@ def adapter() -> dspy.ChatAdapter:
     return dspy.ChatAdapter(use_json_adapter_fallback=False)
 
 
+class StudentAdapter(dspy.ChatAdapter):
+    """The student's prompt format: the prompt ends with the header of the answer's first field, so that no token is spent on it.
+
+    For engines of our own only, which go on with an assistant's last message where they are told to (`answer_options`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(use_json_adapter_fallback=False)
+
+    def format(self, signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        return [*super().format(signature, demos, inputs), {"role": "assistant", "content": self.opening(signature)}]
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
+        return super().parse(signature, self.opening(signature) + completion)
+
+    def opening(self, signature: type[dspy.Signature]) -> str:
+        return f"[[ ## {next(iter(signature.output_fields))} ## ]]\n"
+
+
+def answer_options(labels: Sequence[str], style: Style) -> dict[str, Any]:
+    """What a request to vLLM says beyond OpenAI's protocol: go on with the last message, and end with one of the labels."""
+    if style == "direct":
+        wanted: dict[str, Any] = {"choice": list(labels)}
+    else:
+        reasoning = r"([^\[]|\[[^\[])+"  # anything but the next header
+        wanted = {"regex": rf"{reasoning}\n\n{re.escape(LABEL_HEADER)}\n({'|'.join(map(re.escape, labels))})"}
+    return {"add_generation_prompt": False, "continue_final_message": True, "structured_outputs": wanted}
+
+
+# What a tokenizer could read as the end of a turn or a field: control characters and halves of surrogate pairs; <|eot_id|>, </s>, [INST];
+# [[ ## label ## ]].
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+MARKER_START = re.compile(r"<(?=[|/\w])|\[(?=\[|/?[A-Z_]+])")
+
+
+def harmless(query: str, labels: Sequence[str]) -> str:
+    """The query as prompts show it: it can't end its own turn, write a field of the answer, or spell a label as the answer does."""
+    text = MARKER_START.sub(r"\g<0> ", UNPRINTABLE.sub(" ", query))
+    names = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
+    return re.sub(names, lambda name: name[0].replace("_", " "), text, flags=re.IGNORECASE)
+
+
 class IntentClassifier(dspy.Module):
     """A DSPy program that answers every query with a label name or UNKNOWN, and never raises on what a model wrote.
 
-    Predictions carry `label`, `valid`, `reasoning` (empty with style direct) and `confidence`: the product of the probabilities of the
-    label's tokens, or None where the engine reports none.
+    Predictions carry `label`, `valid`, `reasoning` (empty with style direct), `probabilities` of labels, likeliest first (empty where the
+    engine reports none), and `confidence`: the label's own, or None.
     """
 
     def __init__(self, labels: Sequence[str], instructions: str, style: Style) -> None:
@@ -43,50 +84,37 @@ class IntentClassifier(dspy.Module):
 
     def forward(self, query: str) -> dspy.Prediction:
         try:
-            return self.checked(self.classify(query=query))
+            return self.checked(self.classify(query=harmless(query, self.labels)))
         except AdapterParseError:  # a weak model's broken format
             return unparsed()
 
     async def aforward(self, query: str) -> dspy.Prediction:
         try:
-            return self.checked(await self.classify.acall(query=query))
+            return self.checked(await self.classify.acall(query=harmless(query, self.labels)))
         except AdapterParseError:
             return unparsed()
 
     def checked(self, answer: dspy.Prediction) -> dspy.Prediction:
         """What a model answered, its label matched to a name."""
         label = match_label(answer.label, self.labels)
+        probabilities = label_probabilities(answer.get("logprobs"), self.labels)
         return dspy.Prediction(
             label=label,
             valid=label != UNKNOWN,
             reasoning=answer.get("reasoning") or "",
-            confidence=label_confidence(answer.get("logprobs")),
+            probabilities=probabilities,
+            confidence=probabilities.get(label),
         )
 
 
 def unparsed() -> dspy.Prediction:
     """The prediction for an answer in a broken format; a new one each time, since DSPy writes token counts into it."""
-    return dspy.Prediction(label=UNKNOWN, valid=False, reasoning="", confidence=None)
+    return dspy.Prediction(label=UNKNOWN, valid=False, reasoning="", probabilities={}, confidence=None)
 
 
 def predictor(program: IntentClassifier) -> dspy.Predict:
     """The program's one predictor, which holds its signature and demonstrations."""
     return program.predictors()[0]
-
-
-def label_confidence(logprobs: Any) -> float | None:
-    """Probability of the label's tokens given all before them, from an OpenAI-style logprobs object; None where it can't be told."""
-    if not logprobs:
-        return None
-    text, total, inside = "", 0.0, False
-    for entry in logprobs["content"]:
-        if inside and entry["token"].strip():
-            if entry["token"].lstrip().startswith("[["):
-                break
-            total += entry["logprob"]
-        text += entry["token"]
-        inside = LABEL_HEADER in text
-    return math.exp(total) if inside else None
 
 
 def metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> bool:
@@ -101,11 +129,10 @@ def example(row: Any) -> dspy.Example:
 
 def training_messages(program: IntentClassifier, text: str, label: str, reasoning: str) -> list[dict[str, str]]:
     """One SFT row as OpenAI messages: what the program's adapter would send for the query, and the answer it would parse."""
-    outputs = {"reasoning": reasoning, "label": label}
+    answer = {"reasoning": reasoning, "label": label}
     wanted = predictor(program).signature
-    row = adapter().format_finetune_data(
-        signature=wanted, demos=[], inputs={"query": text}, outputs={name: outputs[name] for name in wanted.output_fields}
-    )
+    outputs = {name: answer[name] for name in wanted.output_fields}
+    row = adapter().format_finetune_data(wanted, demos=[], inputs={"query": harmless(text, program.labels)}, outputs=outputs)
     messages: list[dict[str, str]] = row["messages"]
     messages[-1]["content"] = messages[-1]["content"].rstrip("\n")  # the end-of-turn token ends the answer, one token sooner
     return messages

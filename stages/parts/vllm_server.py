@@ -1,6 +1,7 @@
 """A vLLM server for as long as a stage needs it: its command line, its start, its end."""
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from stages.parts.errors import UserError
 from stages.parts.gpus import Plan, gpu_memory, model_shape, plan
-from stages.parts.params import HubStudent, Params, Runtime, Student
+from stages.parts.params import HubStudent, Params, Runtime
 from stages.parts.paths import cache
 from stages.parts.records import folder_sha256
 
@@ -27,10 +28,11 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A running vLLM: `api_base` ends in /v1; `names` maps "base" and each adapter to the name it is served under."""
+    """Where a vLLM answers: `api_base` ends in /v1; `names` maps "base" and each adapter to the name it is served under; it wants `key`."""
 
     api_base: str
     names: Mapping[str, str]
+    key: str
 
 
 def served_name(kind: str, folder: Path) -> str:
@@ -52,6 +54,66 @@ def check_port(port: int) -> None:
             probe.bind((HOST, port))
         except OSError:
             raise UserError(f"port {port} is in use: stop what listens there, or leave runtime.port empty for a free one") from None
+
+
+class Engine:
+    """One vLLM: its command line, and its process while it runs. Its key is in its environment, where other users can't read it."""
+
+    def __init__(self, line: Sequence[str], served: ServedModel, port: int, runtime: Runtime) -> None:
+        self.line = line
+        self.served = served
+        self.runtime = runtime
+        self.health = f"http://{HOST}:{port}/health"
+        self.log = cache() / "logs" / f"vllm-{port}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the process. Call it in a thread that lives as long as the engine shall: with that thread it ends (dying_with_parent)."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            "VLLM_API_KEY": self.served.key,
+            "VLLM_CPU_KVCACHE_SPACE": str(self.runtime.kv_cache_gib),
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_CACHE_ROOT": str(cache() / "vllm"),
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+        }
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*dying_with_parent(), *self.line], stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
+        return self.process
+
+    def wait_until_up(self) -> None:
+        """Poll the engine's health; raises UserError, with the end of its log, when it ends or runtime.engine_start_s have passed."""
+        assert self.process, "start the engine first"
+        started, patience_s = time.monotonic(), self.runtime.engine_start_s
+        with tqdm(desc="starting vLLM", bar_format="{desc} {elapsed}") as progress:
+            while True:
+                if self.process.poll() is not None:
+                    code = self.process.returncode
+                    raise UserError(f"vLLM ended with code {code} before it was up; the end of {self.log}:\n{tail(self.log)}")
+                if time.monotonic() - started > patience_s:
+                    raise UserError(
+                        f"vLLM was not up after {patience_s} s (runtime.engine_start_s); the end of {self.log}:\n{tail(self.log)}"
+                    )
+                try:
+                    if requests.get(self.health, timeout=2).ok:
+                        return
+                except requests.RequestException:
+                    pass
+                progress.update()
+                time.sleep(0.5)
+
+    def stop(self) -> None:
+        """End the engine and its workers: first politely, after 20 s by force. Also the workers of an engine that is dead already."""
+        if not self.process:
+            return
+        for sign, patience_s in ((signal.SIGTERM, 20), (signal.SIGKILL, 5)):
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(self.process.pid, sign)
+                self.process.wait(patience_s)
 
 
 def command(
@@ -81,8 +143,7 @@ def allowed_rank(rank: int) -> int:
     return next((allowed for allowed in (1, 8, 16, 32, 64, 128, 256, 320, 512) if allowed >= rank), rank)
 
 
-@contextmanager
-def serve_model(
+def prepare(
     model: Path,
     adapters: Mapping[str, Path],
     runtime: Runtime,
@@ -90,34 +151,29 @@ def serve_model(
     on_gpus: bool,
     lora_rank: int = 8,
     max_model_len: int | None = None,
-) -> Iterator[ServedModel]:
-    """Run vLLM on a model and its adapters until the block ends; raises UserError, with the end of its log, if it does not come up."""
+    name: str | None = None,
+) -> Engine:
+    """An engine for a model (under `name`, or a name of its weights) and its adapters, not started yet; raises UserError where GPUs or
+    the port are not to be had."""
     layout = plan(model_shape(model), gpu_memory()) if on_gpus else None
     if runtime.port:
         check_port(runtime.port)
     port = runtime.port or free_port()
-    names = {"base": served_name("base", model)} | {key: served_name(key, folder) for key, folder in adapters.items()}
+    names = {"base": name or served_name("base", model)} | {key: served_name(key, folder) for key, folder in adapters.items()}
     by_name = {names[key]: folder for key, folder in adapters.items()}
     line = command(model, names["base"], by_name, port=port, lora_rank=lora_rank, layout=layout, max_model_len=max_model_len)
-    log = cache() / "logs" / f"vllm-{port}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": str(runtime.kv_cache_gib),
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CACHE_ROOT": str(cache() / "vllm"),
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-    }
-    with log.open("wb") as output:
-        engine = subprocess.Popen(
-            [*dying_with_parent(), *line], stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
+    return Engine(line, ServedModel(f"http://{HOST}:{port}/v1", names, secrets.token_urlsafe()), port, runtime)
+
+
+@contextmanager
+def running(engine: Engine) -> Iterator[ServedModel]:
+    """Run an engine until the block ends; raises UserError if it does not come up."""
+    engine.start()
     try:
-        wait_until_up(engine, f"http://{HOST}:{port}/health", log, runtime.engine_start_s)
-        yield ServedModel(f"http://{HOST}:{port}/v1", names)
+        engine.wait_until_up()
+        yield engine.served
     finally:
-        stop(engine)
+        engine.stop()
 
 
 def dying_with_parent() -> list[str]:
@@ -125,44 +181,14 @@ def dying_with_parent() -> list[str]:
     return ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
 
 
-def serve_student(base: Path, adapters: Mapping[str, Path], params: Params, student: Student) -> AbstractContextManager[ServedModel]:
-    """Run vLLM on a student's base weights and adapters: a hub student on the GPUs, the tiny one on the CPU."""
+def student_engine(model: Path, adapters: Mapping[str, Path], params: Params, name: str | None = None) -> Engine:
+    """An engine for the profile's student: on the GPUs for one of the hub, on the CPU for the tiny one."""
+    student = params.own.student
     from_hub = isinstance(student, HubStudent)
     length = student.max_model_len if isinstance(student, HubStudent) else None
-    return serve_model(base, adapters, params.runtime, on_gpus=from_hub, lora_rank=params.lora.r, max_model_len=length)
-
-
-def wait_until_up(engine: subprocess.Popen[bytes], health: str, log: Path, patience_s: int) -> None:
-    """Poll the engine's health; raises UserError when it ends or `patience_s` seconds have passed."""
-    started = time.monotonic()
-    with tqdm(desc="starting vLLM", bar_format="{desc} {elapsed}") as progress:
-        while True:
-            if engine.poll() is not None:
-                raise UserError(f"vLLM ended with code {engine.returncode} before it was up; the end of {log}:\n{tail(log)}")
-            if time.monotonic() - started > patience_s:
-                raise UserError(f"vLLM was not up after {patience_s} s (runtime.engine_start_s); the end of {log}:\n{tail(log)}")
-            try:
-                if requests.get(health, timeout=2).ok:
-                    return
-            except requests.RequestException:
-                pass
-            progress.update()
-            time.sleep(0.5)
+    return prepare(model, adapters, params.runtime, on_gpus=from_hub, lora_rank=params.lora.r, max_model_len=length, name=name)
 
 
 def tail(log: Path) -> str:
     lines: Sequence[str] = log.read_text(errors="replace").splitlines()
     return "\n".join(lines[-LOG_LINES:])
-
-
-def stop(engine: subprocess.Popen[bytes]) -> None:
-    """End the engine and its workers: first politely, after 20 s by force."""
-    for sign, patience_s in ((signal.SIGTERM, 20), (signal.SIGKILL, 5)):
-        try:
-            os.killpg(engine.pid, sign)
-            engine.wait(patience_s)
-            return
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue

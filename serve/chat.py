@@ -1,0 +1,123 @@
+"""The program as a model behind OpenAI's chat protocol, so that any OpenAI client can call the classifier.
+
+The last user message is the query. The program brings its own instructions and examples, so other messages are not read. The answer's
+content is the label; `intent` beside the choices is the whole answer.
+"""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from serve.schemas import PROBLEMS, Answer, QueryText
+from serve.service import Service
+
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+query_text: TypeAdapter[str] = TypeAdapter(QueryText)
+
+
+class TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+
+
+class ChatRequest(BaseModel):
+    """OpenAI's chat completion request. What only shapes free text (temperature, max_tokens, ...) has no effect here."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, examples=[[{"role": "user", "content": "My card got declined"}]])]
+    stream: bool = False
+
+
+class AssistantMessage(BaseModel):
+    role: Literal["assistant"] = "assistant"
+    content: str
+
+
+class Choice(BaseModel):
+    index: int = 0
+    message: AssistantMessage
+    finish_reason: Literal["stop"] = "stop"
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    intent: Answer
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    owned_by: str = "this service"
+
+
+class Models(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ChunkChoice(BaseModel):
+    index: int = 0
+    delta: dict[str, str]
+    finish_reason: Literal["stop"] | None
+
+
+class Chunk(BaseModel):
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+
+
+def chat_router(service: Service) -> APIRouter:
+    """/v1/chat/completions and /v1/models for a service."""
+    routes = APIRouter(prefix="/v1")
+
+    @routes.post("/chat/completions", responses=PROBLEMS | STREAM, response_model=ChatCompletion)
+    async def chat_completions(request: ChatRequest) -> Any:
+        """Classify the last user message."""
+        last = next((message.text for message in reversed(request.messages) if message.role == "user"), "")
+        try:
+            query = query_text.validate_python(last)
+        except ValidationError as error:
+            raise HTTPException(400, f"the last user message: {error.errors()[0]['msg']}") from None
+        answer = (await service.classify([query]))[0]
+        name, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        if request.stream:
+            return StreamingResponse(chunks(name, created, answer), media_type="text/event-stream")
+        message = AssistantMessage(content=answer.label)
+        return ChatCompletion(id=name, created=created, model=answer.model, choices=[Choice(message=message)], intent=answer)
+
+    @routes.get("/models", responses={401: PROBLEMS[401]})
+    async def models() -> Models:
+        """The one model there is."""
+        return Models(data=[Model(id=service.classifier.model)])
+
+    return routes
+
+
+async def chunks(name: str, created: int, answer: Answer) -> AsyncIterator[str]:
+    """Server-sent events: the label at once, then the end."""
+    for choice in (
+        ChunkChoice(delta={"role": "assistant", "content": answer.label}, finish_reason=None),
+        ChunkChoice(delta={}, finish_reason="stop"),
+    ):
+        yield f"data: {Chunk(id=name, created=created, model=answer.model, choices=[choice]).model_dump_json()}\n\n"
+    yield "data: [DONE]\n\n"

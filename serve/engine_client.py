@@ -1,0 +1,62 @@
+"""Asking the engine: one pool of connections, a time limit, and errors that say whose fault it is."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+
+
+class EngineError(Exception):
+    """The engine gave no answer: it is down, or failed."""
+
+
+class EngineTimeout(EngineError):
+    """No answer within the time limit."""
+
+
+class QueryRefused(EngineError):
+    """The engine won't take this query: it has too many tokens."""
+
+
+class EngineClient:
+    """Requests to an OpenAI-compatible engine at `api_base` (it ends in /v1)."""
+
+    def __init__(self, session: aiohttp.ClientSession, api_base: str) -> None:
+        self.session = session
+        self.api_base = api_base
+
+    async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The response to a chat completion request; raises EngineError. Never repeats the query in an error."""
+        try:
+            async with self.session.post(f"{self.api_base}/chat/completions", json=body) as response:
+                if response.status == 400:
+                    raise QueryRefused("the query has too many tokens for the model")
+                if response.status != 200:
+                    raise EngineError(f"the engine answered {response.status}")
+                found: dict[str, Any] = await response.json()
+                return found
+        except TimeoutError:
+            raise EngineTimeout("the engine did not answer in time") from None
+        except (aiohttp.ClientError, json.JSONDecodeError) as error:
+            raise EngineError(f"the engine failed: {type(error).__name__}") from None
+
+    async def models(self) -> list[str]:
+        """The names that the engine serves; raises EngineError."""
+        try:
+            async with self.session.get(f"{self.api_base}/models") as response:
+                if response.status != 200:
+                    raise EngineError(f"the engine answered {response.status}")
+                return [model["id"] for model in (await response.json())["data"]]
+        except (TimeoutError, aiohttp.ClientError, json.JSONDecodeError, KeyError) as error:
+            raise EngineError(f"the engine failed: {type(error).__name__}") from None
+
+
+@asynccontextmanager
+async def engine_client(api_base: str, key: str, timeout_s: float) -> AsyncIterator[EngineClient]:
+    """A client whose connections are kept and shared until the block ends."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)  # the app's own queue is the limit
+    headers = {"Authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=aiohttp.ClientTimeout(timeout_s)) as session:
+        yield EngineClient(session, api_base)

@@ -1,0 +1,46 @@
+"""Before any handler: bodies that are too large are refused, and every request is counted."""
+
+import time
+
+from fastapi import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.metrics import Metrics
+
+MAX_BODY = 2**20  # bytes
+
+
+class Guard:
+    """ASGI middleware; plain ASGI, since Starlette's BaseHTTPMiddleware costs more than all the rest of the app."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status, read = time.perf_counter(), 500, 0
+
+        async def counted_receive() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > MAX_BODY:
+                raise HTTPException(413, "the body is too large")  # the one kind of exception that FastAPI lets through here
+            return message
+
+        async def noted_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, counted_receive, noted_send)
+        finally:
+            route = scope.get("route")
+            path = route.path if route else "other"  # a path nobody defined must not make a new series
+            self.metrics.requests.labels(path, status).inc()
+            self.metrics.seconds.labels(path).observe(time.perf_counter() - started)

@@ -1,0 +1,83 @@
+"""What the service does with queries, whatever protocol brings them: a bounded queue, one request to the engine each, counts."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from serve.classifier import Classifier
+from serve.engine_client import EngineClient, EngineError, QueryRefused
+from serve.metrics import Metrics
+from serve.schemas import Answer
+from serve.supervisor import Supervisor
+from stages.parts.labels import UNKNOWN
+
+
+class NotReady(Exception):
+    """The engine is not up, or not up again yet."""
+
+    def __str__(self) -> str:
+        return "the engine is not up"
+
+
+class Overloaded(Exception):
+    """As many queries as the service holds are in flight."""
+
+    def __str__(self) -> str:
+        return "too many queries are in flight"
+
+
+class Service:
+    """The classifier on its engine. `places` is how many queries may be in flight at a time; each gets an answer or an error."""
+
+    def __init__(self, classifier: Classifier, client: EngineClient, supervisor: Supervisor, places: int) -> None:
+        self.classifier = classifier
+        self.client = client
+        self.supervisor = supervisor
+        self.places = places
+        self.taken = 0
+        self.metrics = Metrics()
+        self.metrics.in_flight.set_function(lambda: self.taken)
+        self.metrics.ready.set_function(lambda: self.supervisor.ready)
+
+    async def classify(self, queries: Sequence[str]) -> list[Answer]:
+        """Answers in order; raises NotReady, Overloaded or EngineError, then for all of them."""
+        if not self.supervisor.ready:
+            raise NotReady
+        with self.accepted(len(queries)):
+            if len(queries) == 1:
+                return [await self.ask(queries[0])]
+            tasks = [asyncio.create_task(self.ask(query)) for query in queries]
+            try:
+                return await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:  # after the first failure nobody waits for the rest
+                    task.cancel()
+
+    @contextmanager
+    def accepted(self, queries: int) -> Iterator[None]:
+        if self.taken + queries > self.places:
+            raise Overloaded
+        self.taken += queries
+        try:
+            yield
+        finally:
+            self.taken -= queries
+
+    async def ask(self, query: str) -> Answer:
+        started = time.perf_counter()
+        try:
+            completion = await self.client.complete(self.classifier.request(query))
+        except QueryRefused:
+            raise
+        except EngineError:
+            self.metrics.engine_failures.inc()
+            raise
+        self.metrics.engine_seconds.observe(time.perf_counter() - started)
+        answer = self.classifier.answer(completion)
+        self.metrics.labels.labels(answer.label).inc()
+        if answer.abstained:
+            self.metrics.abstentions.inc()
+        if answer.label == UNKNOWN:
+            self.metrics.parse_failures.inc()
+        return answer
