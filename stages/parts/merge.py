@@ -1,6 +1,11 @@
-"""An adapter folded into its base weights: one model without the LoRA path's cost, for vLLM, transformers and whatever reads those."""
+"""An adapter folded into its base weights: one model without the LoRA path's cost, for vLLM, transformers and whatever reads those.
 
+python -m stages.parts.merge [--to models/export]   exports the student that `optimize` chose
+"""
+
+import argparse
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -8,7 +13,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from stages.parts import paths
 from stages.parts.errors import UserError
+from stages.parts.program_file import load_sidecar
 
 
 def merge_adapter(base: Path, adapter: Path, to: Path) -> None:
@@ -29,3 +36,19 @@ def merge_adapter(base: Path, adapter: Path, to: Path) -> None:
         if to.exists():
             shutil.rmtree(to)
         draft.rename(to)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Export the chosen student as one model for vLLM, transformers and what reads those.")
+    parser.add_argument("--to", type=Path, default=paths.EXPORT, help=f"folder to write, replaced if it is there (default: {paths.EXPORT})")
+    to: Path = parser.parse_args().to
+    try:
+        sidecar = load_sidecar(paths.SIDECAR)
+        merge_adapter(Path(sidecar.base), Path(sidecar.adapter), to)
+    except UserError as error:
+        sys.exit(f"export: {error}")
+    print(f"{sidecar.adapter} in {sidecar.base} written to {to}; its prompts are those of {paths.PROGRAM}")
+
+
+if __name__ == "__main__":
+    main()
