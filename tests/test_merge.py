@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.parts import merge
 from stages.parts.errors import UserError
-from stages.parts.merge import merge_adapter
+from stages.parts.merge import export, merge_adapter
 from stages.parts.params import TinyStudent, load_params
 from stages.parts.task import IntentClassifier
 from stages.parts.tiny_llama import build_model, build_tokenizer
@@ -66,6 +66,13 @@ def test_a_failed_merge_leaves_what_was_there(pair, tmp_path, monkeypatch):
 def test_a_missing_adapter_is_one_line(pair, tmp_path):
     with pytest.raises(UserError, match=r"nowhere holds no adapter_config\.json"):
         merge_adapter(pair[0], tmp_path / "nowhere", tmp_path / "merged")
+
+
+def test_a_student_trained_whole_is_exported_as_it_is(pair, tmp_path):
+    base, _ = pair
+    export(base, base, tmp_path / "exported")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "exported").iterdir()}
+    assert written == {path.name: path.read_bytes() for path in base.iterdir()}
 
 
 def test_vllm_and_transformers_write_the_same_with_a_merged_model(pair, tmp_path):
