@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import set_seed
 
 from stages.parts import training
 from stages.parts.errors import UserError
+from stages.parts.launch import CONFIGURATIONS
 from stages.parts.params import TinyStudent
 from stages.parts.task import IntentClassifier, training_messages
 from stages.parts.tiny_llama import build_model, build_tokenizer, format_lessons
@@ -185,6 +187,11 @@ def test_two_processes_train_what_one_does(repository):
     two = finish_lora(repository, processes=2)
     for name, weight in one.items():
         assert torch.allclose(two[name], weight, atol=1e-4), name
+
+
+@pytest.mark.parametrize(("kind", "makes"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP"), ("zero3", "DEEPSPEED")])
+def test_accelerate_reads_the_committed_configurations(kind, makes):
+    assert load_config_from_file(str(CONFIGURATIONS / f"{kind}.yaml")).distributed_type == makes
 
 
 def test_whole_weights_are_trained_and_kept(repository):
