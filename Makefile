@@ -5,7 +5,7 @@ HARDWARE ?= $(if $(wildcard $(VENV)/.ready-gpu),gpu,cpu)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(HARDWARE)
 .DEFAULT_GOAL := help
-.PHONY: help setup repro serve test bench-serve bench-styles lint lock
+.PHONY: help setup repro serve export test bench-train bench-serve bench-styles lint lock
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,8 +25,14 @@ repro: setup ## run the pipeline: only what changed
 serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
 
+export: setup ## fold the chosen adapter into its base: models/export, for vLLM and transformers
+	@$(BIN)/python -m stages.parts.merge
+
 test: setup lint ## lint, types, and all tests
 	@$(BIN)/python -m pytest
+
+bench-train: setup ## stock TRL against shared-prefix training, step by step (reports/bench/train.json)
+	@$(BIN)/python -W ignore -m tests.bench.train
 
 bench-serve: setup ## the service against the reference's handler and the bare engine (reports/bench/serve.json)
 	@$(BIN)/python -m tests.bench.serve

@@ -13,7 +13,7 @@ from stages.parts.errors import UserError
 from stages.parts.params import Params
 from stages.parts.program_file import Sidecar, load_program, load_sidecar
 from stages.parts.records import folder_sha256
-from stages.parts.vllm_server import Engine, served_name, student_engine
+from stages.parts.vllm_server import Engine, is_adapter, served_name, student_engine
 
 ENGINE_KEY = "ENGINE_API_KEY"
 
@@ -40,7 +40,12 @@ def load_student(params: Params) -> Student:
     if params.engine.api_base:
         api_base, key, engine = params.engine.api_base.rstrip("/"), os.environ.get(ENGINE_KEY, ""), None
     else:
-        engine = merged_engine(base, adapter, name, params) if params.serve.weights == "merged" else adapter_engine(base, adapter, params)
+        if not is_adapter(adapter):
+            engine = student_engine(adapter, {}, params, name)
+        elif params.serve.weights == "merged":
+            engine = merged_engine(base, adapter, name, params)
+        else:
+            engine = adapter_engine(base, adapter, params)
         api_base, key = engine.served.api_base, engine.served.key
     return Student(Classifier(program, sidecar, calibration, name), engine, api_base, key)
 

@@ -16,7 +16,9 @@ from stages.parts.records import read_json, read_jsonl
 from stages.parts.stage import run_stage
 from stages.parts.task import IntentClassifier
 from stages.parts.tiny_llama import build_model, build_tokenizer, format_lessons
-from stages.parts.training import encode, fine_tune
+from stages.parts.training import Recipe, encode, fine_tune
+
+LESSONS_AT_ONCE = 64
 
 
 def main() -> None:
@@ -38,7 +40,7 @@ def main() -> None:
     lessons = format_lessons(texts, program, student.epochs, params.seed)
     rows = [encode(tokenizer, messages, prompt_too=True) for messages in lessons]
     with tempfile.TemporaryDirectory() as scratch:
-        fine_tune(model, tokenizer, rows, folder=Path(scratch), epochs=1, batch=64, learning_rate=student.learning_rate, seed=params.seed)
+        fine_tune(model, tokenizer, rows, Recipe(1, LESSONS_AT_ONCE, student.learning_rate, params.seed), Path(scratch))
     model.save_pretrained(BASE)
     tokenizer.save_pretrained(BASE)
 

@@ -6,6 +6,7 @@ python -m stages.evaluate
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from stages.parts.records import Query, TeacherLabel, read_json, read_jsonl, who
 from stages.parts.stage import run_stage
 from stages.parts.statistics import coverage_curve, difference_interval, expected_calibration_error, interval, reliability
 from stages.parts.task import IntentClassifier
-from stages.parts.vllm_server import running, student_engine
+from stages.parts.vllm_server import students
 
 LATENCY_QUERIES = 50
 KINDS = ("plain", "optimized")
@@ -62,8 +63,9 @@ def score_students(params: Params, labels: list[str], test: list[Any], adapter: 
     plain = IntentClassifier(labels, instructions, params.style)
     most_tokens = lm.max_tokens(params.style, labels, paths.BASE)
     found = Students()
-    with running(student_engine(paths.BASE, {adapter: paths.LORA / adapter}, params)) as served:
-        for weights, name in (("base", "base"), ("tuned", adapter)):
+    with closing(students(paths.BASE, {adapter: paths.LORA / adapter}, params)) as engines:
+        for name, served in engines:
+            weights = "base" if name == "base" else "tuned"
             optimized = load_program(paths.PROGRAMS / f"{weights}.json", labels, instructions, params.style)
             with lm.using_student(served, name, params.style, labels, most_tokens):
                 for kind, program in (("plain", plain), ("optimized", optimized)):
@@ -126,6 +128,7 @@ def main() -> None:
             "profile": params.profile,
             "source": params.source,
             "style": params.style,
+            "labels": params.sft.labels,
             "test": {
                 "n": len(test),
                 **{weights: {kind: measured[f"{weights}_{kind}"]["accuracy"] for kind in KINDS} for weights in ("base", "tuned")},

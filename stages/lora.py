@@ -1,69 +1,74 @@
-"""LoRA SFT of the student on the teacher's labels; keeps every epoch's adapter.
+"""SFT of the student on the teacher's labels, with LoRA adapters or whole; keeps every epoch's weights.
 
 python -m stages.lora
 """
 
+import os
 import shutil
+import sys
+from pathlib import Path
 
-from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoTokenizer, set_seed
 
 from stages.parts import paths
-from stages.parts.params import load_params
+from stages.parts.errors import UserError
+from stages.parts.launch import launch
+from stages.parts.params import Params, load_params
 from stages.parts.records import file_sha256, folder_sha256, read_jsonl, row_id, write_json
 from stages.parts.stage import run_stage
-from stages.parts.training import encode, fine_tune
+from stages.parts.student_weights import keep_weights, load_student, lora_config
+from stages.parts.training import Recipe, complete_checkpoints, encode, fine_tune, learning_curve, training_log
+
+
+def checkpoint_folder(params: Params) -> Path:
+    """Where a training's checkpoints are: outside DVC's outputs, so that a killed run goes on, under a name of all that shapes them."""
+    inputs = [
+        file_sha256(paths.SFT_TRAIN),
+        folder_sha256(paths.BASE),
+        params.train.model_dump_json(),
+        params.lora.model_dump_json(),
+        params.own.sft.model_dump_json(),
+        params.seed,
+    ]
+    return paths.cache() / "lora" / row_id("\n".join(map(str, inputs)))
+
+
+def train(params: Params) -> None:
+    """Train until every epoch has its checkpoint; in each process of a parallel run."""
+    set_seed(params.seed)
+    tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
+    model = load_student(paths.BASE, params.train.method)
+    recipe = Recipe(
+        epochs=params.lora.epochs,
+        batch=params.own.sft.batch,
+        learning_rate=params.own.sft.learning_rate,
+        seed=params.seed,
+        at_once=params.runtime.rows_at_once,
+        lora=None if params.train.method == "full" else lora_config(params.lora),
+    )
+    rows = [encode(tokenizer, row["messages"]) for row in read_jsonl(paths.SFT_TRAIN)]
+    fine_tune(model, tokenizer, rows, recipe, checkpoint_folder(params), keep_epochs=True)
 
 
 def main() -> None:
     params = load_params()
-    settings = params.own.sft
-    rows = read_jsonl(paths.SFT_TRAIN)
-
-    set_seed(params.seed)
-    tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
-    model = AutoModelForCausalLM.from_pretrained(paths.BASE, dtype="auto")
-    lora = LoraConfig(
-        r=params.lora.r,
-        lora_alpha=params.lora.alpha,
-        lora_dropout=params.lora.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-
-    # Checkpoints live outside DVC's outputs, under a name of all that shapes them, so that a killed run goes on where it was.
-    inputs = [
-        file_sha256(paths.SFT_TRAIN),
-        folder_sha256(paths.BASE),
-        params.lora.model_dump_json(),
-        settings.model_dump_json(),
-        params.seed,
-    ]
-    checkpoints = paths.cache() / "lora" / row_id("\n".join(map(str, inputs)))
-    log = fine_tune(
-        model,
-        tokenizer,
-        [encode(tokenizer, row["messages"]) for row in rows],
-        folder=checkpoints,
-        epochs=params.lora.epochs,
-        batch=settings.batch,
-        learning_rate=settings.learning_rate,
-        seed=params.seed,
-        lora=lora,
-    )
-
-    steps = sorted(checkpoints.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
-    for epoch, step in enumerate(steps, start=1):
-        adapter = paths.LORA / f"epoch-{epoch}"
-        adapter.mkdir(parents=True, exist_ok=True)
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
-            shutil.copy(step / name, adapter / name)
-    write_json(
-        paths.LEARNING_CURVE,
-        [{key: entry[key] for key in ("step", "epoch", "loss", "learning_rate", "mean_token_accuracy")} for entry in log],
-    )
+    if params.runtime.parallel == "none":
+        train(params)
+    else:
+        launch(params.runtime.parallel, "stages.lora")
+    checkpoints = checkpoint_folder(params)
+    epochs = complete_checkpoints(checkpoints)
+    for number, step in enumerate(epochs, start=1):
+        keep_weights(step, paths.LORA / f"epoch-{number}")
+    write_json(paths.LEARNING_CURVE, learning_curve(training_log(epochs[-1])))
     shutil.rmtree(checkpoints)
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    if "LOCAL_RANK" in os.environ:  # one of a parallel run's processes
+        try:
+            train(load_params())
+        except UserError as error:
+            sys.exit(f"lora: {error}")
+    else:
+        run_stage(main)

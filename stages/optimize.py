@@ -4,6 +4,7 @@ python -m stages.optimize
 """
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from stages.parts.program_file import Sidecar, program_state, save_program, save
 from stages.parts.records import folder_sha256, read_json, read_jsonl, write_json, write_jsonl
 from stages.parts.stage import run_stage
 from stages.parts.task import IntentClassifier, StudentAdapter, example, metric
-from stages.parts.vllm_server import running, student_engine
+from stages.parts.vllm_server import students
 
 
 @dataclass
@@ -75,29 +76,28 @@ def main() -> None:
     plain = IntentClassifier(labels, params.program.instructions, params.style)
     most_tokens = lm.max_tokens(params.style, labels, paths.BASE)
     candidates: dict[str, Candidate] = {}
-    with running(student_engine(paths.BASE, adapters, params)) as served:
-        for name in served.names:
+    by_hand: dict[str, Scores] = {}
+    with closing(students(paths.BASE, adapters, params)) as engines:
+        for name, served in engines:
             started = time.monotonic()
             with lm.using_student(served, name, params.style, labels, most_tokens):
                 program = search(params, plain, train, val)
                 before = score(plain, dev, params.runtime.threads)
                 unchanged = program_state(program) == program_state(plain)
                 after = before if unchanged else score(program, dev, params.runtime.threads)
-            candidates[name] = Candidate(before, after, program)
+                candidates[name] = found = Candidate(before, after, program)
+                by_hand[name] = score(program if found.wins == "optimized" else plain, gold, params.runtime.threads)
             seconds = time.monotonic() - started
             print(f"{name}: plain {before.accuracy:.1%}, optimised {after.accuracy:.1%} on dev ({seconds:.0f} s)")
 
-        base = candidates.pop("base")
-        best = max(candidates, key=lambda name: candidates[name].best.accuracy)
-        tuned = candidates[best]
-        chosen = tuned.program if tuned.wins == "optimized" else plain
-        with lm.using_student(served, best, params.style, labels, most_tokens):
-            by_hand = score(chosen, gold, params.runtime.threads)
-
+    base = candidates.pop("base")
+    best = max(candidates, key=lambda name: candidates[name].best.accuracy)
+    tuned = candidates[best]
+    chosen = tuned.program if tuned.wins == "optimized" else plain
     save_program(base.program, paths.PROGRAMS / "base.json")
     save_program(tuned.program, paths.PROGRAMS / "tuned.json")
     save_program(chosen, paths.PROGRAM)
-    write_jsonl(paths.HELD_OUT, [*held_out(dev, tuned.best), *held_out(gold, by_hand)])
+    write_jsonl(paths.HELD_OUT, [*held_out(dev, tuned.best), *held_out(gold, by_hand[best])])
     save_sidecar(
         Sidecar(
             profile=params.profile,

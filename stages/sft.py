@@ -11,16 +11,27 @@ from stages.parts import paths
 from stages.parts.errors import UserError
 from stages.parts.label_errors import likely_errors
 from stages.parts.linear import baseline_model
-from stages.parts.params import load_params
+from stages.parts.params import Params, load_params
 from stages.parts.records import TeacherLabel, read_json, read_jsonl, write_json, write_jsonl
 from stages.parts.stage import run_stage
 from stages.parts.task import IntentClassifier, training_messages
+
+
+def unseal(params: Params, answered: list[TeacherLabel]) -> list[TeacherLabel]:
+    """The teacher's rows with the true labels in place of its own: what training could reach, for experiments only."""
+    if params.style != "direct":
+        raise UserError("sft.labels true has no reasoning to teach: it goes with program.style direct")
+    print("EXPERIMENT: the student learns from the sealed true labels; no number of this run is the pipeline's")
+    true = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
+    return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True, "confidence": 1.0} for row in answered]
 
 
 def main() -> None:
     params = load_params()
     wanted = params.own.sft
     answered: list[TeacherLabel] = read_jsonl(paths.TEACHER_LABELS)
+    if params.sft.labels == "true":
+        answered = unseal(params, answered)
 
     rows = [record for record in answered if record["valid"]]
     held_out = wanted.dev + wanted.optimizer_val
@@ -34,7 +45,7 @@ def main() -> None:
 
     # Only training rows are pruned: dev and val stay what the teacher said, hard rows and all.
     pruned = 0
-    if params.sft.prune:
+    if params.sft.prune and params.sft.labels == "teacher":
         wrong = likely_errors(baseline_model(params.seed), [row["text"] for row in train], [row["label"] for row in train], params.seed)
         pruned = int(wrong.sum())
         train = [row for row, is_wrong in zip(train, wrong, strict=True) if not is_wrong]
@@ -44,9 +55,16 @@ def main() -> None:
     write_jsonl(paths.SFT_TRAIN, messages)
     for path, part in ((paths.SFT_DEV, dev), (paths.OPTIMIZER_VAL, val), (paths.OPTIMIZER_TRAIN, train[: wanted.optimizer_train])):
         write_jsonl(path, [{key: row[key] for key in ("id", "text", "label", "reasoning", "confidence")} for row in part])
-    counts = {"invalid": len(answered) - len(rows), "pruned": pruned, "train": len(messages), "dev": len(dev), "optimizer_val": len(val)}
+    counts = {
+        "labels": params.sft.labels,
+        "invalid": len(answered) - len(rows),
+        "pruned": pruned,
+        "train": len(messages),
+        "dev": len(dev),
+        "optimizer_val": len(val),
+    }
     write_json(paths.SFT_REPORT, counts)
-    print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    print(", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 if __name__ == "__main__":

@@ -3,16 +3,18 @@
 from pathlib import Path
 
 import pytest
+import requests
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.parts import merge
 from stages.parts.errors import UserError
-from stages.parts.merge import merge_adapter
-from stages.parts.params import TinyStudent
+from stages.parts.merge import export, merge_adapter
+from stages.parts.params import TinyStudent, load_params
 from stages.parts.task import IntentClassifier
 from stages.parts.tiny_llama import build_model, build_tokenizer
+from stages.parts.vllm_server import prepare, running
 
 PROGRAM = IntentClassifier(["card_arrival", "declined_card_payment"], "Classify.", "direct")
 
@@ -64,3 +66,37 @@ def test_a_failed_merge_leaves_what_was_there(pair, tmp_path, monkeypatch):
 def test_a_missing_adapter_is_one_line(pair, tmp_path):
     with pytest.raises(UserError, match=r"nowhere holds no adapter_config\.json"):
         merge_adapter(pair[0], tmp_path / "nowhere", tmp_path / "merged")
+
+
+def test_a_student_trained_whole_is_exported_as_it_is(pair, tmp_path):
+    base, _ = pair
+    export(base, base, tmp_path / "exported")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "exported").iterdir()}
+    assert written == {path.name: path.read_bytes() for path in base.iterdir()}
+
+
+def test_vllm_and_transformers_write_the_same_with_a_merged_model(pair, tmp_path):
+    base, adapter = pair
+    merge_adapter(base, adapter, tmp_path / "merged")
+    beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    prompts = [tokenizer.apply_chat_template([{"role": "user", "content": text}], return_dict=False) for text in ("where is it", "my card")]
+
+    def written(model: torch.nn.Module, prompt: list[int]) -> list[int]:
+        ids = torch.tensor([prompt])
+        whole = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
+        return whole[0, len(prompt) :].tolist()
+
+    expected = [written(beside, prompt) for prompt in prompts]
+    assert [written(merged, prompt) for prompt in prompts] == expected
+    assert expected != [written(AutoModelForCausalLM.from_pretrained(base), prompt) for prompt in prompts]
+    with running(prepare(tmp_path / "merged", {}, load_params().runtime, on_gpus=False, name="merged")) as served:
+        for prompt, wanted in zip(prompts, expected, strict=True):
+            answer = requests.post(
+                f"{served.api_base}/completions",
+                json={"model": "merged", "prompt": prompt, "max_tokens": 16, "temperature": 0, "return_token_ids": True},
+                headers={"Authorization": f"Bearer {served.key}"},
+                timeout=60,
+            ).json()
+            assert answer["choices"][0]["token_ids"] == wanted

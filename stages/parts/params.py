@@ -40,7 +40,12 @@ class Program(Block):
 
 
 class Sft(Block):
+    labels: Literal["teacher", "true"]
     prune: bool
+
+
+class Train(Block):
+    method: Literal["lora", "full", "qlora"]
 
 
 class Lora(Block):
@@ -66,6 +71,8 @@ class Report(Block):
 
 
 class Runtime(Block):
+    parallel: Literal["none", "ddp", "fsdp", "zero3"]
+    rows_at_once: Positive | None
     threads: Positive
     port: Port | None
     engine_start_s: Positive
@@ -149,6 +156,7 @@ class Params(Block):
     split: Split
     program: Program
     sft: Sft
+    train: Train
     lora: Lora
     optimize: Optimize
     calibrate: Calibrate

@@ -26,6 +26,7 @@ LORA = Path("models/lora")
 PROGRAMS = Path("models/programs")
 PROGRAM = Path("models/program.json")
 SIDECAR = Path("models/program.sidecar.json")
+EXPORT = Path("models/export")  # made by hand, no stage's
 HELD_OUT = Path("models/held_out.jsonl")
 CALIBRATION = Path("models/calibration.json")
 

@@ -3,7 +3,8 @@
 A batch becomes one row [prefix, suffix_1, ..., suffix_B] without padding. Positions restart after the prefix for each suffix, and the
 attention function registered here lets a suffix see the prefix and itself. Prefix and suffixes then give the activations, losses and
 gradients of B separate rows up to rounding, for the linear layers' cost of one prefix (Prefix Grouper, arXiv 2506.05433, shares only
-the attention's). It needs no change to model or trainer: a collator, and `model.set_attn_implementation(SHARED_PREFIX)`.
+the attention's). The head sees only states that predict a learned token (TRL's own does so on GPUs only). It needs no change to model or
+trainer: a collator, and `share_prefix(model)`.
 
 Dropout would be drawn once for the shared prefix instead of once a row: callers use it with dropout 0 only.
 """
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
 
 SHARED_PREFIX = "shared_prefix"
@@ -32,8 +33,9 @@ def common_prefix_length(rows: Sequence[Mapping[str, Any]]) -> int:
 class SharedPrefixCollator:
     """Lays rows of `input_ids` and `labels` (lists of int) out as one row behind their first `prefix_length` tokens.
 
-    Returns input_ids, labels and position_ids of shape [1, P + N] for N suffix tokens in all, and `suffix_index` of shape [B, S]: where
-    in the N each suffix's tokens stand, -1 beyond its end.
+    Returns input_ids, labels and position_ids of shape [1, P + N] for N suffix tokens in all; `suffix_index` [B, S], where in the N each
+    suffix's tokens stand (any beyond its end); the way back, `suffix_places` [N], where in the B x S each token stands; and the M learned
+    tokens: `shift_labels` [1, M], and `learned_from` [M], where the states stand that predict them.
     """
 
     def __init__(self, prefix_length: int) -> None:
@@ -45,18 +47,24 @@ class SharedPrefixCollator:
         labels = [IGNORED] * length
         positions = list(range(length))
         suffixes = [row["input_ids"][length:] for row in rows]
-        index = torch.full((len(rows), max(map(len, suffixes))), -1)
+        index = torch.zeros(len(rows), max(map(len, suffixes)), dtype=torch.long)
+        places: list[int] = []
         for number, (row, suffix) in enumerate(zip(rows, suffixes, strict=True)):
             start = len(ids) - length
             index[number, : len(suffix)] = torch.arange(start, start + len(suffix))
+            places += range(number * index.shape[1], number * index.shape[1] + len(suffix))
             ids += suffix
             labels += row["labels"][length:]
             positions += range(length, length + len(suffix))
+        learned = [place for place, label in enumerate(labels) if label != IGNORED]
         return {
             "input_ids": torch.tensor([ids]),
             "labels": torch.tensor([labels]),
             "position_ids": torch.tensor([positions]),
             "suffix_index": index,
+            "suffix_places": torch.tensor(places),
+            "shift_labels": torch.tensor([[labels[place] for place in learned]]),
+            "learned_from": torch.tensor(learned) - 1,
         }
 
 
@@ -68,33 +76,48 @@ def shared_prefix_attention(
     attention_mask: torch.Tensor | None,
     *,
     suffix_index: torch.Tensor,
+    suffix_places: torch.Tensor,
     scaling: float,
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of a collated row: query [1, H, P + N, D], key and value [1, H_kv, P + N, D] -> [1, P + N, H, D]."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    present = suffix_index >= 0
-    batch, longest = suffix_index.shape
-    prefix_length = query.shape[2] - int(present.sum())
+    heads, size = query.shape[1], query.shape[3]
+    key, value = (repeat_kv(states, heads // states.shape[1]) for states in (key, value))
+    (batch, longest), tokens = suffix_index.shape, len(suffix_places)
+    prefix_length = query.shape[2] - tokens
 
-    def prefix(states: torch.Tensor) -> torch.Tensor:
-        return states[:, :, :prefix_length]
+    def apart(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # -> [1, H, P, D], [B, H, S, D]
+        prefix, suffixes = states.split([prefix_length, tokens], dim=2)
+        return prefix, suffixes[0].index_select(1, suffix_index.flatten()).view(heads, batch, longest, size).transpose(0, 1)
 
-    def suffixes(states: torch.Tensor) -> torch.Tensor:  # -> [B, H, S, D]
-        return states[0, :, prefix_length:][:, suffix_index.clamp(min=0)].transpose(0, 1)
+    def behind(prefix: torch.Tensor, suffixes: torch.Tensor) -> torch.Tensor:  # -> [B, H, P + S, D]
+        return torch.cat([prefix.expand(batch, -1, -1, -1), suffixes], dim=2)
 
-    def behind_prefix(states: torch.Tensor) -> torch.Tensor:  # -> [B, H, P + S, D]
-        return torch.cat([prefix(states).expand(batch, -1, -1, -1), suffixes(states)], dim=2)
-
+    (query, queries), (key, keys), (value, values) = apart(query), apart(key), apart(value)
     # Padding stands at a suffix's end, where causality hides it from all that counts.
     visible = torch.ones(longest, prefix_length + longest, dtype=torch.bool, device=query.device).tril(prefix_length)
     of_suffixes = scaled_dot_product_attention(
-        suffixes(query), behind_prefix(key), behind_prefix(value), attn_mask=visible, dropout_p=dropout, scale=scaling
+        queries, behind(key, keys), behind(value, values), attn_mask=visible, dropout_p=dropout, scale=scaling
     )
-    of_prefix = scaled_dot_product_attention(prefix(query), prefix(key), prefix(value), is_causal=True, dropout_p=dropout, scale=scaling)
-    return torch.cat([of_prefix[0].transpose(0, 1), of_suffixes.transpose(1, 2)[present]])[None], None
+    of_prefix = scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout, scale=scaling)
+    in_row = of_suffixes.transpose(1, 2).reshape(batch * longest, heads, size).index_select(0, suffix_places)
+    return torch.cat([of_prefix[0].transpose(0, 1), in_row])[None], None
+
+
+def only_learned(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+    """A forward hook on the backbone: of its last states, those that predict a learned token; all of them for other batches."""
+    if "learned_from" in kwargs:
+        output.last_hidden_state = output.last_hidden_state.index_select(1, kwargs["learned_from"])
+    return output
+
+
+def share_prefix(model: PreTrainedModel) -> None:
+    """Prepare a model for batches of SharedPrefixCollator, until `model.set_attn_implementation` chooses another attention."""
+    model.set_attn_implementation(SHARED_PREFIX)
+    backbone = model.base_model
+    if only_learned not in backbone._forward_hooks.values():
+        backbone.register_forward_hook(only_learned, with_kwargs=True)
 
 
 AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)

@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import requests
@@ -187,6 +187,26 @@ def student_engine(model: Path, adapters: Mapping[str, Path], params: Params, na
     from_hub = isinstance(student, HubStudent)
     length = student.max_model_len if isinstance(student, HubStudent) else None
     return prepare(model, adapters, params.runtime, on_gpus=from_hub, lora_rank=params.lora.r, max_model_len=length, name=name)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a tuned student's folder holds an adapter; else it holds a whole model (train.method full)."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def students(base: Path, tuned: Mapping[str, Path], params: Params) -> Generator[tuple[str, ServedModel], None, None]:
+    """ "base" and each tuned student's name, with an engine that runs and serves it until the next is asked for.
+
+    One engine serves the base with all its adapters; whole models get one each. Close the generator to end the last one.
+    """
+    adapters = {name: folder for name, folder in tuned.items() if is_adapter(folder)}
+    with running(student_engine(base, adapters, params)) as served:
+        for name in served.names:
+            yield name, served
+    for name, folder in tuned.items():
+        if name not in adapters:
+            with running(student_engine(folder, {}, params, served_name(name, folder))) as served:
+                yield name, replace(served, names={name: served.names["base"]})
 
 
 def tail(log: Path) -> str:
