@@ -207,6 +207,8 @@ def test_queries_of_every_kind_get_a_label(built, service):
     emoji = requests.post(f"{service}/classify_intent", json={"query": "🙂" * 4000}, timeout=60)  # 16,000 tokens, more than the model reads
     assert emoji.status_code == 413 and "too many tokens" in emoji.json()["detail"]
     assert requests.post(f"{service}/classify_intent", json={"query": "x" * 100_000}, timeout=30).status_code == 422
+    classify(service, ["is xyzzy written down anywhere?"])
+    assert not any("xyzzy" in path.read_text(errors="replace") for path in (built / ".cache/logs").iterdir())
 
 
 def test_an_engine_killed_under_load_leaves_no_query_without_an_answer(built, service):

