@@ -180,6 +180,8 @@ def test_the_service_answers_as_the_evaluated_pair_did(built, service):
         assert answer["confidence"] == pytest.approx(expected.confidence, abs=0.02)  # merged weights round differently
         assert answer["abstained"] == (answer["confidence"] < threshold) and answer["model"].startswith("epoch-")
     assert same >= 198
+    listening = {socket.laddr.ip for process in engines(built) for socket in process.net_connections("inet") if socket.status == "LISTEN"}
+    assert listening == {"127.0.0.1"}
     alone = requests.post(f"{service}/classify_intent", json={"query": rows[0]["text"]}, timeout=30).json()
     assert alone["label"] == predicted.loc[rows[0]["id"], f"tuned_{program}"]
 

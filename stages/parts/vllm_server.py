@@ -73,6 +73,8 @@ class Engine:
         environment = {
             **os.environ,
             "VLLM_API_KEY": self.served.key,
+            "VLLM_HOST_IP": HOST,  # its processes talk to each other over sockets: nobody else shall
+            "GLOO_SOCKET_IFNAME": "lo",
             "VLLM_CPU_KVCACHE_SPACE": str(self.runtime.kv_cache_gib),
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CACHE_ROOT": str(cache() / "vllm"),
