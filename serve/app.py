@@ -14,7 +14,7 @@ from serve.engine_client import EngineError, EngineTimeout, QueryRefused
 from serve.guard import Guard
 from serve.keys import KeyCheck
 from serve.schemas import PROBLEMS, Answer, Answers, Batch, Query
-from serve.service import NotReady, Overloaded, Service
+from serve.service import NotReady, Overloaded, Service, TooLarge
 
 PAGE = Path(__file__).with_name("page.html")
 PAGE_HEADERS = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
@@ -22,6 +22,7 @@ PAGE_HEADERS = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; 
 FAILURES: dict[type[Exception], tuple[int, int | None]] = {
     NotReady: (503, 5),
     Overloaded: (429, 1),
+    TooLarge: (413, None),
     QueryRefused: (413, None),
     EngineTimeout: (504, None),
     EngineError: (503, 1),

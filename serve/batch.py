@@ -8,13 +8,14 @@ was.
 
 import argparse
 import asyncio
+import fcntl
 import json
 import logging
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pandas as pd
 from tqdm import tqdm
@@ -49,33 +50,45 @@ def read_texts(path: Path, column: str) -> pd.DataFrame:
     return rows
 
 
-def answers_so_far(kept: Path) -> list[dict[str, Any]]:
+@contextmanager
+def only_here(kept: Path) -> Iterator[TextIO]:
+    """The file of kept answers, open to read and append; raises UserError where another run writes it."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with kept.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError("another run is classifying the same rows") from None
+        yield file
+
+
+def answers_so_far(file: TextIO) -> list[dict[str, Any]]:
     """What an earlier run kept, but for a last line that was cut short."""
-    if not kept.exists():
-        return []
-    text = kept.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        kept.write_bytes(whole)
-    return [json.loads(line) for line in whole.decode().splitlines()]
+    file.seek(0)
+    text = file.read()
+    whole = text[: text.rfind("\n") + 1]
+    file.truncate(len(whole))  # JSON with escapes: a character is a byte
+    return [json.loads(line) for line in whole.splitlines()]
 
 
-async def ask(client: EngineClient, student: Student, text: str) -> dict[str, Any]:
+async def ask(client: EngineClient, student: Student, number: int, text: str) -> dict[str, Any]:
     try:
         answer = student.classifier.answer(await client.complete(student.classifier.request(text)))
     except QueryRefused:  # longer than the model's context: no label, and no reason to stop the others
         return {"label": UNKNOWN, "confidence": 0.0, "abstained": True, "reasoning": None}
+    except EngineError as error:
+        raise EngineError(f"row {number}: {error}") from None
     return {name: getattr(answer, name) for name in COLUMNS}
 
 
-async def classify(student: Student, texts: Sequence[str], kept: Path, timeout_s: float) -> list[dict[str, Any]]:
-    """Answers in the order of the texts, kept in a file chunk by chunk."""
-    answers = answers_so_far(kept)
-    kept.parent.mkdir(parents=True, exist_ok=True)
+async def classify(student: Student, texts: Sequence[str], file: TextIO, timeout_s: float) -> list[dict[str, Any]]:
+    """Answers in the order of the texts, kept in a file chunk by chunk. Raises EngineError with the row's number, from 1."""
+    answers = answers_so_far(file)
+    numbered = list(enumerate(texts, start=1))
     async with engine_client(student.api_base, student.key, timeout_s) as client:
-        with kept.open("a") as file, tqdm(total=len(texts), initial=len(answers), unit="row") as progress:
+        with tqdm(total=len(texts), initial=len(answers), unit="row") as progress:
             while len(answers) < len(texts):
-                chunk = await asyncio.gather(*(ask(client, student, text) for text in texts[len(answers) : len(answers) + CHUNK]))
+                chunk = await asyncio.gather(*(ask(client, student, *row) for row in numbered[len(answers) : len(answers) + CHUNK]))
                 file.write("".join(json.dumps(answer) + "\n" for answer in chunk))
                 file.flush()
                 answers += chunk
@@ -89,9 +102,9 @@ def batch(source: Path, to: Path, column: str) -> None:
     student = load_student(params)
     settings = [student.classifier.request(""), student.classifier.calibration.model_dump()]
     kept = cache() / "batch" / f"{row_id(json.dumps([list(rows[column]), settings]))}.jsonl"  # other rows or weights: another file
-    with running(student.engine) if student.engine else nullcontext():
+    with only_here(kept) as file, running(student.engine) if student.engine else nullcontext():
         # A whole chunk is in flight at once, so that one query may wait for all others of it.
-        answers = asyncio.run(classify(student, list(rows[column]), kept, params.serve.timeout_s * CHUNK))
+        answers = asyncio.run(classify(student, list(rows[column]), file, params.serve.timeout_s * CHUNK))
     found = pd.DataFrame(answers, columns=COLUMNS, index=rows.index)
     if found["reasoning"].isna().all():
         found = found.drop(columns="reasoning")
@@ -113,6 +126,8 @@ def main() -> None:
         batch(given.source, given.to, given.text_column)
     except (UserError, EngineError) as error:
         sys.exit(f"serve.batch: {error}; what was answered is kept: run it again to go on")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ class EngineClient:
         """The response to a chat completion request; raises EngineError. Never repeats the query in an error."""
         try:
             async with self.session.post(f"{self.api_base}/chat/completions", json=body) as response:
-                if response.status == 400:
+                if response.status == 400 and "context length" in await response.text():  # vLLM's and OpenAI's words
                     raise QueryRefused("the query has too many tokens for the model")
                 if response.status != 200:
-                    raise EngineError(f"the engine answered {response.status}")
+                    raise EngineError(f"the engine answered {response.status}; its log says why")
                 found: dict[str, Any] = await response.json()
                 return found
         except TimeoutError:

@@ -27,6 +27,13 @@ class Overloaded(Exception):
         return "too many queries are in flight"
 
 
+class TooLarge(Exception):
+    """More queries in one request than the service ever holds."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__(f"the service holds {places} queries at most: send smaller batches")
+
+
 class Service:
     """The classifier on its engine. `places` is how many queries may be in flight at a time; each gets an answer or an error."""
 
@@ -41,7 +48,7 @@ class Service:
         self.metrics.ready.set_function(lambda: self.supervisor.ready)
 
     async def classify(self, queries: Sequence[str]) -> list[Answer]:
-        """Answers in order; raises NotReady, Overloaded or EngineError, then for all of them."""
+        """Answers in order; raises NotReady, TooLarge, Overloaded or EngineError, then for all of them."""
         if not self.supervisor.ready:
             raise NotReady
         with self.accepted(len(queries)):
@@ -56,6 +63,8 @@ class Service:
 
     @contextmanager
     def accepted(self, queries: int) -> Iterator[None]:
+        if queries > self.places:
+            raise TooLarge(self.places)
         if self.taken + queries > self.places:
             raise Overloaded
         self.taken += queries

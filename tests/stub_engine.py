@@ -59,7 +59,9 @@ def create_app(model: str, key: str, latency_s: float) -> web.Application:
         if "SIMULATE-500" in query:
             return web.json_response({"error": "the engine broke"}, status=500)
         if "SIMULATE-REFUSE" in query:
-            return web.json_response({"error": "too many tokens"}, status=400)
+            return web.json_response({"error": {"message": "This model's maximum context length is 4096 tokens."}}, status=400)
+        if "SIMULATE-400" in query:
+            return web.json_response({"error": {"message": "max_logprobs is 5"}}, status=400)
         if "SIMULATE-GARBAGE" in query:
             return web.Response(text="<html>a proxy's error page", content_type="text/html")
         await asyncio.sleep(3600 if "SIMULATE-HANG" in query else latency_s)

@@ -100,7 +100,7 @@ def test_any_openai_client_can_call_the_program(url, shop):
 
 @pytest.mark.parametrize(
     ("failure", "status", "retry"),
-    [("500", 503, "1"), ("GARBAGE", 503, "1"), ("HANG", 504, None), ("REFUSE", 413, None)],
+    [("500", 503, "1"), ("400", 503, "1"), ("GARBAGE", 503, "1"), ("HANG", 504, None), ("REFUSE", 413, None)],
 )
 def test_an_engines_failure_is_an_error_answer_without_the_query(url, failure, status, retry):
     response = ask(url, f"SIMULATE-{failure} my account xyzzy")
@@ -207,6 +207,8 @@ def test_more_than_the_queue_holds_is_told_to_come_back(tmp_path):
         statuses = [response.status_code for response in responses]
         assert set(statuses) == {200, 429} and statuses.count(200) >= 8
         assert all(response.headers["Retry-After"] == "1" for response in responses if response.status_code == 429)
+        never = requests.post(f"{address}/classify_intent/batch", json={"queries": ["x"] * 9}, timeout=5)
+        assert never.status_code == 413 and "8 queries at most" in never.json()["detail"]
         assert ask(address, "still there?").status_code == 200
 
 
@@ -311,6 +313,7 @@ def test_a_killed_batch_goes_on_where_it_was(tmp_path):
         while not any(path.stat().st_size for path in kept.glob("*")):
             assert time.monotonic() < end and killed.poll() is None
             time.sleep(0.05)
+        assert "another run" in batch(shop, "in.csv", "other.csv").stderr
         killed.kill()
         killed.wait()
         assert not (shop.folder / "out.csv").exists()
@@ -325,6 +328,12 @@ def test_a_killed_batch_goes_on_where_it_was(tmp_path):
         assert not any(kept.glob("*"))
         assert batch(shop, "in.csv", "again.csv").returncode == 0
         assert (shop.folder / "again.csv").read_bytes() == whole
+
+
+def test_a_batch_that_fails_names_the_row(shop):
+    pd.DataFrame({"text": ["a", "SIMULATE-500", "b"]}).to_csv(shop.folder / "in.csv", index=False)
+    done = batch(shop, "in.csv", "failed.csv")
+    assert done.returncode == 1 and "row 2: the engine answered 500" in done.stderr and not (shop.folder / "failed.csv").exists()
 
 
 @pytest.mark.parametrize(
