@@ -15,7 +15,7 @@ from stages.parts.paths import BASE, GOLD, LABELS, POOL
 from stages.parts.records import read_json, read_jsonl
 from stages.parts.stage import run_stage
 from stages.parts.task import IntentClassifier
-from stages.parts.tiny_llama import build_model, build_tokenizer, format_lessons
+from stages.parts.tiny_llama import build_model, build_tokenizer, format_lessons, start_from_word_vectors
 from stages.parts.training import Recipe, encode, fine_tune
 
 LESSONS_AT_ONCE = 64
@@ -35,6 +35,7 @@ def main() -> None:
     texts = [row["text"] for row in [*read_jsonl(GOLD), *read_jsonl(POOL)]]
     tokenizer = build_tokenizer(texts, program, student.vocabulary)
     model = build_model(tokenizer, student)
+    start_from_word_vectors(model, tokenizer, texts, params.seed)
     print(f"a Llama of {model.num_parameters() / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
 
     lessons = format_lessons(texts, program, student.epochs, params.seed)

