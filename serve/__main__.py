@@ -9,6 +9,7 @@ import logging
 import sys
 
 import uvicorn
+from pydantic import ValidationError
 
 from serve.app import create_app
 from serve.engine_client import EngineClient, EngineError, engine_client
@@ -63,6 +64,15 @@ async def serve(student: Student, settings: Serve, keys: list[str]) -> None:
             await keeping
 
 
+def changed(settings: Serve, wanted: dict[str, object]) -> Serve:
+    """The settings with those of the command line; raises UserError for one that will not do."""
+    try:
+        return Serve.model_validate(settings.model_dump() | wanted)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"--{first['loc'][0]}: {first['msg']} (got {first['input']!r})") from None
+
+
 async def tell_when_ready(supervisor: Supervisor, server: uvicorn.Server) -> None:
     await supervisor.was_ready.wait()
     while not server.started:
@@ -80,9 +90,9 @@ def main() -> None:
     end_on_sigterm()
     try:
         params = load_params()
-        settings = params.serve.model_copy(update=wanted)
+        settings = changed(params.serve, wanted)
         keys = read_keys(settings.host)
-        check_port(settings.port)
+        check_port(settings.port, settings.host)
         asyncio.run(serve(load_student(params), settings, keys))
     except (UserError, EngineError) as error:
         sys.exit(f"serve: {error}")

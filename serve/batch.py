@@ -11,6 +11,7 @@ import asyncio
 import fcntl
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -37,11 +38,13 @@ COLUMNS = ["label", "confidence", "abstained", "reasoning"]
 def read_texts(path: Path, column: str) -> pd.DataFrame:
     """The rows as they are, all columns text; raises UserError for what can't be classified."""
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a CSV file in UTF-8: {' '.join(str(error).split())}") from None
+    if not isinstance(rows.index, pd.RangeIndex):  # pandas would take the first column for the rows' names
+        raise UserError(f"{path} has rows with more fields than its header: put texts that hold commas in quotes")
     if column not in rows:
         raise UserError(f"{path} has no column {column!r}; it has {', '.join(rows.columns)}: name one with --text-column")
     taken = [name for name in COLUMNS if name in rows]
@@ -96,21 +99,28 @@ async def classify(student: Student, texts: Sequence[str], file: TextIO, timeout
     return answers
 
 
+def check_target(to: Path) -> None:
+    """Raise UserError where the output could not be written, before hours of work and not after."""
+    if to.is_dir() or not os.access(to.parent, os.W_OK):
+        raise UserError(f"{to} can't be written: name a file in a folder that is there and yours")
+
+
 def batch(source: Path, to: Path, column: str) -> None:
     params = load_params()
     rows = read_texts(source, column)
+    check_target(to)
     student = load_student(params)
     settings = [student.classifier.request(""), student.classifier.calibration.model_dump()]
     kept = cache() / "batch" / f"{row_id(json.dumps([list(rows[column]), settings]))}.jsonl"  # other rows or weights: another file
     with only_here(kept) as file, running(student.engine) if student.engine else nullcontext():
         # A whole chunk is in flight at once, so that one query may wait for all others of it.
         answers = asyncio.run(classify(student, list(rows[column]), file, params.serve.timeout_s * CHUNK))
-    found = pd.DataFrame(answers, columns=COLUMNS, index=rows.index)
-    if found["reasoning"].isna().all():
-        found = found.drop(columns="reasoning")
-    with whole_file(to) as draft:
-        pd.concat([rows, found], axis=1).to_csv(draft, index=False)
-    kept.unlink()
+        found = pd.DataFrame(answers, columns=COLUMNS, index=rows.index)
+        if found["reasoning"].isna().all():
+            found = found.drop(columns="reasoning")
+        with whole_file(to) as draft:
+            pd.concat([rows, found], axis=1).to_csv(draft, index=False)
+        kept.unlink()
     print(f"{len(rows)} rows in {to}, {sum(answer['abstained'] for answer in answers)} of them abstained")
 
 
@@ -124,7 +134,9 @@ def main() -> None:
     end_on_sigterm()
     try:
         batch(given.source, given.to, given.text_column)
-    except (UserError, EngineError) as error:
+    except UserError as error:
+        sys.exit(f"serve.batch: {error}")
+    except EngineError as error:
         sys.exit(f"serve.batch: {error}; what was answered is kept: run it again to go on")
     except KeyboardInterrupt:
         sys.exit(130)

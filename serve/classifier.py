@@ -8,6 +8,7 @@ from typing import Any
 
 from dspy.utils.exceptions import AdapterParseError
 
+from serve.engine_client import EngineError
 from serve.schemas import Answer, RunnerUp
 from stages.parts.calibration import Calibration, calibrated
 from stages.parts.label_probabilities import ALTERNATIVES, label_probabilities
@@ -45,14 +46,19 @@ class Classifier:
         return {"messages": messages, **self.options}
 
     def answer(self, completion: dict[str, Any]) -> Answer:
-        """What a chat completion says."""
-        choice = completion["choices"][0]
+        """What a chat completion says; raises EngineError where it is none."""
         try:
-            fields = self.adapter.parse(self.signature, choice["message"]["content"] or "")
-        except AdapterParseError:  # an answer cut short
-            fields = {"label": ""}
+            choice = completion["choices"][0]
+            content, logprobs = choice["message"]["content"] or "", choice["logprobs"]
+            found = label_probabilities(logprobs, self.program.labels)
+        except (KeyError, IndexError, TypeError):
+            raise EngineError("the engine's answer is no chat completion with log-probabilities") from None
+        try:
+            fields = self.adapter.parse(self.signature, content)
+        except AdapterParseError:  # an answer cut short: its tokens are no label's
+            fields, found = {"label": ""}, {}
         label = match_label(fields["label"], self.program.labels)
-        likely = calibrated(label_probabilities(choice["logprobs"], self.program.labels), self.calibration.temperature)
+        likely = calibrated(found, self.calibration.temperature)
         confidence = likely.get(label, 0.0)
         threshold = self.calibration.threshold
         others = [RunnerUp(label=other, confidence=value) for other, value in likely.items() if other != label]

@@ -33,8 +33,7 @@ class EngineClient:
             async with self.session.post(f"{self.api_base}/chat/completions", json=body) as response:
                 if response.status == 400 and "context length" in await response.text():  # vLLM's and OpenAI's words
                     raise QueryRefused("the query has too many tokens for the model")
-                if response.status != 200:
-                    raise EngineError(f"the engine answered {response.status}; its log says why")
+                refuse(response.status)
                 found: dict[str, Any] = await response.json()
                 return found
         except TimeoutError:
@@ -46,17 +45,25 @@ class EngineClient:
         """The names that the engine serves; raises EngineError."""
         try:
             async with self.session.get(f"{self.api_base}/models") as response:
-                if response.status != 200:
-                    raise EngineError(f"the engine answered {response.status}")
+                refuse(response.status)
                 return [model["id"] for model in (await response.json())["data"]]
-        except (TimeoutError, aiohttp.ClientError, json.JSONDecodeError, KeyError) as error:
+        except (TimeoutError, aiohttp.ClientError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise EngineError(f"the engine failed: {type(error).__name__}") from None
+
+
+def refuse(status: int) -> None:
+    """Raise EngineError for any status but 200."""
+    if status == 401:
+        raise EngineError("the engine wants another key than ENGINE_API_KEY holds")
+    if status != 200:
+        raise EngineError(f"the engine answered {status}; its log says why")
 
 
 @asynccontextmanager
 async def engine_client(api_base: str, key: str, timeout_s: float) -> AsyncIterator[EngineClient]:
     """A client whose connections are kept and shared until the block ends."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)  # the app's own queue is the limit
+    # No limit: the app's own queue is one. vLLM closes a connection that was idle for 5 s; a query must not be on its way then.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
     headers = {"Authorization": f"Bearer {key}"}
     async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=aiohttp.ClientTimeout(timeout_s)) as session:
         yield EngineClient(session, api_base)

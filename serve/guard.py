@@ -1,5 +1,6 @@
-"""Before any handler: bodies that are too large are refused, and every request is counted."""
+"""Before any handler: bodies that are too large or too slow are refused, and every request is counted."""
 
+import asyncio
 import time
 
 from fastapi import HTTPException
@@ -8,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve.metrics import Metrics
 
 MAX_BODY = 2**20  # bytes
+MAX_BODY_S = 10  # from the request's head to the body's end
 
 
 class Guard:
@@ -21,12 +23,20 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status, read = time.perf_counter(), 500, 0
+        started, status, read, complete = time.perf_counter(), 500, 0, False
+        body_end = asyncio.get_running_loop().time() + MAX_BODY_S
 
         async def counted_receive() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, complete
+            if complete:
+                return await receive()  # until the client goes
+            try:
+                async with asyncio.timeout_at(body_end):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, "the body did not come in time") from None
             read += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             if read > MAX_BODY:
                 raise HTTPException(413, "the body is too large")  # the one kind of exception that FastAPI lets through here
             return message

@@ -56,6 +56,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, why in {
         400: "The body can't be read",
         401: "No valid API key",
+        408: "The body did not come in time",
         413: "The body, the query or the batch is too large",
         429: "Too many queries in flight; see Retry-After",
         503: "The engine is not up; see Retry-After",

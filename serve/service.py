@@ -77,13 +77,13 @@ class Service:
         started = time.perf_counter()
         try:
             completion = await self.client.complete(self.classifier.request(query))
+            self.metrics.engine_seconds.observe(time.perf_counter() - started)
+            answer = self.classifier.answer(completion)
         except QueryRefused:
             raise
         except EngineError:
             self.metrics.engine_failures.inc()
             raise
-        self.metrics.engine_seconds.observe(time.perf_counter() - started)
-        answer = self.classifier.answer(completion)
         self.metrics.labels.labels(answer.label).inc()
         if answer.abstained:
             self.metrics.abstentions.inc()

@@ -1,19 +1,18 @@
 """The pair that `optimize` chose, checked, and the engine that serves its weights."""
 
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 from serve.classifier import Classifier
 from stages.parts import paths
-from stages.parts.calibration import load_calibration
+from stages.parts.calibration import Calibration, load_calibration
 from stages.parts.errors import UserError
 from stages.parts.params import Params
 from stages.parts.program_file import Sidecar, load_program, load_sidecar
-from stages.parts.records import folder_sha256
-from stages.parts.vllm_server import Engine, is_adapter, served_name, student_engine
+from stages.parts.records import file_sha256, folder_sha256
+from stages.parts.students import base_engine, shares_an_engine, tuned_engine
+from stages.parts.vllm_server import Engine, served_name
 
 ENGINE_KEY = "ENGINE_API_KEY"
 
@@ -31,45 +30,31 @@ class Student:
 def load_student(params: Params) -> Student:
     """Load and check everything that `make serve` needs; raises UserError where something is missing or does not belong together."""
     sidecar = load_sidecar(paths.SIDECAR)
-    check_weights(sidecar)
-    program = load_program(paths.PROGRAM, sidecar.labels, sidecar.instructions, sidecar.style)
     calibration = load_calibration(paths.CALIBRATION)
+    check_pair(sidecar, calibration, params.profile)
+    program = load_program(paths.PROGRAM, sidecar.labels, sidecar.instructions, sidecar.style)
 
     base, adapter = Path(sidecar.base), Path(sidecar.adapter)
     name = served_name(adapter.name, adapter)
     if params.engine.api_base:
         api_base, key, engine = params.engine.api_base.rstrip("/"), os.environ.get(ENGINE_KEY, ""), None
     else:
-        if not is_adapter(adapter):
-            engine = student_engine(adapter, {}, params, name)
-        elif params.serve.weights == "merged":
-            engine = merged_engine(base, adapter, name, params)
-        else:
-            engine = adapter_engine(base, adapter, params)
+        beside = shares_an_engine(adapter, params)
+        engine = base_engine(base, {adapter.name: adapter}, params) if beside else tuned_engine(base, adapter, name, params)
         api_base, key = engine.served.api_base, engine.served.key
     return Student(Classifier(program, sidecar, calibration, name), engine, api_base, key)
 
 
-def check_weights(sidecar: Sidecar) -> None:
-    """Raise UserError where base or adapter are not those that the program was chosen with."""
+def check_pair(sidecar: Sidecar, calibration: Calibration, profile: str) -> None:
+    """Raise UserError where weights, program or calibration are not those that were chosen together, for this profile."""
+    if sidecar.profile != profile:
+        raise UserError(f"{paths.SIDECAR} is of profile {sidecar.profile}, params.yaml wants {profile}: run `dvc repro`")
     for folder, expected in ((sidecar.base, sidecar.base_sha256), (sidecar.adapter, sidecar.adapter_sha256)):
         if not Path(folder).is_dir():
             raise UserError(f"{folder} is missing: run `dvc repro` or `dvc checkout`")
         if folder_sha256(Path(folder)) != expected:
             raise UserError(f"{folder} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
-
-
-def adapter_engine(base: Path, adapter: Path, params: Params) -> Engine:
-    return student_engine(base, {adapter.name: adapter}, params)
-
-
-def merged_engine(base: Path, adapter: Path, name: str, params: Params) -> Engine:
-    """An engine for the adapter folded into its base, under the adapter's name: more queries a second than with the adapter beside it."""
-    merged = paths.cache() / "merged" / f"{served_name('base', base)}-{name}"
-    if not merged.is_dir():
-        from stages.parts.merge import merge_adapter  # here, since it imports torch, which is needed this once
-
-        print(f"merging {adapter} into {base}", flush=True)
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # the weights leave memory with the process
-            pool.submit(merge_adapter, base, adapter, merged).result()
-    return student_engine(merged, {}, params, name)
+    if not paths.PROGRAM.is_file() or file_sha256(paths.PROGRAM) != sidecar.program_sha256:
+        raise UserError(f"{paths.PROGRAM} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
+    if (calibration.adapter_sha256, calibration.program_sha256) != (sidecar.adapter_sha256, sidecar.program_sha256):
+        raise UserError(f"{paths.CALIBRATION} is of another pair than {paths.SIDECAR}: run `dvc repro calibrate`")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from serve.engine_client import EngineError
@@ -11,8 +12,11 @@ from stages.parts.vllm_server import Engine
 logger = logging.getLogger("serve")
 
 WATCH_EVERY_S = 0.2
+CHECK_EVERY_S = 1.0  # of an engine that runs elsewhere
+FAILED_CHECKS = 3  # in a row, before such an engine counts as gone: a single one may be a dropped connection
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
+STEADY_S = 60.0  # an engine that was ready for so long is started again after the first pause, however many it took before
 
 Check = Callable[[], Awaitable[None]]
 
@@ -28,6 +32,7 @@ class Supervisor:
         self.engine = engine
         self.check = check
         self.ready = False
+        self.ready_since = 0.0  # by the monotonic clock
         self.was_ready = asyncio.Event()
 
     async def run(self) -> None:
@@ -35,36 +40,46 @@ class Supervisor:
         pause = FIRST_PAUSE_S
         while True:
             try:
-                await self.live()
-                pause = FIRST_PAUSE_S
-            except (UserError, EngineError) as error:
+                await (self.live(self.engine) if self.engine else self.watch())
+            except (UserError, EngineError, OSError) as error:
                 if not self.was_ready.is_set():
                     raise
-                logger.error("the engine is not up: %s", error)
-            finally:
-                self.ready = False
-            logger.error("the engine is gone; next try in %.0f s", pause)
+                logger.error("the engine is gone: %s", error)
+            if self.ready and time.monotonic() - self.ready_since > STEADY_S:
+                pause = FIRST_PAUSE_S
+            self.ready = False
+            logger.error("next try in %.0f s", pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    async def live(self) -> None:
-        """One life of the engine, from start to end."""
-        if self.engine:
-            self.engine.stop()  # what a dead engine left behind: its workers hold memory
-            process = self.engine.start()  # here, not in a thread of the pool: with its thread the engine would end
-            await asyncio.to_thread(self.engine.wait_until_up)
-            await self.check()
-            self.now_ready()
-            while process.poll() is None:
-                await asyncio.sleep(WATCH_EVERY_S)
-        else:
-            await self.check()
-            self.now_ready()
-            while True:
-                await asyncio.sleep(1)
+    async def live(self, engine: Engine) -> None:
+        """One life of the engine, from start to end; raises EngineError at its end."""
+        await asyncio.to_thread(engine.stop)  # what a dead engine left behind: its workers hold memory
+        process = engine.start()  # here, not in a thread of the pool: with its thread the engine would end
+        await asyncio.to_thread(engine.wait_until_up)
+        await self.check()
+        self.now_ready()
+        while process.poll() is None:
+            await asyncio.sleep(WATCH_EVERY_S)
+        raise EngineError(f"it ended with code {process.returncode}; its log is {engine.log}")
+
+    async def watch(self) -> None:
+        """One stretch of an engine that runs elsewhere; raises EngineError once it does not answer any more."""
+        await self.check()
+        self.now_ready()
+        failed = 0
+        while True:
+            await asyncio.sleep(CHECK_EVERY_S)
+            try:
                 await self.check()
+                failed = 0
+            except EngineError:
+                failed += 1
+                if failed == FAILED_CHECKS:
+                    raise
 
     def now_ready(self) -> None:
         self.ready = True
+        self.ready_since = time.monotonic()
         self.was_ready.set()
         logger.info("the engine is ready")

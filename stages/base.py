@@ -3,6 +3,7 @@
 python -m stages.base
 """
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def main() -> None:
         gpu_memory()
         snapshot(student.model, student.revision, BASE)
         freeze_date(BASE)
+        shutil.rmtree(BASE / ".cache", ignore_errors=True)  # the download's own notes: DVC would not keep them, and hashes would change
         return
 
     set_seed(params.seed)

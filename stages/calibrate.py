@@ -6,6 +6,7 @@ python -m stages.calibrate
 from stages.parts import paths
 from stages.parts.calibration import Calibration, best_temperature, calibrated, lowest_threshold
 from stages.parts.params import load_params
+from stages.parts.program_file import load_sidecar
 from stages.parts.records import read_jsonl, write_json
 from stages.parts.stage import run_stage
 
@@ -23,7 +24,10 @@ def main() -> None:
     threshold = lowest_threshold(confidence, right, params.calibrate.precision)
 
     answered = [hit for hit, sure in zip(right, confidence, strict=True) if threshold is not None and sure >= threshold]
+    pair = load_sidecar(paths.SIDECAR)
     found = Calibration(
+        adapter_sha256=pair.adapter_sha256,
+        program_sha256=pair.program_sha256,
         temperature=temperature,
         threshold=threshold,
         wanted_precision=params.calibrate.precision,

@@ -21,8 +21,8 @@ from stages.parts.program_file import load_program, program_state
 from stages.parts.records import Query, TeacherLabel, read_json, read_jsonl, whole_file, write_json
 from stages.parts.stage import run_stage
 from stages.parts.statistics import coverage_curve, difference_interval, expected_calibration_error, interval, reliability
+from stages.parts.students import students
 from stages.parts.task import IntentClassifier
-from stages.parts.vllm_server import students
 
 LATENCY_QUERIES = 50
 KINDS = ("plain", "optimized")
@@ -58,7 +58,7 @@ class Students:
 
 
 def score_students(params: Params, labels: list[str], test: list[Any], adapter: str, served_program: str) -> Students:
-    """Run base and adapter with both programs over the test rows, in one engine; equal prompts once."""
+    """Run base and tuned student with both programs over the test rows; equal prompts once."""
     instructions, threads = params.program.instructions, params.runtime.threads
     plain = IntentClassifier(labels, instructions, params.style)
     most_tokens = lm.max_tokens(params.style, labels, paths.BASE)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, set_seed
 
-from stages.parts import paths
+from stages.parts import paths, shared_prefix, student_weights, training
 from stages.parts.errors import UserError
 from stages.parts.launch import launch
 from stages.parts.params import Params, load_params
 from stages.parts.records import file_sha256, folder_sha256, read_jsonl, row_id, write_json
 from stages.parts.stage import run_stage
 from stages.parts.student_weights import keep_weights, load_student, lora_config
-from stages.parts.training import Recipe, complete_checkpoints, encode, fine_tune, learning_curve, training_log
+from stages.parts.training import Recipe, complete_checkpoints, encode, fine_tune, learning_curve, naming_what_to_lower, training_log
 
 
 def checkpoint_folder(params: Params) -> Path:
@@ -25,6 +25,8 @@ def checkpoint_folder(params: Params) -> Path:
     inputs = [
         file_sha256(paths.SFT_TRAIN),
         folder_sha256(paths.BASE),
+        *(file_sha256(Path(str(code.__file__))) for code in (training, shared_prefix, student_weights)),
+        params.runtime.parallel,  # another one has other steps, and checkpoints of another form
         params.train.model_dump_json(),
         params.lora.model_dump_json(),
         params.own.sft.model_dump_json(),
@@ -37,7 +39,8 @@ def train(params: Params) -> None:
     """Train until every epoch has its checkpoint; in each process of a parallel run."""
     set_seed(params.seed)
     tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
-    model = load_student(paths.BASE, params.train.method)
+    with naming_what_to_lower():
+        model = load_student(paths.BASE, params.train.method)
     recipe = Recipe(
         epochs=params.lora.epochs,
         batch=params.own.sft.batch,
@@ -52,15 +55,20 @@ def train(params: Params) -> None:
 
 def main() -> None:
     params = load_params()
+    if params.train.method == "qlora" and params.runtime.parallel in ("fsdp", "zero3"):
+        raise UserError(f"4-bit weights can't be spread with {params.runtime.parallel}: use runtime.parallel ddp or none")
     if params.runtime.parallel == "none":
         train(params)
     else:
         launch(params.runtime.parallel, "stages.lora")
     checkpoints = checkpoint_folder(params)
     epochs = complete_checkpoints(checkpoints)
+    if len(epochs) != params.lora.epochs:
+        raise UserError(f"{checkpoints} holds {len(epochs)} checkpoints for {params.lora.epochs} epochs: remove it and run again")
+    curve = learning_curve(training_log(epochs[-1]))
     for number, step in enumerate(epochs, start=1):
         keep_weights(step, paths.LORA / f"epoch-{number}")
-    write_json(paths.LEARNING_CURVE, learning_curve(training_log(epochs[-1])))
+    write_json(paths.LEARNING_CURVE, curve)
     shutil.rmtree(checkpoints)
 
 

@@ -15,10 +15,10 @@ from stages.parts import lm, paths
 from stages.parts.classify import Scores, score
 from stages.parts.params import Params, load_params
 from stages.parts.program_file import Sidecar, program_state, save_program, save_sidecar
-from stages.parts.records import folder_sha256, read_json, read_jsonl, write_json, write_jsonl
+from stages.parts.records import file_sha256, folder_sha256, read_json, read_jsonl, write_json, write_jsonl
 from stages.parts.stage import run_stage
+from stages.parts.students import students
 from stages.parts.task import IntentClassifier, StudentAdapter, example, metric
-from stages.parts.vllm_server import students
 
 
 @dataclass
@@ -104,6 +104,7 @@ def main() -> None:
             labels=labels,
             instructions=params.program.instructions,
             style=params.style,
+            program_sha256=file_sha256(paths.PROGRAM),
             prompt_adapter=StudentAdapter.__name__,
             max_tokens=most_tokens,
             base=str(paths.BASE),

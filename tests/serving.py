@@ -18,7 +18,7 @@ from stages.parts import paths
 from stages.parts.calibration import Calibration
 from stages.parts.params import Style
 from stages.parts.program_file import Sidecar, save_program, save_sidecar
-from stages.parts.records import folder_sha256, write_json
+from stages.parts.records import file_sha256, folder_sha256, write_json
 from stages.parts.task import IntentClassifier, StudentAdapter, predictor
 from stages.parts.vllm_server import free_port, served_name
 from tests.conftest import ROOT
@@ -64,6 +64,7 @@ def make_shop(folder: Path, style: Style = "direct", threshold: float = 0.5, **s
         labels=LABELS,
         instructions="Classify.",
         style=style,
+        program_sha256=file_sha256(folder / paths.PROGRAM),
         prompt_adapter=StudentAdapter.__name__,
         max_tokens=8,
         base=str(paths.BASE),
@@ -74,7 +75,16 @@ def make_shop(folder: Path, style: Style = "direct", threshold: float = 0.5, **s
         dev_accuracy=0.5,
     )
     save_sidecar(sidecar, folder / paths.SIDECAR)
-    calibration = Calibration(temperature=1.0, threshold=threshold, wanted_precision=0.9, rows=1, coverage=1.0, precision=1.0)
+    calibration = Calibration(
+        adapter_sha256=sidecar.adapter_sha256,
+        program_sha256=sidecar.program_sha256,
+        temperature=1.0,
+        threshold=threshold,
+        wanted_precision=0.9,
+        rows=1,
+        coverage=1.0,
+        precision=1.0,
+    )
     write_json(folder / paths.CALIBRATION, calibration.model_dump())
     return shop
 

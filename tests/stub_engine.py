@@ -62,6 +62,8 @@ def create_app(model: str, key: str, latency_s: float) -> web.Application:
             return web.json_response({"error": {"message": "This model's maximum context length is 4096 tokens."}}, status=400)
         if "SIMULATE-400" in query:
             return web.json_response({"error": {"message": "max_logprobs is 5"}}, status=400)
+        if "SIMULATE-ODD" in query:  # a gateway that answers its own errors with 200
+            return web.json_response({"error": {"message": "upstream"}})
         if "SIMULATE-GARBAGE" in query:
             return web.Response(text="<html>a proxy's error page", content_type="text/html")
         await asyncio.sleep(3600 if "SIMULATE-HANG" in query else latency_s)

@@ -78,7 +78,7 @@ def test_command_lines_are_ones_that_vllm_takes():
         assert (known.tensor_parallel_size, known.pipeline_parallel_size) == ((layout.tensor, layout.pipeline) if layout else (1, 1))
 
 
-RUNTIME = Runtime(parallel="none", rows_at_once=None, threads=1, port=None, engine_start_s=20, kv_cache_gib=1)
+RUNTIME = Runtime(parallel="none", rows_at_once=None, weights="merged", threads=1, port=None, engine_start_s=20, kv_cache_gib=1)
 
 
 def test_an_engine_that_dies_shows_the_end_of_its_log(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Parts that change no result: a stage does not rerun for them.
-PLUMBING = {"errors", "gpus", "hub", "launch", "params", "paths", "records", "stage", "vllm_server"}
+PLUMBING = {"errors", "gpus", "hub", "launch", "params", "paths", "records", "stage", "students", "vllm_server"}
 
 
 def names(entries) -> set[str]:

@@ -1,12 +1,13 @@
-"""Which engines run for which student: one for a base with its adapters, one each for students that were trained whole."""
+"""Which engines run for which student: by default one each; adapters beside their base where runtime.weights says so."""
 
 from contextlib import closing, contextmanager
 
 import pytest
 
-from stages.parts import vllm_server
+from stages.parts import students as module
 from stages.parts.params import load_params
-from stages.parts.vllm_server import ServedModel, students
+from stages.parts.students import students
+from stages.parts.vllm_server import ServedModel
 
 
 @pytest.fixture
@@ -25,18 +26,22 @@ def engines(tmp_path, monkeypatch):
         finally:
             up.pop()
 
-    monkeypatch.setattr(vllm_server, "running", run)
+    monkeypatch.setattr(module, "running", run)
+    monkeypatch.setattr(module, "merged", lambda base, adapter: tmp_path / "merged")
     return tmp_path, up
 
 
-def test_each_student_is_asked_for_while_its_own_engine_runs(engines):
+@pytest.mark.parametrize(("weights", "engine"), [("merged", "merged"), ("adapter", "base")])
+def test_each_student_is_asked_for_while_its_own_engine_runs(engines, weights, engine):
     folder, up = engines
-    found = []
-    with closing(students(folder / "base", {name: folder / name for name in ("adapter", "whole", "other")}, load_params())) as each:
+    params = load_params()
+    params = params.model_copy(update={"runtime": params.runtime.model_copy(update={"weights": weights})})
+    found = {}
+    with closing(students(folder / "base", {name: folder / name for name in ("adapter", "whole", "other")}, params)) as each:
         for name, served in each:
             assert isinstance(served, ServedModel) and served.names[name].startswith(f"{name}-")
-            found.append((name, *up))
-    assert found == [("base", "base"), ("adapter", "base"), ("whole", "whole"), ("other", "other")]
+            found[name] = list(up)
+    assert found == {"base": ["base"], "adapter": [engine], "whole": ["whole"], "other": ["other"]}
     assert not up
 
 

@@ -85,5 +85,7 @@ def test_a_program_comes_back_as_saved_and_not_onto_another_shape(tmp_path):
     again = load_program(tmp_path / "program.json", LABELS, INSTRUCTIONS, "direct")
     assert program_state(again) == program_state(program)
     assert "new card?" in str(task.adapter().format(task.predictor(again).signature, task.predictor(again).demos, {"query": "x"}))
-    with pytest.raises(UserError, match="another shape than style chain_of_thought"):
+    with pytest.raises(UserError, match="another style, other instructions or labels"):
         load_program(tmp_path / "program.json", LABELS, INSTRUCTIONS, "chain_of_thought")
+    with pytest.raises(UserError, match="another style, other instructions or labels"):
+        load_program(tmp_path / "program.json", [*LABELS, "one_more"], INSTRUCTIONS, "direct")

@@ -1,5 +1,6 @@
 """The training loop itself: the real TRL trainer on a toy student, kills and all."""
 
+import copy
 import json
 import os
 import signal
@@ -14,12 +15,13 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from peft import LoraConfig
 from safetensors.torch import load_file
-from transformers import set_seed
+from transformers import AutoModelForCausalLM, Lfm2Config, MambaConfig, MistralConfig, set_seed
 
 from stages.parts import training
 from stages.parts.errors import UserError
 from stages.parts.launch import CONFIGURATIONS
 from stages.parts.params import TinyStudent
+from stages.parts.shared_prefix import can_share
 from stages.parts.task import IntentClassifier, training_messages
 from stages.parts.tiny_llama import build_model, build_tokenizer, format_lessons, start_from_word_vectors
 from stages.parts.training import Recipe, Watch, complete_checkpoints, cut, encode, fine_tune, learning_curve, rows_at_once
@@ -66,6 +68,39 @@ def test_fewer_rows_at_once_train_the_same_adapter(tmp_path):
 def test_dropout_falls_back_to_whole_rows(tmp_path, capsys):
     train(tmp_path, epochs=1, dropout=0.1)
     assert "each computed whole (LoRA dropout is above 0)" in capsys.readouterr().out
+
+
+def test_a_tokenizer_without_padding_falls_back_too(tmp_path, monkeypatch):
+    bare = copy.deepcopy(TOKENIZER)
+    bare.pad_token = None
+    monkeypatch.setattr(training, "common_prefix_length", lambda rows: 0)
+    assert fine_tune(build_model(TOKENIZER, STUDENT), bare, ROWS, Recipe(1, 4, 0.01, 0), tmp_path)
+
+
+SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
+OTHER_LAYERS = {
+    "a window": MistralConfig(**SMALL, **HEADS, sliding_window=8),
+    "a state": Lfm2Config(**SMALL, **HEADS, layer_types=["conv", "full_attention"]),
+    "only states": MambaConfig(**SMALL),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_LAYERS)
+def test_students_with_other_layers_fall_back_to_whole_rows(name):
+    assert not can_share(AutoModelForCausalLM.from_config(OTHER_LAYERS[name]))
+    assert can_share(build_model(TOKENIZER, STUDENT))
+
+
+def test_a_machine_with_several_gpus_trains_on_one(tmp_path, monkeypatch):
+    class SeesTwo(training.SFTConfig):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self._n_gpu = 2
+
+    monkeypatch.setattr(training, "SFTConfig", SeesTwo)
+    trainer = training.make_trainer(build_model(TOKENIZER, STUDENT), TOKENIZER, ROWS, Recipe(1, 4, 0.01, 0), tmp_path)
+    assert trainer.args.n_gpu == 1
 
 
 def test_rows_beyond_what_the_model_reads_are_cut_or_left_out(capsys):
@@ -209,6 +244,7 @@ def test_whole_weights_are_trained_and_kept(repository):
     ("change", "says"),
     [
         ({"method": "qlora"}, "lora: train.method qlora needs bitsandbytes"),
+        ({"method": "qlora", "parallel": "fsdp"}, "lora: 4-bit weights can't be spread with fsdp"),
         ({"parallel": "fsdp"}, "lora: runtime.parallel fsdp needs GPUs and there is none"),
     ],
 )

@@ -19,11 +19,13 @@ TEMPERATURES = (0.2, 10.0)
 
 
 class Calibration(BaseModel):
-    """How to read a student's probabilities. `threshold` is the lowest confidence worth an answer, or None where none is; `coverage` and
-    `precision` are what it gave on the `rows` that it was chosen on."""
+    """How to read the probabilities of the pair with these hashes. `threshold` is the lowest confidence worth an answer, or None where none
+    is; `coverage` and `precision` are what it gave on the `rows` that it was chosen on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    adapter_sha256: str
+    program_sha256: str
     temperature: float
     threshold: float | None
     wanted_precision: float

@@ -73,6 +73,7 @@ class Report(Block):
 class Runtime(Block):
     parallel: Literal["none", "ddp", "fsdp", "zero3"]
     rows_at_once: Positive | None
+    weights: Literal["merged", "adapter"]
     threads: Positive
     port: Port | None
     engine_start_s: Positive
@@ -82,7 +83,6 @@ class Runtime(Block):
 class Serve(Block):
     host: str
     port: Port
-    weights: Literal["merged", "adapter"]
     queue: Positive
     timeout_s: Positive
 

@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stages.parts.errors import UserError
 from stages.parts.params import Style
 from stages.parts.records import read_json, write_json, write_text
-from stages.parts.task import IntentClassifier
+from stages.parts.task import IntentClassifier, StudentAdapter
 
 
 class Sidecar(BaseModel):
-    """What a program was chosen with. `adapter` is the LoRA adapter's folder; the hashes are over whole folders."""
+    """What a program was chosen with. `adapter` is the tuned student's folder: an adapter, or whole weights. Hashes of folders are over all
+    their files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,6 +26,7 @@ class Sidecar(BaseModel):
     labels: list[str]
     instructions: str
     style: Style
+    program_sha256: str
     prompt_adapter: str
     max_tokens: int
     base: str
@@ -49,7 +51,7 @@ def save_sidecar(sidecar: Sidecar, path: Path) -> None:
 
 
 def load_sidecar(path: Path) -> Sidecar:
-    """Read a sidecar; raises UserError where it is missing, from another version of this project or of DSPy."""
+    """Read a sidecar; raises UserError where it is missing, or from another version of this project or of DSPy."""
     try:
         sidecar = Sidecar.model_validate(read_json(path))
     except ValidationError as error:
@@ -57,15 +59,17 @@ def load_sidecar(path: Path) -> Sidecar:
         raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}: run `dvc repro optimize`") from None
     if sidecar.dspy_version != dspy.__version__:
         raise UserError(f"{path} was made with DSPy {sidecar.dspy_version}, this is {dspy.__version__}: run `dvc repro optimize`")
+    if sidecar.prompt_adapter != StudentAdapter.__name__:
+        raise UserError(f"{path} wants prompts of {sidecar.prompt_adapter}, not {StudentAdapter.__name__}: run `dvc repro optimize`")
     return sidecar
 
 
 def load_program(path: Path, labels: list[str], instructions: str, style: Style) -> IntentClassifier:
-    """Load a program's JSON; raises UserError where it was made for another task or style."""
+    """Load a program's JSON; raises UserError where it was made for another style, instructions or labels."""
     program = IntentClassifier(labels, instructions, style)
-    own = {name: state["signature"]["fields"] for name, state in program.dump_state().items()}
+    own = {name: state["signature"] for name, state in program.dump_state().items()}
     saved = read_json(path)
-    if {name: state.get("signature", {}).get("fields") for name, state in saved.items() if name != "metadata"} != own:
-        raise UserError(f"{path} is a program of another shape than style {style}: run `dvc repro optimize`")
+    if {name: state.get("signature") for name, state in saved.items() if name != "metadata"} != own:
+        raise UserError(f"{path} is a program of another style, other instructions or labels: run `dvc repro optimize`")
     program.load_state(saved)
     return program

@@ -30,6 +30,15 @@ def common_prefix_length(rows: Sequence[Mapping[str, Any]]) -> int:
     return max(0, min(shared, unlearned - 1))
 
 
+def can_share(model: PreTrainedModel) -> bool:
+    """Whether all layers are full causal attention. A state or a convolution would leak from one suffix into the next; sliding windows,
+    soft caps and sinks are not what `shared_prefix_attention` computes."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    odd = ("sliding_window", "attn_logit_softcapping", "sinks", "attention_chunk_size")
+    return kinds == {"full_attention"} and not model._is_stateful and not any(getattr(config, name, None) for name in odd)
+
+
 class SharedPrefixCollator:
     """Lays rows of `input_ids` and `labels` (lists of int) out as one row behind their first `prefix_length` tokens.
 

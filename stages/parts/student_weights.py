@@ -1,6 +1,7 @@
 """The student before and after training: loaded for a method, and an epoch's weights kept without what only the trainer needs."""
 
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -34,12 +35,18 @@ def load_student(folder: Path, method: Method) -> PreTrainedModel:
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
     )
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", quantization_config=four_bits)
+    place = {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else None  # each process on its own GPU
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", quantization_config=four_bits, device_map=place)
 
 
 def keep_weights(checkpoint: Path, to: Path) -> None:
-    """Copy a checkpoint's adapter, or its whole model, without the trainer's own state."""
+    """Keep a checkpoint's adapter, or its whole model, without the trainer's own state; linked, since copies of whole models add up."""
     to.mkdir(parents=True, exist_ok=True)
     wanted = ADAPTER_FILES if (checkpoint / ADAPTER_FILES[0]).is_file() else MODEL_FILES
     for file in (file for pattern in wanted for file in checkpoint.glob(pattern)):
-        shutil.copy(file, to / file.name)
+        kept = to / file.name
+        kept.unlink(missing_ok=True)
+        try:
+            os.link(file, kept)
+        except OSError:  # another file system
+            shutil.copy(file, kept)

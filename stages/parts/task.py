@@ -56,10 +56,15 @@ def answer_options(labels: Sequence[str], style: Style) -> dict[str, Any]:
     return {"add_generation_prompt": False, "continue_final_message": True, "structured_outputs": wanted}
 
 
-UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, halves of surrogate pairs
-# What a tokenizer or a parser could read as the end of a turn or a field: [[ ## label ## ]], <|eot_id|>, </s>, <end_of_turn>, [INST].
-MARKER = re.compile(r"\[\[ ## \w+ ## ]]|<\|[^|<>]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?[A-Z_]{2,20}]")
-MARKER_START = re.compile(r"<(?=[|/\w])|\[(?=\[)")
+# Control characters, what shows nothing but joins or turns letters (U+200D stays: emoji need it), halves of surrogate pairs.
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+# What a parser, or a tokenizer of the Llama, Mistral, Gemma, Qwen, Phi, DeepSeek and GLM families, reads as the end of a turn or a field:
+# [[ ## label ## ]], <|eot_id|> (also with full-width bars, U+FF5C), </s>, <end_of_turn>, [INST].
+MARKER = re.compile(
+    r"\[\[ ## \w+ ## ]]|<[|\uff5c][^|\uff5c<>]{1,40}[|\uff5c]>|</?s>|<(?:start|end)_of_turn>|"
+    r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|gMASK)]"
+)
+MARKER_START = re.compile(r"<(?=[|\uff5c/\w])|\[(?=\[)")
 
 
 def harmless(query: str, labels: Sequence[str]) -> str:

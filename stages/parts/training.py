@@ -17,7 +17,6 @@ from datasets import Dataset
 from peft import LoraConfig
 from tqdm import tqdm
 from transformers import (
-    DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -27,10 +26,11 @@ from transformers import (
     TrainingArguments,
 )
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from stages.parts.errors import UserError
 from stages.parts.records import read_json
-from stages.parts.shared_prefix import IGNORED, SHARED_PREFIX, SharedPrefixCollator, common_prefix_length, share_prefix
+from stages.parts.shared_prefix import IGNORED, SHARED_PREFIX, SharedPrefixCollator, can_share, common_prefix_length, share_prefix
 
 WARM_UP = 0.06  # share of the steps
 CLIP = 1.0
@@ -38,6 +38,8 @@ WINDOW = 20  # steps over which a loss is judged
 CURVE_POINTS = 48
 STATE = "trainer_state.json"  # the trainer writes it last into a checkpoint
 LOWER_RATE = "lower the learning rate (profiles.NAME.sft.learning_rate, or profiles.NAME.student.learning_rate in stage base) or lora.alpha"
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 Row = dict[str, list[int]]
 
@@ -123,16 +125,26 @@ class Watch(TrainerCallback):
         self.bar.close()
 
 
+class OneOptimizer(TrainerCallback):
+    """Keeps the optimiser's state of the last checkpoint only, which is all that a resumed run reads: it is twice a model's size."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            for checkpoint in complete_checkpoints(Path(str(args.output_dir)))[:-1]:
+                (checkpoint / "optimizer.pt").unlink(missing_ok=True)
+
+
 @contextmanager
 def naming_what_to_lower() -> Iterator[None]:
     """Turn running out of memory, on a GPU or a CPU, into one line."""
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         raise UserError(
-            "out of memory: lower runtime.rows_at_once (same result, slower) or profiles.NAME.sft.batch, or choose a smaller student"
+            "out of memory: lower runtime.rows_at_once (same result, slower) or profiles.NAME.sft.batch; where the weights alone are too "
+            "large, choose train.method lora or qlora, runtime.parallel fsdp, or a smaller student"
         ) from None
 
 
@@ -146,6 +158,15 @@ class Recipe:
     seed: int
     at_once: int | None = None
     lora: LoraConfig | None = None
+
+
+def why_not_shared(model: PreTrainedModel, prefix_length: int, lora: LoraConfig | None) -> str:
+    """What keeps rows from sharing the computation of their prefix; empty where nothing does."""
+    if not prefix_length:
+        return "no common prefix"
+    if lora and lora.lora_dropout:
+        return "LoRA dropout is above 0"
+    return "" if can_share(model) else "the student has other layers than full attention"
 
 
 def make_trainer(
@@ -162,15 +183,22 @@ def make_trainer(
     if recipe.batch % processes:
         raise UserError(f"{processes} devices can't share a batch of {recipe.batch} rows evenly: make profiles.NAME.sft.batch a multiple")
     if processes > 1:  # a device with fewer rows than another would see some twice
-        rows = rows[: len(rows) // recipe.batch * recipe.batch]
+        whole = len(rows) // recipe.batch * recipe.batch
+        if not whole:
+            raise UserError(f"{len(rows)} rows are no whole batch of {recipe.batch}: lower profiles.NAME.sft.batch")
+        print(f"{len(rows) - whole} rows beyond the last whole batch are left out")
+        rows = rows[:whole]
     per_device, times = rows_at_once(recipe.batch // processes, recipe.at_once)
     prefix_length = common_prefix_length(rows)
-    shares = prefix_length > 0 and (recipe.lora is None or recipe.lora.lora_dropout == 0)
-    if shares:
+    obstacle = why_not_shared(model, prefix_length, recipe.lora)
+    if obstacle:
+        print(f"{len(rows)} rows, each computed whole ({obstacle})")
+        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        collator: Any = DataCollatorForLanguageModeling(padding)
+    else:
         share_prefix(model)
         print(f"{len(rows)} rows share a prefix of {prefix_length} tokens: computed once a batch")
-    else:
-        print(f"{len(rows)} rows, each computed whole ({'no common prefix' if not prefix_length else 'LoRA dropout is above 0'})")
+        collator = SharedPrefixCollator(prefix_length)
     on_gpu = torch.cuda.is_available()
     settings = SFTConfig(
         output_dir=str(folder),
@@ -197,14 +225,16 @@ def make_trainer(
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+    if processes == 1:
+        settings._n_gpu = min(settings.n_gpu, 1)  # else the trainer would split batches over all GPUs it sees, which TRL refuses
     trainer = SFTTrainer(
         model=model,
         args=settings,
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
-        data_collator=SharedPrefixCollator(prefix_length) if shares else DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+        data_collator=collator,
         peft_config=recipe.lora,
-        callbacks=[Watch(sum(len(row["input_ids"]) for row in rows) / len(rows) * recipe.batch)],
+        callbacks=[Watch(sum(len(row["input_ids"]) for row in rows) / len(rows) * recipe.batch), OneOptimizer()],
     )
     trainer.remove_callback(PrinterCallback)  # a line a step
     return trainer
@@ -225,9 +255,9 @@ def fine_tune(
     Raises UserError where the loss leaves the finite numbers or grows, where memory does not suffice, and where no row fits the model.
     """
     rows = cut(rows, min(tokenizer.model_max_length, model.config.max_position_embeddings))
-    trainer = make_trainer(model, tokenizer, rows, recipe, folder, keep_epochs=keep_epochs)
     done = complete_checkpoints(folder)
     with naming_what_to_lower():
+        trainer = make_trainer(model, tokenizer, rows, recipe, folder, keep_epochs=keep_epochs)
         trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     if model.config._attn_implementation == SHARED_PREFIX:
         model.set_attn_implementation("sdpa")

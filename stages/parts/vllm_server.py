@@ -1,5 +1,6 @@
 """A vLLM server for as long as a stage needs it: its command line, its start, its end."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -8,9 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -18,12 +19,13 @@ from tqdm import tqdm
 
 from stages.parts.errors import UserError
 from stages.parts.gpus import Plan, gpu_memory, model_shape, plan
-from stages.parts.params import HubStudent, Params, Runtime
+from stages.parts.params import Runtime
 from stages.parts.paths import cache
 from stages.parts.records import folder_sha256
 
 LOG_LINES = 15  # of a failed engine's log that the user sees
 HOST = "127.0.0.1"
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def check_port(port: int) -> None:
-    """Raise UserError where something listens on the port already."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
+def ask_directly(host: str) -> None:
+    """Keep this process's requests to a host, which carry an engine's key, from a proxy that the environment names."""
+    excepted = [name for name in os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")).split(",") if name]
+    if host not in excepted:
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*excepted, host])
+
+
+def check_port(port: int, host: str = HOST) -> None:
+    """Raise UserError where the address is not this machine's or something listens on it already."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             raise UserError(f"port {port} is in use: stop what listens there, or choose another port") from None
+        raise UserError(f"can't listen on {host}, port {port}: {error.strerror}") from None
 
 
 class Engine:
@@ -70,8 +82,10 @@ class Engine:
     def start(self) -> subprocess.Popen[bytes]:
         """Start the process. Call it in a thread that lives as long as the engine shall: with that thread it ends (dying_with_parent)."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        ask_directly(HOST)
         environment = {
             **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))),  # for engine_guard
             "VLLM_API_KEY": self.served.key,
             "VLLM_HOST_IP": HOST,  # its processes talk to each other over sockets: nobody else shall
             "GLOO_SOCKET_IFNAME": "lo",
@@ -81,7 +95,7 @@ class Engine:
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
         }
-        with self.log.open("wb") as output:
+        with self.log.open("ab" if self.process else "wb") as output:  # a restart keeps what the dead engine said
             self.process = subprocess.Popen(
                 [*dying_with_parent(), *self.line], stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             )
@@ -109,13 +123,20 @@ class Engine:
                 time.sleep(0.5)
 
     def stop(self) -> None:
-        """End the engine and its workers: first politely, after 20 s by force. Also the workers of an engine that is dead already."""
+        """End the engine and its workers: first politely, by force after 20 s or when a second signal interrupts that. Also the workers of
+        an engine that is dead already."""
         if not self.process:
             return
-        for sign, patience_s in ((signal.SIGTERM, 20), (signal.SIGKILL, 5)):
-            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                os.killpg(self.process.pid, sign)
-                self.process.wait(patience_s)
+        try:
+            self.signal(signal.SIGTERM, patience_s=20)
+        finally:
+            self.signal(signal.SIGKILL, patience_s=5)
+
+    def signal(self, sign: signal.Signals, patience_s: float) -> None:
+        assert self.process
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(self.process.pid, sign)
+            self.process.wait(patience_s)
 
 
 def command(
@@ -125,6 +146,7 @@ def command(
     line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     line += ["--model", str(model), "--served-model-name", name, "--host", HOST, "--port", str(port)]
     line += ["--load-format", "safetensors"]  # never a pickle
+    line += ["--middleware", "stages.parts.engine_guard.OnlyOpenAI"]
     line += ["--enable-prefix-caching", "--generation-config", "vllm", "--disable-uvicorn-access-log"]
     if max_model_len:
         line += ["--max-model-len", str(max_model_len)]
@@ -152,9 +174,9 @@ def prepare(
     runtime: Runtime,
     *,
     on_gpus: bool,
+    name: str | None = None,
     lora_rank: int = 8,
     max_model_len: int | None = None,
-    name: str | None = None,
 ) -> Engine:
     """An engine for a model (under `name`, or a name of its weights) and its adapters, not started yet; raises UserError where GPUs or
     the port are not to be had."""
@@ -182,34 +204,6 @@ def running(engine: Engine) -> Iterator[ServedModel]:
 def dying_with_parent() -> list[str]:
     """A prefix that ends a command when this process is killed, even by SIGKILL (util-linux; nothing where it is missing)."""
     return ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
-
-
-def student_engine(model: Path, adapters: Mapping[str, Path], params: Params, name: str | None = None) -> Engine:
-    """An engine for the profile's student: on the GPUs for one of the hub, on the CPU for the tiny one."""
-    student = params.own.student
-    from_hub = isinstance(student, HubStudent)
-    length = student.max_model_len if isinstance(student, HubStudent) else None
-    return prepare(model, adapters, params.runtime, on_gpus=from_hub, lora_rank=params.lora.r, max_model_len=length, name=name)
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a tuned student's folder holds an adapter; else it holds a whole model (train.method full)."""
-    return (folder / "adapter_config.json").is_file()
-
-
-def students(base: Path, tuned: Mapping[str, Path], params: Params) -> Generator[tuple[str, ServedModel], None, None]:
-    """ "base" and each tuned student's name, with an engine that runs and serves it until the next is asked for.
-
-    One engine serves the base with all its adapters; whole models get one each. Close the generator to end the last one.
-    """
-    adapters = {name: folder for name, folder in tuned.items() if is_adapter(folder)}
-    with running(student_engine(base, adapters, params)) as served:
-        for name in served.names:
-            yield name, served
-    for name, folder in tuned.items():
-        if name not in adapters:
-            with running(student_engine(folder, {}, params, served_name(name, folder))) as served:
-                yield name, replace(served, names={name: served.names["base"]})
 
 
 def tail(log: Path) -> str:

@@ -233,7 +233,7 @@ async def forms_of_answers(rows: Sequence[Mapping[str, str]], student: Student) 
 
 def with_weights(params: Params, weights: str) -> Student:
     """The student on merged weights or with its adapter."""
-    return load_student(params.model_copy(update={"serve": params.serve.model_copy(update={"weights": weights})}))
+    return load_student(params.model_copy(update={"runtime": params.runtime.model_copy(update={"weights": weights})}))
 
 
 async def adapter_rate(texts: Sequence[str], student: Student) -> float:

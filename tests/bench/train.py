@@ -2,10 +2,11 @@
 
 python -m tests.bench.train [--steps 12] [--out reports/bench/train.json]
 
-Rows are the sample corpus as SFT rows with the program's own prompt. Two tokenizers: "plain", byte-level BPE as any hub student has it (the
+Rows are the sample corpus as SFT rows with the program's own prompt, answers direct (with reasoning, suffixes are longer and ratios lower). Two tokenizers: "plain", byte-level BPE as any hub student has it (the
 prompt is some 370 tokens), which `batch` reports; and the embedded student's own, in which the prompt's constant phrases are one token each
 (`embedded_tokenizer`). Stock is TRL's SFTTrainer with completion-only loss and the faster of its two collators, padded or padding-free
-(a packed batch without the wait for packing); a trial picks it. Ours is `stages.parts.training.make_trainer`.
+(a packed batch without the wait for packing); a trial picks it. On a CPU stock's head scores every token and ours the learned ones alone, so a
+part of the ratio is the head's; on a GPU both score learned tokens alone. Ours is `stages.parts.training.make_trainer`.
 
 On a CPU: the embedded student in float32. With a GPU: Llama-3.2-1B's shape with random weights in bfloat16, gradient checkpointing on for
 both; its results go under `gpu` and leave the CPU's alone. `max_loss_diff` is absolute; `max_grad_diff` is the largest relative difference
@@ -13,7 +14,6 @@ of any parameter's gradient (L2 norms). Memory is what a step adds to what stand
 """
 
 import argparse
-import platform
 import statistics
 import tempfile
 import time
@@ -33,11 +33,12 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from stages.parts import paths
 from stages.parts.params import load_params
 from stages.parts.records import read_json, write_json
-from stages.parts.shared_prefix import common_prefix_length
+from stages.parts.shared_prefix import IGNORED, common_prefix_length
 from stages.parts.student_weights import lora_config
 from stages.parts.task import IntentClassifier, training_messages
 from stages.parts.tiny_llama import BEGIN, CHAT_TEMPLATE, END_HEADER, END_OF_TURN, HEADER, MAX_POSITIONS, PAD, build_model, build_tokenizer
 from stages.parts.training import CLIP, Recipe, Row, encode, make_trainer
+from tests.bench.machine import machine
 
 BATCHES = (8, 32)
 PROJECTED = 6 * 4171  # rows: six epochs of Banking77's 25 most frequent labels
@@ -80,6 +81,9 @@ class Arm:
 
     def __init__(self, trainer: SFTTrainer) -> None:
         self.trainer = trainer
+        if trainer.args.gradient_checkpointing:  # the trainer does so in train(), which is not called here
+            trainer.model.gradient_checkpointing_enable()
+            assert trainer.model.is_gradient_checkpointing
         trainer.create_optimizer_and_scheduler(num_training_steps=1000)
         self.model, self.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
         for group in self.optimizer.param_groups:
@@ -169,9 +173,11 @@ def arms(rows: list[Row], tokenizer: PreTrainedTokenizerFast, batch: int, folder
     return {"padded": Arm(stock(False)), "padding_free": Arm(stock(True)), "ours": Arm(ours)}
 
 
-def flops(arm: Arm, tokens: float) -> float:
-    """Model FLOPs of a LoRA step on `tokens` tokens: forward and the activations' gradients, 2 each a weight; no recomputation."""
-    return 4 * sum(weight.numel() for weight in arm.trainer.model.parameters()) * tokens
+def flops(arm: Arm, tokens: float, learned: float) -> float:
+    """Model FLOPs of a LoRA step: forward and the activations' gradients, 2 each a weight, without recomputation. The tied head is an
+    embedding for all `tokens` (no FLOPs) and a product for the `learned` ones."""
+    head = arm.trainer.model.get_input_embeddings().weight.numel()
+    return 4 * ((sum(weight.numel() for weight in arm.trainer.model.parameters()) - head) * tokens + head * learned)
 
 
 def measure(rows: list[Row], tokenizer: PreTrainedTokenizerFast, batch: int, steps: int) -> dict[str, Any]:
@@ -199,6 +205,7 @@ def measure(rows: list[Row], tokenizer: PreTrainedTokenizerFast, batch: int, ste
     stock_s, ours_s = (statistics.median(column) for column in zip(*times, strict=True))
     row_tokens = statistics.mean(len(row["input_ids"]) for given in batches[4:] for row in given) * batch
     computed = row_tokens - common_prefix_length(rows) * (batch - 1)
+    learned = statistics.mean(sum(label != IGNORED for label in row["labels"]) for given in batches[4:] for row in given) * batch
     name = torch.cuda.get_device_name() if ON_GPU else ""
     peak = next((value for key, value in PEAK_FLOPS.items() if key in name), None)
     return {
@@ -210,7 +217,9 @@ def measure(rows: list[Row], tokenizer: PreTrainedTokenizerFast, batch: int, ste
         "stock_tokens_per_s": row_tokens / stock_s,
         "ours_tokens_per_s": row_tokens / ours_s,
         "ours_computed_tokens_per_s": computed / ours_s,
-        "mfu": {"stock": flops(stock, row_tokens) / stock_s / peak, "ours": flops(ours, computed) / ours_s / peak} if peak else None,
+        "mfu": {"stock": flops(stock, row_tokens, learned) / stock_s / peak, "ours": flops(ours, computed, learned) / ours_s / peak}
+        if peak
+        else None,
         "stock_six_epochs_s": PROJECTED / batch * stock_s,
         "ours_six_epochs_s": PROJECTED / batch * ours_s,
         "max_loss_diff": max(losses),
@@ -219,16 +228,6 @@ def measure(rows: list[Row], tokenizer: PreTrainedTokenizerFast, batch: int, ste
         "ours_peak_mb": memory["ours"] / 2**20,
         "peak_memory_ratio": memory["ours"] / memory["stock"],
         "pairs": len(times),
-    }
-
-
-def machine() -> dict[str, Any]:
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
-    return {
-        "cpu": model or platform.processor(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if ON_GPU else None,
-        "torch": torch.__version__,
     }
 
 
@@ -270,7 +269,7 @@ def main() -> None:
     before = read_json(options.out) if options.out.exists() else {"gpu": None}
     if ON_GPU:
         student = {"model": "Llama-3.2-1B's shape, random weights, bfloat16, gradient checkpointing"}
-        write_json(options.out, before | {"gpu": {"machine": machine(), **student, **both}})
+        write_json(options.out, before | {"gpu": {"machine": machine() | {"gpu": torch.cuda.get_device_name()}, **student, **both}})
     else:
         student = {"model": "the embedded student, float32, no gradient checkpointing"}
         write_json(options.out, {"machine": machine(), **student, **both, "gpu": before["gpu"]})
