@@ -2,12 +2,13 @@
 
 python -m tests.bench.train [--steps 12] [--out reports/bench/train.json]
 
-Rows are the sample corpus as SFT rows with the program's own prompt, answers direct (with reasoning, suffixes are longer and ratios lower).
+Rows are the sample corpus as SFT rows with the program's own prompt and direct answers (with reasoning suffixes are longer, ratios lower).
 Two tokenizers: "plain", byte-level BPE as any hub student has it (the prompt is some 370 tokens), which `batch` reports; and the embedded
-student's own, in which the prompt's constant phrases are one token each (`embedded_tokenizer`). Stock is TRL's SFTTrainer with
-completion-only loss and the faster of its two collators, padded or padding-free (a packed batch without the wait for packing); a trial picks
-it. Ours is `stages.parts.training.make_trainer`. On a CPU stock's head scores every token and ours the learned ones alone, so that a part of
-the ratio is the head's; on a GPU both score learned tokens alone.
+student's own, in which the prompt's constant phrases are one token each (`embedded_tokenizer`).
+
+Stock is TRL's SFTTrainer with completion-only loss and the faster of its two collators, padded or padding-free (a packed batch without the
+wait for packing); a trial picks it. Ours is `stages.parts.training.make_trainer`. On a CPU stock's head scores every token and ours the
+learned ones alone, so that a part of the ratio is the head's; on a GPU both score learned tokens alone.
 
 On a CPU: the embedded student in float32. With a GPU: Llama-3.2-1B's shape with random weights in bfloat16, gradient checkpointing on for
 both; its results go under `gpu` and leave the CPU's alone. `max_loss_diff` is absolute; `max_grad_diff` is the largest relative difference
