@@ -25,7 +25,9 @@ class Classifier:
     def __init__(self, program: IntentClassifier, sidecar: Sidecar, calibration: Calibration, model: str) -> None:
         self.program = program
         self.adapter = StudentAdapter()
-        self.signature, self.demos = predictor(program).signature, predictor(program).demos
+        self.signature = predictor(program).signature
+        # All but the query's message is the same for every query: system, demonstrations, and the opening of the answer.
+        *self.before, _, self.opening = self.adapter.format(self.signature, predictor(program).demos, {"query": ""})
         self.calibration = calibration
         self.options = {
             "model": model,
@@ -42,8 +44,9 @@ class Classifier:
 
     def request(self, query: str) -> dict[str, Any]:
         """The body of a chat completion request."""
-        messages = self.adapter.format(self.signature, self.demos, {"query": harmless(query, self.program.labels)})
-        return {"messages": messages, **self.options}
+        shown = {"query": harmless(query, self.program.labels)}
+        content = self.adapter.format_user_message_content(self.signature, shown, main_request=True)
+        return {"messages": [*self.before, {"role": "user", "content": content}, self.opening], **self.options}
 
     def answer(self, completion: dict[str, Any]) -> Answer:
         """What a chat completion says; raises EngineError where it is none."""

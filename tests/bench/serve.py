@@ -41,7 +41,7 @@ from stages.parts.labels import UNKNOWN, match_label
 from stages.parts.params import Params, load_params
 from stages.parts.program_file import load_sidecar
 from stages.parts.records import read_json, read_jsonl, write_json
-from stages.parts.task import adapter
+from stages.parts.task import adapter, predictor
 from stages.parts.vllm_server import free_port, running
 from tests.bench.machine import machine
 from tests.serving import ENGINE_KEY, ended, wait_until
@@ -189,7 +189,7 @@ async def against_the_engine(texts: Sequence[str], student: Student) -> dict[str
 
 def validated_request(classifier: Classifier, text: str) -> dict[str, Any]:
     """The plain program's request: no opened answer, nothing that holds it to the labels, room for all its markers."""
-    messages = adapter().format(classifier.signature, classifier.demos, {"query": text})
+    messages = adapter().format(classifier.signature, predictor(classifier.program).demos, {"query": text})
     return {"messages": messages, "model": classifier.model, "temperature": 0.0, "max_tokens": classifier.options["max_tokens"] + 48}
 
 

@@ -188,7 +188,8 @@ def measure(rows: list[Row], tokenizer: PreTrainedTokenizerFast, batch: int, ste
     with tempfile.TemporaryDirectory() as folder:
         found = arms(rows, tokenizer, batch, Path(folder))
         ours = found.pop("ours")
-        trial = {name: min(arm.step(batches[0])[0] for _ in range(2)) for name, arm in found.items()}
+        turns = [{name: arm.step(batches[number])[0] for name, arm in found.items()} for number in range(4)]
+        trial = {name: min(turn[name] for turn in turns[1:]) for name in found}  # the first is a warm-up
         chosen = min(trial, key=lambda name: trial[name])
         stock = found[chosen]
         del found
