@@ -22,6 +22,8 @@ from stages.parts.params import Serve, load_params
 from stages.parts.stage import end_on_sigterm
 from stages.parts.vllm_server import check_port
 
+KEEP_ALIVE_S = 75  # longer than load balancers keep idle connections, so that none sends a query into one that is closing
+
 
 async def pass_a_query(student: Student, client: EngineClient) -> None:
     """Raise EngineError unless the engine serves the student's weights and a query gets a label."""
@@ -46,6 +48,7 @@ async def serve(student: Student, settings: Serve, keys: list[str]) -> None:
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=settings.timeout_s,
+            timeout_keep_alive=KEEP_ALIVE_S,
             server_header=False,
         )
         server = uvicorn.Server(config)
