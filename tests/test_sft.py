@@ -54,7 +54,7 @@ def test_without_the_switch_nothing_needs_the_sealed_labels(repository):
 
 
 def test_the_switch_opens_them_and_says_so(repository, capsys):
-    configure(labels="true", prune=True)
+    configure(labels=True, prune=True)  # what `-S sft.labels=true` writes
     sft.main()
     right = rightly_labelled()
     assert len(right) == 40 and all(right)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from stages.parts.errors import UserError
 
@@ -39,8 +39,13 @@ class Program(Block):
     instructions: Annotated[str, Field(min_length=1)]
 
 
+def as_written(value: Any) -> Any:
+    """YAML, and `-S sft.labels=true` with it, reads the word true as a boolean."""
+    return "true" if value is True else value
+
+
 class Sft(Block):
-    labels: Literal["teacher", "true"]
+    labels: Annotated[Literal["teacher", "true"], BeforeValidator(as_written)]
     prune: bool
 
 
