@@ -59,12 +59,12 @@ async def serve(student: Student, settings: Serve, keys: list[str]) -> None:
             await server.serve()
         finally:
             telling.cancel()
-            if not keeping.done():
-                keeping.cancel()
+            keeping.cancel()
             if student.engine:
                 student.engine.stop()
+        await asyncio.wait([keeping])
         if not keeping.cancelled():
-            await keeping
+            keeping.result()  # raises why the engine never came up
 
 
 def changed(settings: Serve, wanted: dict[str, object]) -> Serve:
