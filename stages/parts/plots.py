@@ -32,8 +32,10 @@ def accuracy_bars(
     values = np.array([100 * value for value in bars.values()])
     ends = np.array([[i["low"], i["high"]] for i in intervals]).T * 100
     axes.barh(list(bars), values, color=list(colors), xerr=np.abs(ends - values) if intervals else None, ecolor="#3c4043", capsize=2)
+    reach = ends[1] if intervals else values
     for number, value in enumerate(values):
-        axes.text(1, number, f"{value:.1f} %", va="center", color="white" if value > 15 else "black", fontsize=9)
+        x, color = (1, "white") if value > 15 else (reach[number] + 1, "black")  # behind bar and whisker, where the bar is short
+        axes.text(x, number, f"{value:.1f} %", va="center", color=color, fontsize=9)
     axes.invert_yaxis()
     axes.set(xlim=(0, 100), xlabel="accuracy in percent", title=title)
     axes.spines[["top", "right"]].set_visible(False)
