@@ -18,7 +18,7 @@ $(READY): requirements-$(HARDWARE).lock setup.sh
 	@touch $@
 
 repro: setup ## run the pipeline: only what changed
-	@$(BIN)/python -m stages.parts.params
+	@$(BIN)/python -m stages.parts.run.check_params
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@echo "report: reports/index.html"
 
@@ -26,7 +26,7 @@ serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
 
 export: setup ## fold the chosen adapter into its base: models/export, for vLLM and transformers
-	@$(BIN)/python -m stages.parts.merge
+	@$(BIN)/python -m serve.export
 
 test: setup lint ## lint, types, and all tests
 	@$(BIN)/python -m pytest

@@ -11,16 +11,17 @@ import sys
 import uvicorn
 from pydantic import ValidationError
 
-from serve.app import create_app
-from serve.engine_client import EngineClient, EngineError, engine_client
-from serve.keys import read_keys
+from serve.http.app import create_app
+from serve.http.keys import read_keys
 from serve.service import Service
 from serve.student import Student, load_student
 from serve.supervisor import Supervisor
-from stages.parts.errors import UserError
-from stages.parts.params import Serve, load_params
-from stages.parts.stage import end_on_sigterm
-from stages.parts.vllm_server import check_port
+from stages.parts.engines.client import EngineClient, EngineError, engine_client
+from stages.parts.engines.network import check_port
+from stages.parts.engines.process import EngineProcess
+from stages.parts.run.errors import UserError
+from stages.parts.run.params import Serve, load_params
+from stages.parts.run.processes import end_on_sigterm
 
 KEEP_ALIVE_S = 75  # longer than load balancers keep idle connections, so that none sends a query into one that is closing
 
@@ -38,7 +39,7 @@ async def pass_a_query(student: Student, client: EngineClient) -> None:
 
 async def serve(student: Student, settings: Serve, keys: list[str]) -> None:
     """Serve until SIGINT or SIGTERM, then answer what was accepted and take the engine down. Raises where the engine never comes up."""
-    async with engine_client(student.api_base, student.key, settings.timeout_s) as client:
+    async with engine_client(student.engine.served, settings.timeout_s) as client:
         supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client))
         app = create_app(Service(student.classifier, client, supervisor, settings.queue), keys)
         config = uvicorn.Config(
@@ -60,7 +61,7 @@ async def serve(student: Student, settings: Serve, keys: list[str]) -> None:
         finally:
             telling.cancel()
             keeping.cancel()
-            if student.engine:
+            if isinstance(student.engine, EngineProcess):
                 student.engine.stop()
         await asyncio.wait([keeping])
         if not keeping.cancelled():

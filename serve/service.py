@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from serve.classifier import Classifier
-from serve.engine_client import EngineClient, EngineError, QueryRefused
 from serve.metrics import Metrics
 from serve.schemas import Answer
 from serve.supervisor import Supervisor
-from stages.parts.labels import UNKNOWN
+from stages.parts.engines.client import EngineClient, EngineError, QueryRefused
+from stages.parts.task.labels import UNKNOWN
 
 
 class NotReady(Exception):

@@ -5,9 +5,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from serve.engine_client import EngineError
-from stages.parts.errors import UserError
-from stages.parts.vllm_server import Engine
+from stages.parts.engines.client import EngineError
+from stages.parts.engines.engine import Engine
+from stages.parts.engines.process import EngineProcess
+from stages.parts.run.errors import UserError
 
 logger = logging.getLogger("serve")
 
@@ -24,11 +25,10 @@ Check = Callable[[], Awaitable[None]]
 class Supervisor:
     """Readiness of an engine. `check` sends a real query through; `ready` is true from its success to the engine's end.
 
-    With an `engine` of its own, the supervisor starts it, and starts it again with growing pauses when it ends. Without one, it watches an
-    engine that runs elsewhere.
+    An engine of our own is started, and started again with growing pauses when it ends. One that runs elsewhere is watched.
     """
 
-    def __init__(self, engine: Engine | None, check: Check) -> None:
+    def __init__(self, engine: Engine, check: Check) -> None:
         self.engine = engine
         self.check = check
         self.ready = False
@@ -40,7 +40,7 @@ class Supervisor:
         pause = FIRST_PAUSE_S
         while True:
             try:
-                await (self.live(self.engine) if self.engine else self.watch())
+                await (self.live(self.engine) if isinstance(self.engine, EngineProcess) else self.watch())
             except (UserError, EngineError, OSError) as error:
                 if not self.was_ready.is_set():
                     raise
@@ -52,7 +52,7 @@ class Supervisor:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    async def live(self, engine: Engine) -> None:
+    async def live(self, engine: EngineProcess) -> None:
         """One life of the engine, from start to end; raises EngineError at its end."""
         await asyncio.to_thread(engine.stop)  # what a dead engine left behind: its workers hold memory
         process = engine.start()  # here, not in a thread of the pool: with its thread the engine would end

@@ -9,22 +9,25 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from stages.parts.gpus import gpu_memory
-from stages.parts.hub import freeze_date, snapshot
-from stages.parts.params import HubStudent, load_params
-from stages.parts.paths import BASE, GOLD, LABELS, POOL
-from stages.parts.records import read_json, read_jsonl
-from stages.parts.stage import run_stage
-from stages.parts.task import IntentClassifier
-from stages.parts.tiny_llama import build_model, build_tokenizer, format_lessons, start_from_word_vectors
-from stages.parts.training import Recipe, encode, fine_tune
+from stages.parts.engines.hub import snapshot
+from stages.parts.run.files import read_json, read_jsonl
+from stages.parts.run.gpus import gpu_memory
+from stages.parts.run.params import HubStudent, load_params
+from stages.parts.run.paths import BASE, GOLD, LABELS, POOL
+from stages.parts.run.stage import run_stage
+from stages.parts.students.chat_template import freeze_date
+from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons, start_from_word_vectors
+from stages.parts.task.program import IntentClassifier
+from stages.parts.training.rows import encode
+from stages.parts.training.trainer import Recipe, fine_tune
 
 LESSONS_AT_ONCE = 64
+WARM_UP, WEIGHT_DECAY, CLIP = 0.06, 0.01, 1.0
 
 
 def main() -> None:
     params = load_params()
-    student = params.own.student
+    student = params.student
     if isinstance(student, HubStudent):
         gpu_memory()
         snapshot(student.model, student.revision, BASE)
@@ -33,7 +36,7 @@ def main() -> None:
         return
 
     set_seed(params.seed)
-    program = IntentClassifier(read_json(LABELS), params.program.instructions, params.style)
+    program = IntentClassifier(read_json(LABELS), params.program.instructions, params.program.style)
     texts = [row["text"] for row in [*read_jsonl(GOLD), *read_jsonl(POOL)]]
     tokenizer = build_tokenizer(texts, program, student.vocabulary)
     model = build_model(tokenizer, student)
@@ -43,7 +46,16 @@ def main() -> None:
     lessons = format_lessons(texts, program, student.epochs, params.seed)
     rows = [encode(tokenizer, messages, prompt_too=True) for messages in lessons]
     with tempfile.TemporaryDirectory() as scratch:
-        fine_tune(model, tokenizer, rows, Recipe(1, LESSONS_AT_ONCE, student.learning_rate, params.seed), Path(scratch))
+        recipe = Recipe(
+            epochs=1,
+            batch=LESSONS_AT_ONCE,
+            learning_rate=student.learning_rate,
+            seed=params.seed,
+            warm_up=WARM_UP,
+            weight_decay=WEIGHT_DECAY,
+            clip=CLIP,
+        )
+        fine_tune(model, tokenizer, rows, recipe, Path(scratch))
     model.save_pretrained(BASE)
     tokenizer.save_pretrained(BASE)
 

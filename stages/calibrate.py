@@ -3,18 +3,30 @@
 python -m stages.calibrate
 """
 
-from stages.parts import paths
-from stages.parts.calibration import Calibration, best_temperature, calibrated, lowest_threshold
-from stages.parts.params import load_params
-from stages.parts.program_file import load_sidecar
-from stages.parts.records import read_jsonl, write_json
-from stages.parts.stage import run_stage
+from typing import Any
+
+from stages.parts.numbers.calibration import Calibration, best_temperature, calibrated, lowest_threshold
+from stages.parts.run import paths
+from stages.parts.run.files import read_jsonl, write_json
+from stages.parts.run.params import load_params
+from stages.parts.run.stage import run_stage
+from stages.parts.task.program_file import load_sidecar
+
+
+def label_certainty(row: dict[str, Any], teacher_right: float) -> float:
+    """The probability that a held-out row's label is true: 1 by hand, else the teacher's confidence, or how often it is right on gold."""
+    if row["by"] == "hand":
+        return 1.0
+    return teacher_right if row["confidence"] is None else float(row["confidence"])
 
 
 def main() -> None:
     params = load_params()
+    gold = {row["id"]: row["label"] for row in read_jsonl(paths.GOLD)}
+    of_gold = read_jsonl(paths.TEACHER_GOLD)
+    teacher_right = (sum(row["label"] == gold[row["id"]] for row in of_gold) + 1) / (len(of_gold) + 2)  # Laplace's rule of succession
     rows = [row for row in read_jsonl(paths.HELD_OUT) if row["probabilities"]]
-    labels, certainty = [row["label"] for row in rows], [row["certainty"] for row in rows]
+    labels, certainty = [row["label"] for row in rows], [label_certainty(row, teacher_right) for row in rows]
 
     temperature = best_temperature([row["probabilities"] for row in rows], labels, certainty)
     surest = [next(iter(calibrated(row["probabilities"], temperature).items())) for row in rows]
@@ -25,8 +37,8 @@ def main() -> None:
 
     answered = [hit for hit, sure in zip(right, confidence, strict=True) if threshold is not None and sure >= threshold]
     pair = load_sidecar(paths.SIDECAR)
-    found = Calibration(
-        adapter_sha256=pair.adapter_sha256,
+    calibration = Calibration(
+        checkpoint_sha256=pair.checkpoint_sha256,
         program_sha256=pair.program_sha256,
         temperature=temperature,
         threshold=threshold,
@@ -35,11 +47,12 @@ def main() -> None:
         coverage=len(answered) / len(rows),
         precision=sum(answered) / len(answered) if answered else None,
     )
-    write_json(paths.CALIBRATION, found.model_dump())
+    write_json(paths.CALIBRATION, calibration.model_dump())
     if threshold is None:
-        print(f"no confidence is right on {found.wanted_precision:.0%} of {len(rows)} rows: the service will abstain on every query")
+        print(f"no confidence is right on {calibration.wanted_precision:.0%} of {len(rows)} rows: the service will abstain on every query")
     else:
-        print(f"temperature {temperature:.2f}; answers from {threshold:.2f}: {found.coverage:.0%} of rows, {found.precision:.1%} right")
+        answers = f"answers {calibration.coverage:.0%} of rows, {calibration.precision:.1%} of them right"
+        print(f"temperature {temperature:.2f}; from a confidence of {threshold:.2f} on it {answers}")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,29 @@
-"""Score everything on the test rows: both students with both programs, the teacher, the linear baselines. The one stage that may read the
-pool's true labels.
+"""Score everything on the test rows: both students with both programs, the teacher, the linear baselines. Opens the pool's true labels.
 
 python -m stages.evaluate
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from stages.parts import lm, paths
-from stages.parts.calibration import calibrated, load_calibration
-from stages.parts.classify import Scores, score
-from stages.parts.linear import baseline_model
-from stages.parts.params import Params, load_params
-from stages.parts.program_file import load_program, program_state
-from stages.parts.records import Query, TeacherLabel, read_json, read_jsonl, whole_file, write_json
-from stages.parts.stage import run_stage
-from stages.parts.statistics import coverage_curve, difference_interval, expected_calibration_error, interval, reliability
-from stages.parts.students import students
-from stages.parts.task import IntentClassifier
+from stages.parts.data.rows import Query, TeacherLabel
+from stages.parts.engines.requests import ProgramRequests
+from stages.parts.numbers.baseline import baseline_model
+from stages.parts.numbers.calibration import calibrated, load_calibration
+from stages.parts.numbers.statistics import coverage_curve, difference_interval, expected_calibration_error, interval, reliability
+from stages.parts.run import paths
+from stages.parts.run.files import read_jsonl, whole_file, write_json
+from stages.parts.run.params import Params, load_params
+from stages.parts.run.stage import run_stage
+from stages.parts.students.scoring import Scores, latency, score
+from stages.parts.students.serving import students
+from stages.parts.task.program import IntentClassifier
+from stages.parts.task.program_file import Sidecar, load_program, load_sidecar, program_state
 
 LATENCY_QUERIES = 50
 KINDS = ("plain", "optimized")
@@ -34,60 +35,42 @@ def measure(right: Sequence[bool]) -> dict[str, Any]:
     return {"accuracy": sum(right) / len(right), "low": low, "high": high, "n": len(right)}
 
 
-def latency(program: IntentClassifier, queries: Sequence[str]) -> dict[str, float]:
-    """Median and 95th percentile of one query at a time, in milliseconds."""
-    seconds = []
-    for query in queries:
-        started = time.perf_counter()
-        program(query=query)
-        seconds.append(time.perf_counter() - started)
-    p50, p95 = pd.Series(seconds).quantile([0.5, 0.95])
-    return {"p50_ms": 1000 * float(p50), "p95_ms": 1000 * float(p95)}
-
-
-Arm = tuple[str, str]  # weights (base or tuned) and program (plain or optimized)
-
-
 @dataclass
 class Students:
-    """The four arms' scores and seconds, and how long one query takes alone in the arm that is served."""
+    """The scores of the arms (base_plain, base_optimized, tuned_plain, tuned_optimized), and seconds for queries that the served arm
+    answers one at a time."""
 
-    scores: dict[Arm, Scores] = field(default_factory=dict)
-    seconds: dict[Arm, float] = field(default_factory=dict)
-    alone: dict[str, float] = field(default_factory=dict)
+    arms: dict[str, Scores]
+    alone: list[float]
 
 
-def score_students(params: Params, labels: list[str], test: list[Any], adapter: str, served_program: str) -> Students:
+def score_students(params: Params, pair: Sidecar, test: list[Any]) -> Students:
     """Run base and tuned student with both programs over the test rows; equal prompts once."""
-    instructions, threads = params.program.instructions, params.runtime.threads
-    plain = IntentClassifier(labels, instructions, params.style)
-    most_tokens = lm.max_tokens(params.style, labels, paths.BASE)
-    found = Students()
-    with closing(students(paths.BASE, {adapter: paths.LORA / adapter}, params)) as engines:
+    plain = IntentClassifier(pair.labels, pair.instructions, pair.style)
+    checkpoint = Path(pair.checkpoint)
+    scored = Students({}, [])
+    with closing(students(paths.BASE, {checkpoint.name: checkpoint}, params)) as engines:
         for name, served in engines:
             weights = "base" if name == "base" else "tuned"
-            optimized = load_program(paths.PROGRAMS / f"{weights}.json", labels, instructions, params.style)
-            with lm.using_student(served, name, params.style, labels, most_tokens):
-                for kind, program in (("plain", plain), ("optimized", optimized)):
-                    arm, twin = (weights, kind), (weights, "plain")
-                    if kind == "optimized" and program_state(program) == program_state(plain):
-                        found.scores[arm], found.seconds[arm] = found.scores[twin], found.seconds[twin]
-                        continue
-                    started = time.monotonic()
-                    found.scores[arm] = score(program, test, threads)
-                    found.seconds[arm] = time.monotonic() - started
-                if weights == "tuned":
-                    served_one = optimized if served_program == "optimized" else plain
-                    found.alone = latency(served_one, [row["text"] for row in test[:LATENCY_QUERIES]])
-    return found
+            optimized = load_program(paths.PROGRAMS / f"{weights}.json", pair.labels, pair.instructions, pair.style)
+            for kind, program in (("plain", plain), ("optimized", optimized)):
+                requests = ProgramRequests(program, served.kind, served.names[name], pair.max_tokens)
+                if kind == "optimized" and program_state(program) == program_state(plain):
+                    scored.arms[f"{weights}_{kind}"] = scored.arms[f"{weights}_plain"]
+                else:
+                    scored.arms[f"{weights}_{kind}"] = score(served, requests, test, params.runtime.threads)
+                if (weights, kind) == ("tuned", pair.program):
+                    scored.alone = latency(served, requests, [row["text"] for row in test[:LATENCY_QUERIES]])
+    return scored
 
 
-def linear_arms(gold: list[Query], teacher: list[TeacherLabel], sealed: dict[str, str], test: list[Any], seed: int) -> dict[str, list[str]]:
+def linear_arms(
+    gold: list[Query], teacher: list[TeacherLabel], sealed: Mapping[str, str], test: list[Any], seed: int
+) -> dict[str, list[str]]:
     """What the linear baseline says of the test rows after learning from gold, from the teacher, and from all true labels."""
-    valid = [row for row in teacher if row["valid"]]
     lessons = {
         "linear_gold": [(row["text"], row["label"]) for row in gold],
-        "linear_teacher": [(row["text"], row["label"]) for row in valid],
+        "linear_teacher": [(row["text"], row["label"]) for row in teacher if row["valid"]],
         "linear_true": [(row["text"], sealed[row["id"]]) for row in teacher],
     }
     texts = [row["text"] for row in test]
@@ -98,36 +81,36 @@ def linear_arms(gold: list[Query], teacher: list[TeacherLabel], sealed: dict[str
 
 
 def main() -> None:
-    params = load_params()
-    labels, dev = read_json(paths.LABELS), read_json(paths.DEV_REPORT)
+    params, pair = load_params(), load_sidecar(paths.SIDECAR)
     test, gold = read_jsonl(paths.TEST), read_jsonl(paths.GOLD)
     teacher_pool, teacher_test = read_jsonl(paths.TEACHER_LABELS), read_jsonl(paths.TEACHER_TEST)
     sealed = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
     actual = [row["label"] for row in test]
     calibration = load_calibration(paths.CALIBRATION)
 
-    students = score_students(params, labels, test, dev["adapter"], dev["program"])
+    of_students = score_students(params, pair, test)
     linear = linear_arms(gold, teacher_pool, sealed, test, params.seed)
-    predicted = {f"{weights}_{kind}": scores.predicted for (weights, kind), scores in students.scores.items()}
+    predicted = {arm: scores.predicted for arm, scores in of_students.arms.items()}
     predicted |= {"teacher": [row["label"] for row in teacher_test]} | linear
     right = {arm: [label == true for label, true in zip(answers, actual, strict=True)] for arm, answers in predicted.items()}
     measured = {arm: measure(hits) for arm, hits in right.items()}
     of_pool = measure([row["valid"] and row["label"] == sealed[row["id"]] for row in teacher_pool])
 
-    served_arm = ("tuned", dev["program"])
-    served, served_right = students.scores[served_arm], right["_".join(served_arm)]
-    as_reported = [max(found.values(), default=0.0) for found in served.probabilities]
-    sure = [max(calibrated(found, calibration.temperature).values(), default=0.0) for found in served.probabilities]
+    served_arm = f"tuned_{pair.program}"
+    served, served_right = of_students.arms[served_arm], right[served_arm]
+    as_reported = [max(probabilities.values(), default=0.0) for probabilities in served.probabilities]
+    sure = [max(calibrated(probabilities, calibration.temperature).values(), default=0.0) for probabilities in served.probabilities]
     bins = reliability(sure, served_right)
     # What a service that abstains below the threshold would have answered.
     answered = [hit for hit, value in zip(served_right, sure, strict=True) if calibration.threshold and value >= calibration.threshold]
+    p50, p95 = pd.Series(of_students.alone).quantile([0.5, 0.95])
 
     write_json(
         paths.METRICS,
         {
             "profile": params.profile,
-            "source": params.source,
-            "style": params.style,
+            "source": params.raw.source,
+            "style": pair.style,
             "labels": params.sft.labels,
             "test": {
                 "n": len(test),
@@ -135,12 +118,12 @@ def main() -> None:
                 **{arm: measured[arm]["accuracy"] for arm in ("teacher", *linear)},
             },
             "teacher": {f"pool_{name}": value for name, value in of_pool.items()},
-            "interval": {arm: {"low": found["low"], "high": found["high"]} for arm, found in measured.items()},
+            "interval": {arm: {name: figures[name] for name in ("accuracy", "low", "high")} for arm, figures in measured.items()},
             "served": {
-                "adapter": dev["adapter"],
-                "program": dev["program"],
-                "accuracy": measured["_".join(served_arm)]["accuracy"],
-                "invalid": sum(label not in labels for label in served.predicted),
+                "checkpoint": Path(pair.checkpoint).name,
+                "program": pair.program,
+                "accuracy": measured[served_arm]["accuracy"],
+                "invalid": sum(label not in pair.labels for label in served.predicted),
                 "calibration_error": expected_calibration_error(bins),
                 "calibration_error_before": expected_calibration_error(reliability(as_reported, served_right)),
                 "temperature": calibration.temperature,
@@ -148,12 +131,13 @@ def main() -> None:
                 "wanted_precision": calibration.wanted_precision,
                 "answered": len(answered) / len(test),
                 "precision": measure(answered) if answered else None,
-                "prompt_tokens": served.prompt_tokens / len(test),
-                "completion_tokens": served.completion_tokens / len(test),
-                "queries_per_second": len(test) / students.seconds[served_arm],
-                **students.alone,
+                "prompt_tokens": sum(reading.prompt_tokens for reading in served.readings) / len(test),
+                "completion_tokens": sum(reading.completion_tokens for reading in served.readings) / len(test),
+                "queries_per_second": len(test) / served.seconds,
+                "p50_ms": 1000 * float(p50),
+                "p95_ms": 1000 * float(p95),
             },
-            # The served student's accuracy less another's, on the same rows: an interval without 0 is a real difference.
+            # The served student's accuracy minus another's, on the same rows: an interval without 0 is a real difference.
             "served_less": {
                 arm: dict(zip(("low", "high"), difference_interval(served_right, right[arm], params.seed), strict=True))
                 for arm in ("teacher", *linear)

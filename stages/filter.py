@@ -5,13 +5,14 @@ python -m stages.filter
 
 from collections import Counter
 
-from stages.parts.errors import UserError
-from stages.parts.labels import clean_label
-from stages.parts.params import load_params
-from stages.parts.paths import FILTERED, LABELS, RAW
-from stages.parts.records import Query, row_id, write_json, write_jsonl
-from stages.parts.sources import Rows, read_csv
-from stages.parts.stage import run_stage
+from stages.parts.data.rows import Query, row_id
+from stages.parts.data.sources import Rows, read_csv
+from stages.parts.run.errors import UserError
+from stages.parts.run.files import write_json, write_jsonl
+from stages.parts.run.params import load_params
+from stages.parts.run.paths import FILTERED, LABELS, RAW
+from stages.parts.run.stage import run_stage
+from stages.parts.task.labels import clean_label
 
 
 def most_frequent(names: list[str], top_n: int) -> list[str]:

@@ -10,14 +10,18 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, set_seed
 
-from stages.parts import paths, shared_prefix, student_weights, training
-from stages.parts.errors import UserError
-from stages.parts.launch import launch
-from stages.parts.params import Params, load_params
-from stages.parts.records import file_sha256, folder_sha256, read_jsonl, row_id, write_json
-from stages.parts.stage import run_stage
-from stages.parts.student_weights import keep_weights, load_student, lora_config
-from stages.parts.training import Recipe, complete_checkpoints, encode, fine_tune, learning_curve, naming_what_to_lower, training_log
+from stages.parts import training
+from stages.parts.data.rows import row_id
+from stages.parts.run import paths
+from stages.parts.run.errors import UserError
+from stages.parts.run.files import file_sha256, folder_sha256, read_jsonl, write_json
+from stages.parts.run.params import Params, load_params
+from stages.parts.run.stage import run_stage
+from stages.parts.students.weights import keep_weights, load_student, lora_config
+from stages.parts.training.checkpoints import complete_checkpoints, learning_curve, training_log
+from stages.parts.training.launch import launch
+from stages.parts.training.rows import encode
+from stages.parts.training.trainer import Recipe, fine_tune, naming_what_to_lower
 
 
 def checkpoint_folder(params: Params) -> Path:
@@ -25,11 +29,10 @@ def checkpoint_folder(params: Params) -> Path:
     inputs = [
         file_sha256(paths.SFT_TRAIN),
         folder_sha256(paths.BASE),
-        *(file_sha256(Path(str(code.__file__))) for code in (training, shared_prefix, student_weights)),
+        *(file_sha256(code) for code in sorted(Path(training.__path__[0]).glob("*.py"))),
         params.runtime.parallel,  # another one has other steps, and checkpoints of another form
         params.train.model_dump_json(),
         params.lora.model_dump_json(),
-        params.own.sft.model_dump_json(),
         params.seed,
     ]
     return paths.cache() / "lora" / row_id("\n".join(map(str, inputs)))
@@ -38,16 +41,20 @@ def checkpoint_folder(params: Params) -> Path:
 def train(params: Params) -> None:
     """Train until every epoch has its checkpoint; in each process of a parallel run."""
     set_seed(params.seed)
+    settings = params.train
     tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
     with naming_what_to_lower():
-        model = load_student(paths.BASE, params.train.method)
+        model = load_student(paths.BASE, settings.method)
     recipe = Recipe(
-        epochs=params.lora.epochs,
-        batch=params.own.sft.batch,
-        learning_rate=params.own.sft.learning_rate,
+        epochs=settings.epochs,
+        batch=settings.batch,
+        learning_rate=settings.learning_rate,
         seed=params.seed,
+        warm_up=settings.warm_up,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip,
         at_once=params.runtime.rows_at_once,
-        lora=None if params.train.method == "full" else lora_config(params.lora),
+        lora=None if settings.method == "full" else lora_config(params.lora),
     )
     rows = [encode(tokenizer, row["messages"]) for row in read_jsonl(paths.SFT_TRAIN)]
     fine_tune(model, tokenizer, rows, recipe, checkpoint_folder(params), keep_epochs=True)
@@ -63,8 +70,8 @@ def main() -> None:
         launch(params.runtime.parallel, "stages.lora")
     checkpoints = checkpoint_folder(params)
     epochs = complete_checkpoints(checkpoints)
-    if len(epochs) != params.lora.epochs:
-        raise UserError(f"{checkpoints} holds {len(epochs)} checkpoints for {params.lora.epochs} epochs: remove it and run again")
+    if len(epochs) != params.train.epochs:
+        raise UserError(f"{checkpoints} holds {len(epochs)} checkpoints for {params.train.epochs} epochs: remove it and run again")
     curve = learning_curve(training_log(epochs[-1]))
     for number, step in enumerate(epochs, start=1):
         keep_weights(step, paths.LORA / f"epoch-{number}")

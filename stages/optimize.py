@@ -1,24 +1,28 @@
-"""Optimise the program for the base and for the last checkpoints, score all on dev, and keep the best pair of adapter and program.
+"""Optimise the program for the base and for the last checkpoints, score all on dev, and keep the best pair of checkpoint and program.
 
 python -m stages.optimize
 """
 
-import time
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 from dspy.teleprompt import BootstrapFewShotWithRandomSearch
 
-from stages.parts import lm, paths
-from stages.parts.classify import Scores, score
-from stages.parts.params import Params, load_params
-from stages.parts.program_file import Sidecar, program_state, save_program, save_sidecar
-from stages.parts.records import file_sha256, folder_sha256, read_json, read_jsonl, write_json, write_jsonl
-from stages.parts.stage import run_stage
-from stages.parts.students import students
-from stages.parts.task import IntentClassifier, StudentAdapter, example, metric
+from stages.parts.engines.dspy_lm import using_student
+from stages.parts.engines.engine import ServedModel
+from stages.parts.engines.requests import ProgramRequests
+from stages.parts.run import paths
+from stages.parts.run.files import file_sha256, folder_sha256, read_json, read_jsonl, write_json, write_jsonl
+from stages.parts.run.params import Params, load_params
+from stages.parts.run.stage import run_stage
+from stages.parts.students.scoring import Scores, most_tokens, score
+from stages.parts.students.serving import students
+from stages.parts.task.examples import example, metric
+from stages.parts.task.program import IntentClassifier
+from stages.parts.task.program_file import Sidecar, program_state, save_program, save_sidecar
+from stages.parts.task.prompt import StudentFormat
 
 
 @dataclass
@@ -30,7 +34,7 @@ class Candidate:
     program: IntentClassifier
 
     @property
-    def wins(self) -> str:
+    def wins(self) -> Literal["plain", "optimized"]:
         """The better program's name; plain where they are equal, since its prompts are shorter."""
         return "optimized" if self.optimized.accuracy > self.plain.accuracy else "plain"
 
@@ -50,19 +54,8 @@ def search(params: Params, plain: IntentClassifier, train: list[Any], val: list[
         num_threads=params.runtime.threads,
         max_errors=len(val) * 100,
     )
-    found: IntentClassifier = optimizer.compile(plain, trainset=[example(row) for row in train], valset=[example(row) for row in val])
-    return found
-
-
-def held_out(rows: list[Any], scores: Scores) -> list[dict[str, Any]]:
-    """The chosen pair's probabilities for rows it has not learned from: what `calibrate` reads.
-
-    `certainty` is the probability that the label is true: the teacher's own, where it reports one, and 1 for labels by hand.
-    """
-    return [
-        {"id": row["id"], "label": row["label"], "certainty": row.get("confidence") or 1.0, "probabilities": found}
-        for row, found in zip(rows, scores.probabilities, strict=True)
-    ]
+    best: IntentClassifier = optimizer.compile(plain, trainset=[example(row) for row in train], valset=[example(row) for row in val])
+    return best
 
 
 def main() -> None:
@@ -70,47 +63,55 @@ def main() -> None:
     labels: list[str] = read_json(paths.LABELS)
     gold = read_jsonl(paths.GOLD)
     dev, val, train = (read_jsonl(path) for path in (paths.SFT_DEV, paths.OPTIMIZER_VAL, paths.OPTIMIZER_TRAIN))
-    epochs = range(params.lora.epochs, 0, -1)[: params.optimize.checkpoints]
-    adapters = {f"epoch-{epoch}": paths.LORA / f"epoch-{epoch}" for epoch in epochs}
+    last = sorted(paths.LORA.glob("epoch-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))[-params.optimize.checkpoints :]
+    checkpoints = {folder.name: folder for folder in last}
 
-    plain = IntentClassifier(labels, params.program.instructions, params.style)
-    most_tokens = lm.max_tokens(params.style, labels, paths.BASE)
+    plain = IntentClassifier(labels, params.program.instructions, params.program.style)
+    tokens, at_once = most_tokens(params.program.style, labels, paths.BASE), params.runtime.threads
+
+    def scored(served: ServedModel, name: str, program: IntentClassifier, rows: list[Any]) -> Scores:
+        return score(served, ProgramRequests(program, served.kind, served.names[name], tokens), rows, at_once)
+
     candidates: dict[str, Candidate] = {}
     by_hand: dict[str, Scores] = {}
-    with closing(students(paths.BASE, adapters, params)) as engines:
+    with closing(students(paths.BASE, checkpoints, params)) as engines:
         for name, served in engines:
-            started = time.monotonic()
-            with lm.using_student(served, name, params.style, labels, most_tokens):
+            with using_student(served, name, plain, tokens):
                 program = search(params, plain, train, val)
-                before = score(plain, dev, params.runtime.threads)
-                unchanged = program_state(program) == program_state(plain)
-                after = before if unchanged else score(program, dev, params.runtime.threads)
-                candidates[name] = found = Candidate(before, after, program)
-                by_hand[name] = score(program if found.wins == "optimized" else plain, gold, params.runtime.threads)
-            seconds = time.monotonic() - started
-            print(f"{name}: plain {before.accuracy:.1%}, optimised {after.accuracy:.1%} on dev ({seconds:.0f} s)")
+            before = scored(served, name, plain, dev)
+            after = before if program_state(program) == program_state(plain) else scored(served, name, program, dev)
+            candidates[name] = Candidate(before, after, program)
+            by_hand[name] = scored(served, name, program if candidates[name].wins == "optimized" else plain, gold)
+            print(f"{name}: plain {before.accuracy:.1%}, optimised {after.accuracy:.1%} on dev", flush=True)
 
     base = candidates.pop("base")
     best = max(candidates, key=lambda name: candidates[name].best.accuracy)
     tuned = candidates[best]
-    chosen = tuned.program if tuned.wins == "optimized" else plain
     save_program(base.program, paths.PROGRAMS / "base.json")
     save_program(tuned.program, paths.PROGRAMS / "tuned.json")
-    save_program(chosen, paths.PROGRAM)
-    write_jsonl(paths.HELD_OUT, [*held_out(dev, tuned.best), *held_out(gold, by_hand[best])])
+    save_program(tuned.program if tuned.wins == "optimized" else plain, paths.PROGRAM)
+    write_jsonl(
+        paths.HELD_OUT,
+        [
+            {"id": row["id"], "label": row["label"], "by": by, "confidence": row.get("confidence"), "probabilities": probabilities}
+            for by, rows, scores in (("teacher", dev, tuned.best), ("hand", gold, by_hand[best]))
+            for row, probabilities in zip(rows, scores.probabilities, strict=True)
+        ],
+    )
     save_sidecar(
         Sidecar(
             profile=params.profile,
             labels=labels,
             instructions=params.program.instructions,
-            style=params.style,
+            style=params.program.style,
+            program=tuned.wins,
             program_sha256=file_sha256(paths.PROGRAM),
-            prompt_adapter=StudentAdapter.__name__,
-            max_tokens=most_tokens,
+            prompt_format=StudentFormat.__name__,
+            max_tokens=tokens,
             base=str(paths.BASE),
             base_sha256=folder_sha256(paths.BASE),
-            adapter=str(adapters[best]),
-            adapter_sha256=folder_sha256(adapters[best]),
+            checkpoint=str(checkpoints[best]),
+            checkpoint_sha256=folder_sha256(checkpoints[best]),
             dspy_version=dspy.__version__,
             dev_accuracy=tuned.best.accuracy,
         ),
@@ -126,10 +127,8 @@ def main() -> None:
                 "tuned": {"plain": tuned.plain.accuracy, "optimized": tuned.optimized.accuracy},
             },
             "checkpoints": {
-                name: {"plain": found.plain.accuracy, "optimized": found.optimized.accuracy} for name, found in candidates.items()
+                name: {"plain": each.plain.accuracy, "optimized": each.optimized.accuracy} for name, each in candidates.items()
             },
-            "adapter": best,
-            "program": tuned.wins,
         },
     )
 

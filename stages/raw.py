@@ -5,24 +5,24 @@ python -m stages.raw
 
 from pathlib import Path
 
-from stages.parts import sources
-from stages.parts.params import Params, load_params
-from stages.parts.paths import RAW, SAMPLE
-from stages.parts.stage import run_stage
+from stages.parts.data import banking77, sources
+from stages.parts.run.params import Params, load_params
+from stages.parts.run.paths import RAW, SAMPLE
+from stages.parts.run.stage import run_stage
 
 
 def fetch(params: Params) -> dict[str, sources.Rows]:
     """The rows of both parts, `train` and `test`, from the source in force."""
-    match params.source:
+    match params.raw.source:
         case "sample":
             return {part: sources.read_csv(SAMPLE / f"{part}.csv", "text", "category") for part in ("train", "test")}
         case "csv":
             files = {"train": Path(params.raw.train), "test": Path(params.raw.test)}
             return {part: sources.read_csv(file, params.raw.text_column, params.raw.label_column) for part, file in files.items()}
         case "url":
-            return sources.banking77_from_url()
+            return banking77.banking77_from_url()
         case "hub":
-            return sources.banking77_from_hub()
+            return banking77.banking77_from_hub()
 
 
 def main() -> None:

@@ -10,13 +10,15 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from stages.parts import paths, plots
-from stages.parts.params import load_params
-from stages.parts.records import read_json, write_text
-from stages.parts.stage import run_stage
+from stages.parts.numbers import plots
+from stages.parts.run import paths
+from stages.parts.run.files import read_json, write_text
+from stages.parts.run.params import load_params
+from stages.parts.run.stage import run_stage
+from stages.parts.task.program_file import load_sidecar
 
 STAGES = ("raw", "filter", "split", "teacher", "sft", "base", "lora", "optimize", "calibrate", "evaluate")
-TEMPLATES = Path("stages/parts/templates")
+TEMPLATES = Path("stages/parts/numbers/templates")
 TEST_ARMS = {
     "base_plain": "base, plain",
     "base_optimized": "base, optimised",
@@ -29,21 +31,15 @@ TEST_ARMS = {
 }
 
 
-def accuracies(metrics: dict[str, Any]) -> dict[str, float]:
-    """The test accuracy of every arm in TEST_ARMS' order."""
-    test = metrics["test"]
-    flat = {f"{weights}_{kind}": test[weights][kind] for weights in ("base", "tuned") for kind in ("plain", "optimized")}
-    return {arm: (flat | test)[arm] for arm in TEST_ARMS}
-
-
 def draw(metrics: dict[str, Any], dev: dict[str, Any], times: dict[str, Any], color: str) -> None:
     """All pictures into reports/."""
     folder = paths.REPORTS
-    found = accuracies(metrics)
+    arms = metrics["interval"]
     colors = [color if arm.startswith("tuned") else plots.GREY for arm in TEST_ARMS]
-    whiskers = [metrics["interval"][arm] for arm in TEST_ARMS]
-    bars = {TEST_ARMS[arm]: value for arm, value in found.items()}
-    plots.accuracy_bars(folder / "accuracy_test.png", f"Test accuracy, {metrics['test']['n']} rows", bars, colors, whiskers)
+    bars = {name: arms[arm]["accuracy"] for arm, name in TEST_ARMS.items()}
+    plots.accuracy_bars(
+        folder / "accuracy_test.png", f"Test accuracy, {metrics['test']['n']} rows", bars, colors, [arms[arm] for arm in TEST_ARMS]
+    )
     on_dev = {f"{weights}, {kind}": dev["dev"][weights][kind] for weights in ("base", "tuned") for kind in ("plain", "optimized")}
     dev_colors = [color if name.startswith("tuned") else plots.GREY for name in on_dev]
     plots.accuracy_bars(folder / "accuracy_dev.png", f"Agreement with the teacher on {dev['dev']['n']} dev rows", on_dev, dev_colors)
@@ -59,22 +55,22 @@ def draw(metrics: dict[str, Any], dev: dict[str, Any], times: dict[str, Any], co
 
 def main() -> None:
     params = load_params()
-    metrics, dev = read_json(paths.METRICS), read_json(paths.DEV_REPORT)
-    times = {name: read_json(paths.TIMES / f"{name}.json") for name in STAGES}
+    metrics, dev, pair = read_json(paths.METRICS), read_json(paths.DEV_REPORT), load_sidecar(paths.SIDECAR)
+    files = {name: paths.TIMES / f"{name}.json" for name in STAGES}
+    times = {name: read_json(file) for name, file in files.items() if file.is_file()}  # none for what came from DVC's cache
     draw(metrics, dev, times, params.report.color)
 
     predictions = pd.read_csv(paths.PREDICTIONS)
-    served = predictions[f"tuned_{dev['program']}"]
+    served = predictions[f"tuned_{pair.program}"]
     confused = Counter((actual, said) for actual, said in zip(predictions.actual, served, strict=True) if actual != said)
     facts = {
         "metrics": metrics,
         "dev": dev,
         "teacher": read_json(paths.TEACHER_REPORT),
         "sft": read_json(paths.SFT_REPORT),
-        "sidecar": read_json(paths.SIDECAR),
-        "styles": read_json(paths.STYLES),
+        "pair": pair,
         "times": times,
-        "arms": [(TEST_ARMS[arm], value, metrics["interval"][arm]) for arm, value in accuracies(metrics).items()],
+        "arms": [(name, metrics["interval"][arm]) for arm, name in TEST_ARMS.items()],
         "confused": [(actual, said, count) for (actual, said), count in confused.most_common(10)],
     }
     environment = Environment(
@@ -89,8 +85,8 @@ def main() -> None:
         print(f"  {name:24}{time['seconds']:9.1f}{time['peak_memory_mb']:10}")
     print(f"  {'all':24}{sum(time['seconds'] for time in times.values()):9.1f}")
     print("\ntest accuracy")
-    for name, value, _ in facts["arms"]:
-        print(f"  {name:28}{value:7.1%}")
+    for name, arm in facts["arms"]:
+        print(f"  {name:28}{arm['accuracy']:7.1%}")
     print("\nthe whole report: reports/index.html")
 
 

@@ -5,11 +5,12 @@ python -m stages.split
 
 import random
 
-from stages.parts.errors import UserError
-from stages.parts.params import load_params
-from stages.parts.paths import FILTERED, GOLD, POOL, SEALED, TEST
-from stages.parts.records import Query, read_jsonl, write_jsonl
-from stages.parts.stage import run_stage
+from stages.parts.data.rows import Query
+from stages.parts.run.errors import UserError
+from stages.parts.run.files import read_jsonl, write_jsonl
+from stages.parts.run.params import load_params
+from stages.parts.run.paths import FILTERED, GOLD, POOL, SEALED, TEST
+from stages.parts.run.stage import run_stage
 
 
 def main() -> None:

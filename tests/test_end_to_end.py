@@ -17,7 +17,7 @@ import pytest
 import requests
 import yaml
 
-from stages.parts.vllm_server import free_port
+from stages.parts.engines.network import free_port
 from tests.conftest import commit_all, make_clone, run
 
 STAGES = ["raw", "filter", "split", "teacher", "sft", "base", "lora", "optimize", "calibrate", "evaluate", "report"]
@@ -105,7 +105,7 @@ def test_speed_knobs_and_other_profiles_rerun_nothing_and_a_color_the_report_alo
 
 def test_a_rank_reruns_lora_and_what_follows_and_going_back_restores(built):
     before = (built / "reports/metrics.json").read_text()
-    quick = ["-S", "lora.epochs=1", "-S", "optimize.candidate_programs=0", "-S", "lora.r=16", "-S", "runtime.weights=adapter"]
+    quick = ["-S", "train.epochs=1", "-S", "optimize.candidate_programs=0", "-S", "lora.r=16", "-S", "runtime.weights=adapter"]
     assert ran(run(built, "dvc", "exp", "run", "--name", "rank-16", *quick).stdout) == STAGES[STAGES.index("lora") :]
     assert json.loads((built / "models/lora/epoch-1/adapter_config.json").read_text())["r"] == 16
     run(built, "git", "checkout", "-qb", "rank-16")
@@ -177,7 +177,7 @@ def classify(service: str, queries: list[str]) -> list[dict]:
 def test_the_service_answers_as_the_evaluated_pair_did(built, service):
     rows = rows_of_test(built)[:200]
     predicted = pd.read_csv(built / "reports/predictions.csv").set_index("id")
-    program = json.loads((built / "reports/dev.json").read_text())["program"]
+    program = json.loads((built / "models/program.sidecar.json").read_text())["program"]
     threshold = json.loads((built / "models/calibration.json").read_text())["threshold"]
     same = 0
     for row, answer in zip(rows, classify(service, [row["text"] for row in rows]), strict=True):
@@ -254,7 +254,7 @@ def test_the_service_refuses_weights_that_its_program_was_not_chosen_with(built)
 
 
 def test_chain_of_thought_asks_the_teacher_nothing_anew_and_works_to_the_end(built):
-    quick = ["-S", "lora.epochs=2", "-S", "optimize.candidate_programs=0", "-S", "program.style=chain_of_thought"]
+    quick = ["-S", "train.epochs=2", "-S", "optimize.candidate_programs=0", "-S", "program.style=chain_of_thought"]
     assert ran(run(built, "dvc", "exp", "run", *quick).stdout) == STAGES[STAGES.index("sft") :]
     first = json.loads((built / "data/sft/train.jsonl").read_text().splitlines()[0])
     assert re.fullmatch(
@@ -286,7 +286,7 @@ def test_plots_are_drawn(built):
     ("change", "says"),
     [
         (["-S", "lora.r=0"], "lora: params.yaml: lora.r: Input should be greater than 0 (got 0)"),
-        (["-S", "lora.epochs=many"], "lora: params.yaml: lora.epochs: Input should be a valid integer (got 'many')"),
+        (["-S", "train.epochs=many"], "lora: params.yaml: train.epochs: Input should be a valid integer (got 'many')"),
         (["-S", "lora.rank=4"], "lora.rank"),
         (["-S", "profile=lama"], "lama"),
         (["-S", "top_n=99"], "filter: the training rows have 25 labels, fewer than top_n=99"),

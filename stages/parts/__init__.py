@@ -1,1 +1,5 @@
-"""What the stages and the service share, by topic. Nothing in here imports a stage or the service."""
+"""What the stages and the service share, in rooms by subject.
+
+Imports go from later rooms to earlier ones (tests/test_rooms.py holds it): run, task, data, engines; then teachers, students, training and
+numbers, which know only those four.
+"""

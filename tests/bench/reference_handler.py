@@ -9,10 +9,12 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from stages.parts import lm, paths
-from stages.parts.program_file import Sidecar, load_program, load_sidecar
-from stages.parts.task import IntentClassifier
-from stages.parts.vllm_server import ServedModel
+from stages.parts.engines.dspy_lm import using_student
+from stages.parts.engines.engine import ServedModel
+from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.run import paths
+from stages.parts.task.program import IntentClassifier
+from stages.parts.task.program_file import Sidecar, load_program, load_sidecar
 
 
 class Query(BaseModel):
@@ -24,7 +26,7 @@ def create_app(program: IntentClassifier, sidecar: Sidecar, served: ServedModel)
 
     @app.post("/classify_intent")
     async def classify_intent(query: Query) -> dict[str, str]:
-        with lm.using_student(served, "student", sidecar.style, sidecar.labels, sidecar.max_tokens):
+        with using_student(served, "student", program, sidecar.max_tokens):
             return {"label": program(query=query.query).label}
 
     return app
@@ -38,6 +40,6 @@ if __name__ == "__main__":
     given = parser.parse_args()
     sidecar = load_sidecar(paths.SIDECAR)
     program = load_program(paths.PROGRAM, sidecar.labels, sidecar.instructions, sidecar.style)
-    served = ServedModel(given.api_base, {"student": given.model}, given.key)
+    served = ServedModel(given.api_base, {"student": given.model}, given.key, OWN_KIND)
     # While it answers one query it hangs up on clients whose connection idles: a long keep-alive spares it that.
     uvicorn.run(create_app(program, sidecar, served), host="127.0.0.1", port=given.port, log_level="warning", timeout_keep_alive=600)

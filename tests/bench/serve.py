@@ -36,15 +36,17 @@ from tqdm import tqdm
 
 from serve.classifier import Classifier
 from serve.student import Student, load_student
-from stages.parts import paths
-from stages.parts.labels import UNKNOWN, match_label
-from stages.parts.params import Params, load_params
-from stages.parts.program_file import load_sidecar
-from stages.parts.records import read_json, read_jsonl, write_json
-from stages.parts.task import adapter, predictor
-from stages.parts.vllm_server import free_port, running
+from stages.parts.engines.network import free_port
+from stages.parts.engines.process import EngineProcess, running
+from stages.parts.run import paths
+from stages.parts.run.files import read_json, read_jsonl, write_json
+from stages.parts.run.params import Params, load_params
+from stages.parts.task.labels import UNKNOWN, match_label
+from stages.parts.task.program import predictor
+from stages.parts.task.program_file import load_sidecar
+from stages.parts.task.prompt import TeacherFormat
 from tests.bench.machine import machine
-from tests.serving import ENGINE_KEY, ended, wait_until
+from tests.serve.shop import ENGINE_KEY, ended, wait_until
 
 CLIENTS = 64
 STUB_MS = 100
@@ -134,7 +136,7 @@ async def against_the_stub(texts: Sequence[str], model: str) -> dict[str, float]
     """Ours and the reference's handler on an engine that takes 100 ms for an answer and no processor."""
     ports = free_port(), free_port()
     api_base = f"http://127.0.0.1:{ports[0]}/v1"
-    stub = ["tests.stub_engine", "--port", str(ports[0]), "--latency-ms", str(STUB_MS), "--model", model, "--key", ENGINE_KEY]
+    stub = ["tests.serve.stub_engine", "--port", str(ports[0]), "--latency-ms", str(STUB_MS), "--model", model, "--key", ENGINE_KEY]
     reference = ["tests.bench.reference_handler", "--port", str(ports[1]), "--api-base", api_base, "--model", model, "--key", ENGINE_KEY]
     async with pool_of_connections() as session:
         with command(*stub, folder=ROOT, key=""):
@@ -175,10 +177,10 @@ class Counting:
 async def against_the_engine(texts: Sequence[str], student: Student) -> dict[str, float]:
     """Through the service and without it, on the same real engine."""
     async with pool_of_connections() as session:
-        with service(student.api_base, student.key) as (url, _):
+        with service(student.engine.served.api_base, student.engine.served.key) as (url, _):
             through = asking(session, url, query)
             bodies = {text: student.classifier.request(text) for text in texts}  # made beforehand: "direct" is the engine alone
-            direct = asking(session, f"{student.api_base}/chat/completions", bodies.__getitem__, student.key)
+            direct = asking(session, f"{student.engine.served.api_base}/chat/completions", bodies.__getitem__, student.engine.served.key)
             rates: list[list[float]] = [[], []]
             for _ in tqdm(range(ENGINE_ROUNDS), desc="real engine", leave=False):
                 for number, ask in enumerate((through, direct)):
@@ -198,8 +200,9 @@ async def against_the_engine(texts: Sequence[str], student: Student) -> dict[str
 
 def validated_request(classifier: Classifier, text: str) -> dict[str, Any]:
     """The plain program's request: no opened answer, nothing that holds it to the labels, room for all its markers."""
-    messages = adapter().format(classifier.signature, predictor(classifier.program).demos, {"query": text})
-    return {"messages": messages, "model": classifier.model, "temperature": 0.0, "max_tokens": classifier.options["max_tokens"] + 48}
+    plain = classifier.requests
+    messages = TeacherFormat().format(plain.signature, predictor(plain.program).demos, {"query": text})
+    return {"messages": messages, "model": classifier.model, "temperature": 0.0, "max_tokens": plain.options["max_tokens"] + 48}
 
 
 async def forms_of_answers(rows: Sequence[Mapping[str, str]], student: Student) -> dict[str, Any]:
@@ -207,13 +210,13 @@ async def forms_of_answers(rows: Sequence[Mapping[str, str]], student: Student) 
     classifier, texts = student.classifier, [row["text"] for row in rows]
     found: dict[str, Any] = {}
     async with pool_of_connections() as session:
-        url = f"{student.api_base}/chat/completions"
-        constrained = asking(session, url, classifier.request, student.key)
-        once = asking(session, url, lambda text: validated_request(classifier, text), student.key)
+        url = f"{student.engine.served.api_base}/chat/completions"
+        constrained = asking(session, url, classifier.request, student.engine.served.key)
+        once = asking(session, url, lambda text: validated_request(classifier, text), student.engine.served.key)
 
         def label_of(completion: Mapping[str, Any]) -> str:
             content = completion["choices"][0]["message"]["content"] or ""
-            return match_label(content.partition("[[ ## label ## ]]")[2].partition("[[ ##")[0], classifier.program.labels)
+            return match_label(content.partition("[[ ## label ## ]]")[2].partition("[[ ##")[0], classifier.requests.program.labels)
 
         async def validated(text: str) -> Any:
             completion = await once(text)
@@ -247,7 +250,7 @@ def with_weights(params: Params, weights: str) -> Student:
 
 async def adapter_rate(texts: Sequence[str], student: Student) -> float:
     async with pool_of_connections() as session:
-        ask = asking(session, f"{student.api_base}/chat/completions", student.classifier.request, student.key)
+        ask = asking(session, f"{student.engine.served.api_base}/chat/completions", student.classifier.request, student.engine.served.key)
         return statistics.median([await answers_per_second(ask, texts, seconds=4) for _ in range(ROUNDS)])
 
 
@@ -260,7 +263,8 @@ def main() -> None:
     texts = [row["text"] for row in rows]
     merged, beside = with_weights(params, "merged"), with_weights(params, "adapter")
     stub = asyncio.run(against_the_stub(texts, merged.classifier.model))
-    assert merged.engine and beside.engine, "engine.api_base must be empty: this bench starts its own"
+    if not isinstance(merged.engine, EngineProcess):
+        raise SystemExit("engine.api_base must be empty: this bench starts its own")
     with running(merged.engine):
         engine = asyncio.run(against_the_engine(texts, merged))
         answers = asyncio.run(forms_of_answers(rows, merged))

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stages.parts.records import read_json, write_json
+from stages.parts.run.files import read_json, write_json
 from tests.bench.machine import machine
 
 STYLES = ("direct", "chain_of_thought")

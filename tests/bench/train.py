@@ -7,7 +7,7 @@ Two tokenizers: "plain", byte-level BPE as any hub student has it (the prompt is
 student's own, in which the prompt's constant phrases are one token each (`embedded_tokenizer`).
 
 Stock is TRL's SFTTrainer with completion-only loss and the faster of its two collators, padded or padding-free (a packed batch without the
-wait for packing); a trial picks it. Ours is `stages.parts.training.make_trainer`. On a CPU stock's head scores every token and ours the
+wait for packing); a trial picks it. Ours is `make_trainer` of stages/parts/training. On a CPU stock's head scores every token and ours the
 learned ones alone, so that a part of the ratio is the head's; on a GPU both score learned tokens alone.
 
 On a CPU: the embedded student in float32. With a GPU: Llama-3.2-1B's shape with random weights in bfloat16, gradient checkpointing on for
@@ -26,20 +26,23 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import Dataset
+from stages.parts.tiny_llama import BEGIN, END_HEADER, END_OF_TURN, HEADER, PAD
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, logging, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from stages.parts import paths
-from stages.parts.params import load_params
-from stages.parts.records import read_json, write_json
-from stages.parts.shared_prefix import IGNORED, common_prefix_length
-from stages.parts.student_weights import lora_config
-from stages.parts.task import IntentClassifier, training_messages
-from stages.parts.tiny_llama import BEGIN, CHAT_TEMPLATE, END_HEADER, END_OF_TURN, HEADER, MAX_POSITIONS, PAD, build_model, build_tokenizer
-from stages.parts.training import CLIP, Recipe, Row, encode, make_trainer
+from stages.parts.run import paths
+from stages.parts.run.files import read_json, write_json
+from stages.parts.run.params import load_params
+from stages.parts.students.tiny import CHAT_TEMPLATE, MAX_POSITIONS, build_model, build_tokenizer
+from stages.parts.students.weights import lora_config
+from stages.parts.task.examples import training_messages
+from stages.parts.task.program import IntentClassifier
+from stages.parts.training.rows import Row, encode
+from stages.parts.training.shared_prefix import IGNORED, common_prefix_length
+from stages.parts.training.trainer import Recipe, make_trainer
 from tests.bench.machine import machine
 
 BATCHES = (8, 32)
@@ -101,7 +104,7 @@ class Arm:
         inputs = self.trainer._prepare_inputs(self.trainer.data_collator(list(rows)))
         learned = (inputs["labels"][..., 1:] != -100).sum()
         loss = self.trainer.training_step(self.model, inputs, learned)
-        torch.nn.utils.clip_grad_norm_(self.weights.values(), CLIP)
+        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.trainer.args.max_grad_norm)
         self.optimizer.step()
         wait_for_gpu()
         return time.perf_counter() - started, loss.item()
@@ -146,7 +149,7 @@ def arms(rows: list[Row], tokenizer: PreTrainedTokenizerFast, batch: int, folder
 
     def model() -> Any:
         set_seed(0)
-        return llama_1b() if ON_GPU else build_model(tokenizer, params.own.student)
+        return llama_1b() if ON_GPU else build_model(tokenizer, params.student)
 
     def stock(padding_free: bool) -> SFTTrainer:
         settings = SFTConfig(
@@ -171,7 +174,8 @@ def arms(rows: list[Row], tokenizer: PreTrainedTokenizerFast, batch: int, folder
         )
 
     lora = lora_config(params.lora)
-    ours = make_trainer(model(), tokenizer, rows, Recipe(1, batch, 1e-3, 0, lora=lora), folder)
+    recipe = Recipe(epochs=1, batch=batch, learning_rate=1e-3, seed=0, warm_up=0.06, weight_decay=0.01, clip=1.0, lora=lora)
+    ours = make_trainer(model(), tokenizer, rows, recipe, folder)
     return {"padded": Arm(stock(False)), "padding_free": Arm(stock(True)), "ours": Arm(ours)}
 
 

@@ -1,0 +1,104 @@
+"""The HTTP app: its routes, and what each failure answers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from serve.http.chat import chat_router
+from serve.http.guard import Guard
+from serve.http.keys import KeyCheck
+from serve.schemas import PROBLEMS, Answer, Answers, Batch, Query
+from serve.service import NotReady, Overloaded, Service, TooLarge
+from stages.parts.engines.client import EngineError, EngineTimeout, QueryRefused
+
+PAGE = Path(__file__).with_name("page.html")
+PAGE_HEADERS = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
+# Exception -> status, and seconds after which it is worth trying again. The most specific class counts.
+FAILURES: dict[type[Exception], tuple[int, int | None]] = {
+    NotReady: (503, 5),
+    Overloaded: (429, 1),
+    TooLarge: (413, None),
+    QueryRefused: (413, None),
+    EngineTimeout: (504, None),
+    EngineError: (503, 1),
+}
+
+
+async def failure(_: Request, error: Exception) -> JSONResponse:
+    status, retry_after_s = next(FAILURES[kind] for kind in type(error).__mro__ if kind in FAILURES)
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
+    return JSONResponse({"detail": str(error)}, status, headers)
+
+
+async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    """FastAPI's own answer less the input: it may be private, large, or no Unicode that JSON could carry back."""
+    return JSONResponse({"detail": [{key: found[key] for key in ("loc", "msg", "type")} for found in error.errors()]}, 422)
+
+
+def intent_router(service: Service) -> APIRouter:
+    """The classifier's own routes."""
+    routes = APIRouter()
+
+    @routes.post("/classify_intent", responses=PROBLEMS)
+    async def classify_intent(query: Query) -> Answer:
+        """Classify one query."""
+        return (await service.classify([query.query]))[0]
+
+    @routes.post("/classify_intent/batch", responses=PROBLEMS)
+    async def classify_batch(batch: Batch) -> Answers:
+        """Classify many queries: all are answered, or the request fails as a whole."""
+        return Answers(answers=await service.classify(batch.queries))
+
+    @routes.get("/metrics", responses={401: PROBLEMS[401]}, response_class=Response)
+    async def metrics() -> Response:
+        """Counts and times for Prometheus."""
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return routes
+
+
+def health_router(service: Service) -> APIRouter:
+    """What a load balancer asks, and the page: open to whoever can reach the port."""
+    routes = APIRouter()
+    page = PAGE.read_text(encoding="utf-8")
+
+    @routes.get("/healthz")
+    async def healthz() -> dict[str, Any]:
+        """Whether the app runs."""
+        return {"status": "up"}
+
+    @routes.get("/readyz", responses={503: PROBLEMS[503]})
+    async def readyz() -> dict[str, Any]:
+        """Whether the engine answers: a real query has passed through it."""
+        if not service.supervisor.ready:
+            raise NotReady
+        return {"status": "ready"}
+
+    @routes.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def try_it() -> HTMLResponse:
+        return HTMLResponse(page, headers=PAGE_HEADERS)
+
+    return routes
+
+
+def create_app(service: Service, keys: Sequence[str]) -> FastAPI:
+    """The app around a service. Queries and metrics need one of `keys`, if there are any."""
+    app = FastAPI(
+        title="Intent classifier",
+        description="A distilled student behind one call. Confidence is calibrated; below its threshold an answer abstains.",
+        version="1",
+    )
+    for kind in FAILURES:
+        app.add_exception_handler(kind, failure)
+    app.add_exception_handler(RequestValidationError, invalid)  # type: ignore[arg-type]
+    with_key = [Depends(KeyCheck(keys))]
+    app.include_router(intent_router(service), dependencies=with_key)
+    app.include_router(chat_router(service), dependencies=with_key)
+    app.include_router(health_router(service))
+    app.add_middleware(Guard, metrics=service.metrics)
+    return app

@@ -1,0 +1,46 @@
+"""API keys: from the environment, compared in constant time, required where others can reach the service."""
+
+import hmac
+import ipaddress
+import os
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Depends, HTTPException
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from stages.parts.run.errors import UserError
+
+VARIABLE = "SERVE_API_KEYS"
+SHORTEST = 16  # characters
+bearer = HTTPBearer(auto_error=False, description=f"one of the keys in {VARIABLE}; not asked for where there are none")
+
+
+def read_keys(host: str) -> list[str]:
+    """The keys of SERVE_API_KEYS, separated by commas; raises UserError where the service needs some and has none, or weak ones."""
+    keys = [key.strip() for key in os.environ.get(VARIABLE, "").split(",") if key.strip()]
+    if not keys and not is_loopback(host):
+        raise UserError(f"others can reach {host}: set {VARIABLE} to one or more keys, separated by commas, or serve on 127.0.0.1")
+    if any(len(key) < SHORTEST or not key.isascii() for key in keys):
+        raise UserError(f"a key in {VARIABLE} is not ASCII or shorter than {SHORTEST} characters: make one with `openssl rand -hex 24`")
+    return keys
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class KeyCheck:
+    """A FastAPI dependency that lets a request pass if it brings one of the keys, or if there are none."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = [key.encode() for key in keys]
+
+    async def __call__(self, found: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        given = found.credentials.encode() if found else b""
+        matches = [hmac.compare_digest(given, key) for key in self.keys]  # all of them: time tells nothing of which
+        if self.keys and not any(matches):
+            raise HTTPException(401, "a valid API key is needed: Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"})

@@ -1,0 +1,1 @@
+"""Rows: what they are, where they come from, what is refused."""

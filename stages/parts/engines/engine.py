@@ -1,0 +1,82 @@
+"""What an engine is to those who use it, whoever made it: the stages and the service know these names and no others.
+
+A new kind of engine is a class with `EngineKind`'s members, beside vllm.py; `process.py` runs it, `asking.py` and `client.py` ask it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from stages.parts.engines.layout import Layout
+from stages.parts.run.files import folder_sha256
+from stages.parts.task.prompt import AnswerForm
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What an engine is started with. `adapters` are folders by the names they are served under; `layout` None means a CPU."""
+
+    model: Path
+    name: str
+    adapters: Mapping[str, Path]
+    port: int
+    key: str
+    layout: Layout | None
+    max_model_len: int | None
+    kv_cache_gib: int
+
+
+class EngineKind(Protocol):
+    """All that is peculiar to one kind of engine. It serves OpenAI's protocol under /v1, and wants a key there."""
+
+    name: str
+    health: str
+    """The path that answers 200 once it serves."""
+    most_alternatives: int
+    """Of how many tokens it reports log-probabilities at each position, at most."""
+
+    def command(self, launch: Launch) -> list[str]:
+        """The command line that starts it."""
+        ...
+
+    def environment(self, launch: Launch) -> dict[str, str]:
+        """Variables beside this process's own. The key goes here, where other users can't read it."""
+        ...
+
+    def answer_options(self, form: AnswerForm) -> dict[str, Any]:
+        """What a request says beyond OpenAI's protocol: go on with the prompt's last message, and keep to the form."""
+        ...
+
+    def says_too_long(self, message: str) -> bool:
+        """Whether the error message of a 400 says that the prompt has too many tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """Where an engine answers: `api_base` ends in /v1; `names` maps "base" and each adapter to its name there; it wants `key`."""
+
+    api_base: str
+    names: Mapping[str, str]
+    key: str
+    kind: EngineKind
+
+
+class Engine(Protocol):
+    """An engine that answers, or will: one of our own (process.py), or one that runs already (`RunningEngine`)."""
+
+    @property
+    def served(self) -> ServedModel: ...
+
+
+@dataclass(frozen=True)
+class RunningEngine:
+    """An engine that somebody else started and ends."""
+
+    served: ServedModel
+
+
+def served_name(kind: str, folder: Path) -> str:
+    """A name that changes with the weights: caches go by the name alone."""
+    return f"{kind}-{folder_sha256(folder)[:12]}"

@@ -1,0 +1,75 @@
+"""How to lay a model over the GPUs at hand: tensor parallel x pipeline parallel x copies."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.parts.run.errors import UserError
+
+USABLE = 0.90  # share of a GPU's memory that vLLM takes (its --gpu-memory-utilization)
+KV_SHARE = 0.10  # of the usable memory, kept for the KV cache at the least
+ACTIVATIONS = 4 * 2**30  # bytes a GPU, for activations and CUDA graphs
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What parallelism depends on: weight bytes, attention and key-value heads, layers."""
+
+    weight_bytes: int
+    heads: int
+    kv_heads: int
+    layers: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """vLLM's --tensor-parallel-size, --pipeline-parallel-size and --data-parallel-size."""
+
+    tensor: int
+    pipeline: int
+    copies: int
+
+
+def model_shape(folder: Path) -> ModelShape:
+    """The shape of a downloaded model, from its config.json and the size of its safetensors."""
+    config = json.loads((folder / "config.json").read_text())
+    return ModelShape(
+        weight_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        heads=config["num_attention_heads"],
+        kv_heads=config.get("num_key_value_heads", config["num_attention_heads"]),
+        layers=config["num_hidden_layers"],
+    )
+
+
+def layouts(shape: ModelShape, gpus: int, room: float) -> list[Layout]:
+    """The ways one copy of the model fits on exactly `gpus` GPUs with `room` bytes each for weights, most tensor-parallel first.
+
+    Tensor parallelism splits every layer: its degree divides the attention heads, and divides or is a multiple of the key-value heads.
+    It needs traffic in each layer, so it stays within 8 GPUs. Pipeline parallelism splits the layers and takes the rest.
+    """
+    found = []
+    for tensor in range(min(gpus, 8), 0, -1):
+        pipeline = gpus // tensor
+        splits_heads = shape.heads % tensor == 0 and (shape.kv_heads % tensor == 0 or tensor % shape.kv_heads == 0)
+        share = math.ceil(shape.layers / pipeline) / shape.layers / tensor  # the largest stage's; rounding up covers the embeddings
+        if gpus % tensor == 0 and splits_heads and pipeline <= shape.layers and shape.weight_bytes * share <= room:
+            found.append(Layout(tensor, pipeline, 1))
+    return found
+
+
+def plan(shape: ModelShape, memory: list[int]) -> Layout:
+    """As many copies of the model as fit on GPUs with this much memory, each spread over as many GPUs as then fall to it.
+
+    Raises UserError where the model does not fit at all.
+    """
+    room = min(memory) * USABLE * (1 - KV_SHARE) - ACTIVATIONS
+    needed = next((gpus for gpus in range(1, len(memory) + 1) if layouts(shape, gpus, room)), None)
+    if needed is None:
+        raise UserError(
+            f"a model of {shape.weight_bytes / 2**30:.0f} GiB does not fit on {len(memory)} GPU(s) of {min(memory) / 2**30:.0f} GiB: "
+            "use more GPUs or a smaller model"
+        )
+    copies = len(memory) // needed
+    best = next(found for gpus in range(len(memory) // copies, 0, -1) for found in layouts(shape, gpus, room))
+    return Layout(best.tensor, best.pipeline, copies)

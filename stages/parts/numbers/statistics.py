@@ -1,0 +1,46 @@
+"""Honest numbers: intervals, paired comparisons, calibration."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import binomtest
+
+BINS = 10
+RESAMPLES = 10_000
+
+
+def interval(right: int, rows: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of an accuracy."""
+    found = binomtest(right, rows).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def difference_interval(first: Sequence[bool], second: Sequence[bool], seed: int) -> tuple[float, float]:
+    """The 95 % interval of first's accuracy less second's on the same rows: a paired bootstrap."""
+    paired = np.asarray(first, int) - np.asarray(second, int)
+    counts = np.array([(paired == value).sum() for value in (-1, 0, 1)])  # rows drawn anew are a multinomial draw of these three
+    drawn = np.random.default_rng(seed).multinomial(len(paired), counts / len(paired), RESAMPLES)
+    low, high = np.quantile((drawn[:, 2] - drawn[:, 0]) / len(paired), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def reliability(confidence: Sequence[float], right: Sequence[bool]) -> list[dict[str, float]]:
+    """Rows in bins of equal width by confidence: mean `confidence`, `accuracy` and count `n` of each bin that has rows."""
+    values, hits = np.asarray(confidence), np.asarray(right, float)
+    number = np.minimum((values * BINS).astype(int), BINS - 1)
+    return [
+        {"confidence": float(values[number == k].mean()), "accuracy": float(hits[number == k].mean()), "n": int((number == k).sum())}
+        for k in range(BINS)
+        if (number == k).any()
+    ]
+
+
+def expected_calibration_error(bins: list[dict[str, float]]) -> float:
+    """Mean distance of confidence and accuracy over rows (Naeini et al. 2015)."""
+    return sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / sum(b["n"] for b in bins)
+
+
+def coverage_curve(confidence: Sequence[float], right: Sequence[bool]) -> list[dict[str, float]]:
+    """Accuracy of the surest rows, for every twentieth of the rows: `coverage` and `accuracy` in [0, 1]."""
+    hits = np.asarray(right, float)[np.argsort(-np.asarray(confidence), kind="stable")]
+    return [{"coverage": share / 20, "accuracy": float(hits[: max(1, round(len(hits) * share / 20))].mean())} for share in range(1, 21)]

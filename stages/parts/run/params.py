@@ -1,0 +1,228 @@
+"""Typed parameters: params.yaml, checked, with the chosen profile's values where its own are empty."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from stages.parts.run.errors import UserError
+
+Source = Literal["sample", "csv", "url", "hub"]
+Style = Literal["direct", "chain_of_thought"]
+Positive = Annotated[int, Field(gt=0)]
+Port = Annotated[int, Field(gt=0, lt=65536)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Block(BaseModel):
+    """No misspelt keys, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Raw(Block):
+    source: Source
+    train: str
+    test: str
+    text_column: str
+    label_column: str
+
+
+class Split(Block):
+    gold: Positive
+    dev: Positive
+    optimizer_val: Positive
+
+
+class Program(Block):
+    style: Style
+    instructions: Annotated[str, Field(min_length=1)]
+
+
+def as_written(value: Any) -> Any:
+    """YAML, and `-S sft.labels=true` with it, reads the word true as a boolean."""
+    return "true" if value is True else value
+
+
+class Sft(Block):
+    labels: Annotated[Literal["teacher", "true"], BeforeValidator(as_written)]
+    prune: bool
+
+
+class Train(Block):
+    method: Literal["lora", "full", "qlora"]
+    epochs: Positive
+    batch: Positive
+    learning_rate: Rate
+    warm_up: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip: Annotated[float, Field(gt=0)]
+
+
+class Lora(Block):
+    r: Positive
+    alpha: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Optimize(Block):
+    checkpoints: Positive
+    bootstrapped_demos: Annotated[int, Field(ge=1)]
+    labeled_demos: Annotated[int, Field(ge=1)]
+    candidate_programs: Annotated[int, Field(ge=0)]
+    train_rows: Positive
+
+
+class Calibrate(Block):
+    precision: Rate
+
+
+class Report(Block):
+    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+
+
+class Runtime(Block):
+    parallel: Literal["none", "ddp", "fsdp", "zero3"]
+    rows_at_once: Positive | None
+    weights: Literal["merged", "adapter"]
+    threads: Positive
+    port: Port | None
+    engine_start_s: Positive
+    kv_cache_gib: Positive
+
+
+class Serve(Block):
+    host: str
+    port: Port
+    queue: Positive
+    timeout_s: Positive
+
+
+class RunningEngine(Block):
+    api_base: Annotated[str, Field(pattern=r"^https?://.+/v1/?$")] | None
+
+
+class LinearSettings(Block):
+    kind: Literal["linear"]
+
+
+class VllmSettings(Block):
+    kind: Literal["vllm"]
+    model: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    max_tokens: Positive
+    max_model_len: Positive
+
+
+class EndpointSettings(Block):
+    kind: Literal["endpoint"]
+    model: str
+    api_base: str | None
+    max_tokens: Positive
+
+
+class TinyStudent(Block):
+    kind: Literal["tiny"]
+    hidden_size: Annotated[int, Field(gt=0, multiple_of=32)]
+    layers: Positive
+    vocabulary: Annotated[int, Field(ge=512)]
+    epochs: Positive
+    learning_rate: Rate
+
+
+class HubStudent(Block):
+    kind: Literal["hub"]
+    model: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    max_model_len: Positive
+
+
+Teacher = Annotated[LinearSettings | VllmSettings | EndpointSettings, Field(discriminator="kind")]
+Student = Annotated[TinyStudent | HubStudent, Field(discriminator="kind")]
+
+
+class Profile(Block):
+    """A teacher and a student. The other blocks hold what params.yaml leaves empty; their values are checked where they are in force."""
+
+    teacher: Teacher
+    student: Student
+    raw: dict[str, Any]
+    program: dict[str, Any]
+    split: dict[str, Any]
+    train: dict[str, Any]
+    optimize: dict[str, Any]
+
+
+class Params(Block):
+    """All of params.yaml, with the values that are in force."""
+
+    profile: str
+    seed: Annotated[int, Field(ge=0)]
+    top_n: Annotated[int, Field(ge=2)]
+    raw: Raw
+    split: Split
+    program: Program
+    sft: Sft
+    train: Train
+    lora: Lora
+    optimize: Optimize
+    calibrate: Calibrate
+    report: Report
+    runtime: Runtime
+    serve: Serve
+    engine: RunningEngine
+    profiles: dict[str, Profile]
+
+    @property
+    def teacher(self) -> LinearSettings | VllmSettings | EndpointSettings:
+        return self.profiles[self.profile].teacher
+
+    @property
+    def student(self) -> TinyStudent | HubStudent:
+        return self.profiles[self.profile].student
+
+
+FROM_PROFILE = ("raw", "program", "split", "train", "optimize")
+
+
+def filled(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values with the chosen profile's in place of empty ones; raises UserError for a profile that is not there, or says too much."""
+    profiles, name = values.get("profiles"), values.get("profile")
+    if not isinstance(profiles, dict) or name not in profiles:
+        raise UserError(f"{where}: profile: no profile is called {name!r}; there are {', '.join(profiles or ())}")
+    found = dict(values)
+    for block in FROM_PROFILE:
+        own, of_profile = values.get(block), profiles[name].get(block)
+        if not isinstance(own, dict) or not isinstance(of_profile, dict):
+            continue  # the types' own check names it
+        if unknown := sorted(of_profile.keys() - own.keys()):
+            raise UserError(f"{where}: profiles.{name}.{block}.{unknown[0]}: there is no such parameter")
+        found[block] = {key: of_profile.get(key) if value is None else value for key, value in own.items()}
+    return found
+
+
+def parse_params(values: Any, where: str = "params.yaml") -> Params:
+    """Check a parsed params.yaml; raises UserError that names the first wrong key, its value and what is wanted."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where} holds no parameters")
+    try:
+        return Params.model_validate(filled(values, where))
+    except ValidationError as error:
+        first = error.errors()[0]
+        tags = {"linear", "vllm", "endpoint", "tiny", "hub"}  # pydantic names the union member in the path; the user does not
+        key = ".".join(str(part) for part in first["loc"] if part not in tags) or "the file"
+        reason = {"extra_forbidden": "there is no such parameter", "missing": "it is missing"}.get(first["type"], first["msg"])
+        shown = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {first['input']!r})"
+        raise UserError(f"{where}: {key}: {reason}{shown}") from None
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml of the repository a stage runs in."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run from the repository root") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return parse_params(values, str(path))

@@ -1,0 +1,52 @@
+"""Where everything lies, relative to the repository root. dvc.yaml declares the same paths; tests/test_pipeline_file.py compares them."""
+
+import os
+from pathlib import Path
+
+SAMPLE = Path("data/sample")
+RAW = Path("data/raw")
+FILTERED = Path("data/filtered")
+LABELS = FILTERED / "labels.json"
+SPLITS = Path("data/splits")
+GOLD = SPLITS / "gold.jsonl"
+POOL = SPLITS / "pool.jsonl"
+TEST = SPLITS / "test.jsonl"
+SEALED = SPLITS / "sealed.jsonl"
+TEACHER = Path("data/teacher")
+TEACHER_LABELS = TEACHER / "labels.jsonl"
+TEACHER_TEST = TEACHER / "test.jsonl"
+TEACHER_GOLD = TEACHER / "gold.jsonl"
+SFT = Path("data/sft")
+SFT_TRAIN = SFT / "train.jsonl"
+SFT_DEV = SFT / "dev.jsonl"
+OPTIMIZER_VAL = SFT / "optimizer_val.jsonl"
+OPTIMIZER_TRAIN = SFT / "optimizer_train.jsonl"
+
+BASE = Path("models/base")
+LORA = Path("models/lora")
+PROGRAMS = Path("models/programs")
+PROGRAM = Path("models/program.json")
+SIDECAR = Path("models/program.sidecar.json")
+EXPORT = Path("models/export")  # made by hand, no stage's
+HELD_OUT = Path("models/held_out.jsonl")
+CALIBRATION = Path("models/calibration.json")
+
+REPORTS = Path("reports")
+TEACHER_REPORT = REPORTS / "teacher.json"
+SFT_REPORT = REPORTS / "sft.json"
+LEARNING_CURVE = REPORTS / "learning_curve.json"
+DEV_REPORT = REPORTS / "dev.json"
+METRICS = REPORTS / "metrics.json"
+PREDICTIONS = REPORTS / "predictions.csv"
+CONFUSION = REPORTS / "confusion.csv"
+RELIABILITY = REPORTS / "reliability.json"
+COVERAGE = REPORTS / "coverage.json"
+TIMES = REPORTS / "times"
+
+
+def cache() -> Path:
+    """What must survive a killed stage (DVC removes a stage's outputs before it runs): `.cache` of the repository.
+
+    DVC sets DVC_ROOT to the parent repository also for `exp run --temp` and `--queue`, so those share it.
+    """
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve() / ".cache"

@@ -1,0 +1,77 @@
+"""The engines that serve a profile's students: the base, and each tuned one, merged or as an adapter beside the base.
+
+What is scored is what is served: the stages and the service get their engines here. Merged weights answer several times as many queries a
+second on a CPU (vLLM gathers an adapter's weights for every token there); adapters share one engine with their base.
+"""
+
+from collections.abc import Generator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from stages.parts.engines.engine import ServedModel, served_name
+from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.process import EngineProcess, prepare, running
+from stages.parts.run.errors import UserError
+from stages.parts.run.params import HubStudent, Params
+from stages.parts.run.paths import cache
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a tuned student's folder holds an adapter; else it holds a whole model (train.method full)."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def shares_an_engine(folder: Path, params: Params) -> bool:
+    """Whether a tuned student is served beside its base."""
+    return is_adapter(folder) and params.runtime.weights == "adapter"
+
+
+def base_engine(base: Path, adapters: Mapping[str, Path], params: Params) -> EngineProcess:
+    """An engine for the base and adapters beside it."""
+    return student_engine(base, adapters, params, served_name("base", base))
+
+
+def tuned_engine(base: Path, tuned: Path, name: str, params: Params) -> EngineProcess:
+    """An engine for one tuned student alone, under `name`."""
+    return student_engine(merged(base, tuned) if is_adapter(tuned) else tuned, {}, params, name)
+
+
+def student_engine(model: Path, adapters: Mapping[str, Path], params: Params, name: str) -> EngineProcess:
+    """On the GPUs for a student of the hub, on the CPU for the tiny one."""
+    student = params.student
+    from_hub = isinstance(student, HubStudent)
+    length = student.max_model_len if isinstance(student, HubStudent) else None
+    return prepare(OWN_KIND, model, adapters, params.runtime, on_gpus=from_hub, max_model_len=length, name=name)
+
+
+def merged(base: Path, adapter: Path) -> Path:
+    """The folder of a base with an adapter folded in, kept in .cache by their hashes; raises UserError where it can't be made."""
+    folder = cache() / "merged" / f"{served_name('base', base)}-{served_name('adapter', adapter)}"
+    if not folder.is_dir():
+        from stages.parts.students.merge import merge_adapter  # here, since it imports torch, which is needed this once
+
+        print(f"merging {adapter} into {base}", flush=True)
+        try:
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # the weights leave memory with the process
+                pool.submit(merge_adapter, base, adapter, folder).result()
+        except BrokenProcessPool:
+            raise UserError(f"merging {adapter} into {base} was killed, most likely for memory: set runtime.weights to adapter") from None
+    return folder
+
+
+def students(base: Path, tuned: Mapping[str, Path], params: Params) -> Generator[tuple[str, ServedModel], None, None]:
+    """ "base" and each tuned student's name, with an engine that runs and serves it until the next is asked for.
+
+    Close the generator to end the last engine.
+    """
+    beside = {name: folder for name, folder in tuned.items() if shares_an_engine(folder, params)}
+    with running(base_engine(base, beside, params)) as served:
+        for name in served.names:
+            yield name, served
+    for name, folder in tuned.items():
+        if name not in beside:
+            with running(tuned_engine(base, folder, served_name(name, folder), params)) as served:
+                yield name, replace(served, names={name: served.names["base"]})

@@ -1,0 +1,61 @@
+"""What a model is asked: signature, prompt format, and which answers are wanted.
+
+The labels stand in the instructions and the field is a plain `str`: a `Literal` field would print all labels again after the query,
+where no prefix cache can reuse them (dspy's ChatAdapter; 192 tokens a prompt against 33). What DSPy calls an adapter is a prompt format
+here: an adapter is a LoRA adapter.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from stages.parts.run.params import Style
+from stages.parts.task.label_probabilities import LABEL_HEADER
+
+
+def signature(labels: Sequence[str], instructions: str) -> type[dspy.Signature]:
+    """query -> label, with the labels in the instructions."""
+    names = "\n".join(f"- {label}" for label in labels)
+    return dspy.Signature("query: str -> label: str", f"{instructions} The intents are:\n{names}")
+
+
+class TeacherFormat(dspy.ChatAdapter):
+    """DSPy's chat format. No second call in JSON after a parse failure: a failure is a wrong answer."""
+
+    def __init__(self) -> None:
+        super().__init__(use_json_adapter_fallback=False)
+
+
+class StudentFormat(TeacherFormat):
+    """The student's: the prompt ends with the header of the answer's first field, so that no token is spent on it.
+
+    For engines of our own only, which continue an assistant's last message where they are told to (EngineKind.answer_options).
+    """
+
+    def format(self, signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        return [*super().format(signature, demos, inputs), {"role": "assistant", "content": self.opening(signature)}]
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
+        return super().parse(signature, self.opening(signature) + completion)
+
+    def opening(self, signature: type[dspy.Signature]) -> str:
+        return f"[[ ## {next(iter(signature.output_fields))} ## ]]\n"
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """The answers that an engine may give behind the opening: one of `choices`, or, where there are none, what `regex` matches."""
+
+    choices: tuple[str, ...] = ()
+    regex: str = ""
+
+
+def answer_form(labels: Sequence[str], style: Style) -> AnswerForm:
+    """A label, or reasoning, the label's header and a label."""
+    if style == "direct":
+        return AnswerForm(choices=tuple(labels))
+    reasoning = r"([^\[]|\[[^\[])+"  # anything but the next header
+    return AnswerForm(regex=rf"{reasoning}\n\n{re.escape(LABEL_HEADER)}\n({'|'.join(map(re.escape, labels))})")

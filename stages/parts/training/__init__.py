@@ -1,0 +1,1 @@
+"""SFT with TRL, exact and shared over a batch's common prompt."""

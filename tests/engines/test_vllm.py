@@ -1,0 +1,113 @@
+"""What of the GPU path can be checked without a GPU: the layout, the command line, the failures."""
+
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.parts.engines import layout
+from stages.parts.engines.engine import Launch
+from stages.parts.engines.layout import Layout, ModelShape, plan
+from stages.parts.engines.process import prepare, running
+from stages.parts.engines.vllm import Vllm
+from stages.parts.run.errors import UserError
+from stages.parts.run.gpus import gpu_memory
+from stages.parts.run.params import Runtime
+
+GIB = 2**30
+LLAMA_70B = ModelShape(weight_bytes=141_107_412_992, heads=64, kv_heads=8, layers=80)
+LLAMA_8B = ModelShape(weight_bytes=16_060_556_376, heads=32, kv_heads=8, layers=32)
+LLAMA_1B = ModelShape(weight_bytes=2_471_645_608, heads=32, kv_heads=8, layers=16)
+
+
+@pytest.mark.parametrize(
+    ("shape", "memory", "expected"),
+    [
+        (LLAMA_70B, [80 * GIB] * 4, Layout(4, 1, 1)),
+        (LLAMA_70B, [80 * GIB] * 8, Layout(4, 1, 2)),
+        (LLAMA_70B, [140 * GIB] * 2, Layout(2, 1, 1)),
+        (LLAMA_70B, [48 * GIB] * 6, Layout(2, 3, 1)),
+        (LLAMA_8B, [24 * GIB], Layout(1, 1, 1)),
+        (LLAMA_8B, [16 * GIB] * 2, Layout(2, 1, 1)),
+        (LLAMA_1B, [16 * GIB] * 3, Layout(1, 1, 3)),
+    ],
+)
+def test_a_model_is_laid_over_the_fewest_gpus_it_fits_on(shape, memory, expected):
+    found = plan(shape, memory)
+    assert found == expected
+    share = shape.weight_bytes / found.tensor / found.pipeline
+    assert share < min(memory) * layout.USABLE
+
+
+@pytest.mark.parametrize(
+    ("memory", "says"),
+    [([24 * GIB] * 4, "a model of 131 GiB does not fit on 4 GPU"), ([80 * GIB], "does not fit on 1 GPU")],
+)
+def test_a_model_that_does_not_fit_is_refused(memory, says):
+    with pytest.raises(UserError, match=says):
+        plan(LLAMA_70B, memory)
+
+
+@pytest.mark.parametrize("answer", ["exit 9", "echo No devices were found >&2; exit 6", "true"])
+def test_no_gpu_is_named_whatever_nvidia_smi_does(tmp_path, monkeypatch, answer):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{answer}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(UserError, match="needs an NVIDIA GPU"):
+        gpu_memory()
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nprintf '81559\\n81559\\n'\n")
+    assert gpu_memory() == [81559 * 2**20] * 2
+
+
+def test_the_shape_is_read_from_a_snapshot(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 8, "num_hidden_layers": 2}))
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
+    assert layout.model_shape(tmp_path) == ModelShape(100, 8, 8, 2)
+
+
+def launch(**changes: Any) -> Launch:
+    plain = {"model": Path("models/base"), "name": "base-abc", "adapters": {}, "port": 8001, "key": "k", "layout": None}
+    return Launch(**plain | {"max_model_len": 4096, "kv_cache_gib": 1} | changes)
+
+
+def test_command_lines_are_ones_that_vllm_takes(tmp_path):
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "rank_pattern": {"q_proj": 12}}))
+    for plan_of_gpus in (None, Layout(4, 2, 1), Layout(4, 1, 2)):
+        line = Vllm().command(launch(adapters={"epoch-6-abc": tmp_path}, layout=plan_of_gpus))
+        known = parser.parse_args(line[3:])
+        assert (known.host, known.port, known.max_lora_rank, known.served_model_name) == ("127.0.0.1", 8001, 16, ["base-abc"])
+        assert known.enable_prefix_caching and known.dtype == ("bfloat16" if plan_of_gpus else "float32")
+        assert not plan_of_gpus or (known.enable_chunked_prefill and known.data_parallel_size == plan_of_gpus.copies)
+        assert (known.tensor_parallel_size, known.pipeline_parallel_size) == (
+            (plan_of_gpus.tensor, plan_of_gpus.pipeline) if plan_of_gpus else (1, 1)
+        )
+
+
+RUNTIME = Runtime(parallel="none", rows_at_once=None, weights="merged", threads=1, port=None, engine_start_s=20, kv_cache_gib=1)
+
+
+def test_an_engine_that_dies_shows_the_end_of_its_log(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(Vllm, "command", lambda *_: [sys.executable, "-c", "print('early'); raise SystemExit('no such head size')"])
+    with pytest.raises(UserError, match=r"(?s)ended with code 1 before it was up.*early.*no such head size") as caught:  # noqa: SIM117
+        with running(prepare(Vllm(), Path("model"), {}, RUNTIME, on_gpus=False)):
+            pass
+    assert "vllm-" in str(caught.value)
+
+
+def test_a_port_in_use_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} is in use"):
+            prepare(Vllm(), Path("model"), {}, RUNTIME.model_copy(update={"port": port}), on_gpus=False)

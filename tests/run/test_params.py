@@ -1,0 +1,53 @@
+import copy
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.parts.run.errors import UserError
+from stages.parts.run.params import parse_params
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def values() -> Any:
+    return copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text()))
+
+
+def test_every_profile_is_valid_and_an_empty_value_takes_the_profiles_own(values):
+    styles = {}
+    for profile in values["profiles"]:
+        styles[profile] = parse_params({**values, "profile": profile}).program.style
+    assert styles == {"embedded": "direct", "llama": "chain_of_thought", "api": "chain_of_thought"}
+    values["program"]["style"] = "chain_of_thought"
+    assert parse_params(values).program.style == "chain_of_thought"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (("lora", "rank"), 8, "params.yaml: lora.rank: there is no such parameter"),
+        (("lora", "r"), "8", "params.yaml: lora.r: Input should be a valid integer (got '8')"),
+        (("lora", "r"), 0, "params.yaml: lora.r: Input should be greater than 0 (got 0)"),
+        (("lora", "r"), True, "params.yaml: lora.r: Input should be a valid integer (got True)"),
+        (("profile",), "lama", "no profile is called 'lama'; there are embedded, llama, api"),
+        (("raw", "source"), "cvs", "params.yaml: raw.source: Input should be 'sample', 'csv', 'url' or 'hub' (got 'cvs')"),
+        (("profiles", "llama", "teacher", "revision"), "main", "params.yaml: profiles.llama.teacher.revision: String should match"),
+        (("profiles", "embedded", "student", "kind"), "huge", "params.yaml: profiles.embedded.student: Input tag 'huge'"),
+    ],
+)
+def test_a_wrong_parameter_is_one_clear_line(values, path, value, says):
+    block = values
+    for key in path[:-1]:
+        block = block[key]
+    block[path[-1]] = value
+    with pytest.raises(UserError) as caught:
+        parse_params(values)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_parameter_is_named(values):
+    del values["train"]["epochs"]
+    with pytest.raises(UserError, match=r"train\.epochs: it is missing"):
+        parse_params(values)

@@ -1,0 +1,149 @@
+"""The real commands of serve/ on a small made-up pair, with the stub engine in place of vLLM."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dspy
+import requests
+import yaml
+
+from stages.parts.engines.engine import served_name
+from stages.parts.engines.network import free_port
+from stages.parts.numbers.calibration import Calibration
+from stages.parts.run import paths
+from stages.parts.run.files import file_sha256, folder_sha256, write_json
+from stages.parts.run.params import Style
+from stages.parts.task.program import IntentClassifier, predictor
+from stages.parts.task.program_file import Sidecar, save_program, save_sidecar
+from stages.parts.task.prompt import StudentFormat
+from tests.conftest import ROOT
+
+LABELS = ["card_arrival", "declined_card_payment", "pending_top_up", "what's_this"]
+ENGINE_KEY = "the engine's own key"
+PATIENCE_S = 60
+
+
+@dataclass
+class Shop:
+    """A folder with a pair in it, and the address of its stub engine."""
+
+    folder: Path
+    program: IntentClassifier
+    style: Style
+    model: str
+    engine_port: int = field(default_factory=free_port)
+
+    @property
+    def engine(self) -> str:
+        return f"http://127.0.0.1:{self.engine_port}"
+
+
+def make_shop(folder: Path, style: Style = "direct", threshold: float = 0.5, **serve: object) -> Shop:
+    """Write params.yaml and models/ as `dvc repro` would leave them, for weights that nobody will load."""
+    folder.mkdir()
+    base, adapter = folder / paths.BASE, folder / paths.LORA / "epoch-1"
+    for weights in (base, adapter):
+        weights.mkdir(parents=True)
+        (weights / "weights").write_text(weights.name)
+    program = IntentClassifier(LABELS, "Classify.", style)
+    predictor(program).demos = [dspy.Example(query="where is it", reasoning="It waits.", label="card_arrival")]
+    shop = Shop(folder, program, style, served_name("epoch-1", adapter))
+
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["serve"] |= {"port": free_port(), **serve}
+    params["engine"]["api_base"] = f"{shop.engine}/v1"
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    save_program(program, folder / paths.PROGRAM)
+    sidecar = Sidecar(
+        profile="embedded",
+        labels=LABELS,
+        instructions="Classify.",
+        style=style,
+        program="optimized",
+        program_sha256=file_sha256(folder / paths.PROGRAM),
+        prompt_format=StudentFormat.__name__,
+        max_tokens=8,
+        base=str(paths.BASE),
+        base_sha256=folder_sha256(base),
+        checkpoint=str(paths.LORA / "epoch-1"),
+        checkpoint_sha256=folder_sha256(adapter),
+        dspy_version=dspy.__version__,
+        dev_accuracy=0.5,
+    )
+    save_sidecar(sidecar, folder / paths.SIDECAR)
+    calibration = Calibration(
+        checkpoint_sha256=sidecar.checkpoint_sha256,
+        program_sha256=sidecar.program_sha256,
+        temperature=1.0,
+        threshold=threshold,
+        wanted_precision=0.9,
+        rows=1,
+        coverage=1.0,
+        precision=1.0,
+    )
+    write_json(folder / paths.CALIBRATION, calibration.model_dump())
+    return shop
+
+
+def start(shop: Shop, *module: str, **environment: str) -> subprocess.Popen[str]:
+    """`python -m MODULE` in the shop, its output in the shop's log."""
+    known = {**os.environ, "PYTHONPATH": str(ROOT), "ENGINE_API_KEY": ENGINE_KEY, **environment}
+    with (shop.folder / "log").open("a") as log:
+        return subprocess.Popen([sys.executable, "-m", *module], cwd=shop.folder, env=known, stdout=log, stderr=log, text=True)
+
+
+def wait_until(url: str, status: int = 200) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            if requests.get(url, timeout=5).status_code == status:
+                return
+        except requests.RequestException:
+            pass
+        assert time.monotonic() < end, f"{url} did not answer {status}"
+        time.sleep(0.05)
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Ends the process with the block."""
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+def start_engine(shop: Shop, latency_ms: float = 0) -> subprocess.Popen[str]:
+    """The stub engine for the shop, up."""
+    place = ["--port", str(shop.engine_port), "--latency-ms", str(latency_ms)]
+    engine = start(shop, "tests.serve.stub_engine", *place, "--model", shop.model, "--key", ENGINE_KEY)
+    wait_until(f"{shop.engine}/v1/models")
+    return engine
+
+
+@contextmanager
+def serving(shop: Shop, arguments: Sequence[str] = (), **environment: str) -> Iterator[str]:
+    """The service's URL, once it is ready."""
+    port = free_port()
+    with ended(start(shop, "serve", "--port", str(port), *arguments, **environment)) as process:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            wait_until(f"{url}/readyz")
+        except AssertionError as error:
+            raise AssertionError((shop.folder / "log").read_text()[-2000:]) from error
+        yield url
+        assert process.poll() is None, "the service ended by itself"
+
+
+def last_request(shop: Shop) -> Mapping[str, object]:
+    """The body that the engine got last."""
+    found: Mapping[str, object] = json.loads(requests.get(f"{shop.engine}/last", timeout=5).content)
+    return found

@@ -1,0 +1,69 @@
+"""Stage sft: the sealed labels stay sealed, unless an experiment asks for them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages import sft
+from stages.parts.data.rows import row_id
+from stages.parts.run import paths
+from stages.parts.run.errors import UserError
+from stages.parts.run.files import read_json, read_jsonl, write_json, write_jsonl
+from tests.conftest import ROOT
+
+LABELS = ["card_arrival", "lost_card"]
+TEXTS = [f"query {number} about {LABELS[number % 2].replace('_', ' ')}" for number in range(40)]
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Path:
+    """What stage sft reads; the teacher is wrong on all rows but the first."""
+    monkeypatch.chdir(tmp_path)
+    true = [{"id": row_id(text), "text": text, "label": LABELS[number % 2]} for number, text in enumerate(TEXTS)]
+    wrong = {"reasoning": "so", "valid": True, "confidence": 0.5}
+    teacher = [{**row, "label": LABELS[(number > 0) ^ (number % 2)], **wrong} for number, row in enumerate(true)]
+    write_json(paths.LABELS, LABELS)
+    write_jsonl(paths.SEALED, [{key: row[key] for key in ("id", "label")} for row in true])
+    write_jsonl(paths.TEACHER_LABELS, teacher)
+    configure()
+    return tmp_path
+
+
+def configure(style: str | None = None, **settings: object) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["sft"] |= {"prune": False, **settings}
+    params["program"]["style"] = style
+    params["split"] |= {"dev": 4, "optimizer_val": 4}
+    params["optimize"]["train_rows"] = 4
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+
+
+def rightly_labelled() -> list[bool]:
+    """Of every row written, whether its label is the true one."""
+    held_out = [(row["text"], row["label"]) for path in (paths.SFT_DEV, paths.OPTIMIZER_VAL) for row in read_jsonl(path)]
+    trained = [(json.dumps(row["messages"][1]), row["messages"][2]["content"]) for row in read_jsonl(paths.SFT_TRAIN)]
+    return [next(label for label in LABELS if label in answer).replace("_", " ") in text for text, answer in [*held_out, *trained]]
+
+
+def test_without_the_switch_nothing_needs_the_sealed_labels(repository):
+    paths.SEALED.unlink()
+    sft.main()
+    right = rightly_labelled()
+    assert len(right) == 40 and sum(right) == 1
+    assert read_json(paths.SFT_REPORT)["labels"] == "teacher"
+
+
+def test_the_switch_opens_them_and_says_so(repository, capsys):
+    configure(labels=True, prune=True)  # what `-S sft.labels=true` writes
+    sft.main()
+    right = rightly_labelled()
+    assert len(right) == 40 and all(right)
+    assert read_json(paths.SFT_REPORT)["labels"] == "true" and "EXPERIMENT" in capsys.readouterr().out
+
+
+def test_true_labels_come_without_reasoning(repository):
+    configure(style="chain_of_thought", labels="true")
+    with pytest.raises(UserError, match=r"program\.style direct"):
+        sft.main()

@@ -1,0 +1,103 @@
+"""A merged model against its base with the adapter beside it."""
+
+from pathlib import Path
+
+import pytest
+import requests
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from stages.parts.engines.engine import prepare, running
+from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.run.errors import UserError
+from stages.parts.run.params import TinyStudent, load_params
+from stages.parts.students import merge
+from stages.parts.students.merge import export, merge_adapter
+from stages.parts.students.tiny import build_model, build_tokenizer
+from stages.parts.task.program import IntentClassifier
+
+PROGRAM = IntentClassifier(["card_arrival", "declined_card_payment"], "Classify.", "direct")
+
+
+@pytest.fixture
+def pair(tmp_path) -> tuple[Path, Path]:
+    """A tiny base with random weights, and an adapter of it that changes what it says."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(["where is my card"], PROGRAM, 600)
+    model = build_model(tokenizer, TinyStudent(kind="tiny", hidden_size=64, layers=2, vocabulary=600, epochs=1, learning_rate=0.1))
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    tuned = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:  # zero at the start: such an adapter could not show that it is there
+            torch.nn.init.normal_(weight, std=0.3)
+    tuned.save_pretrained(adapter)
+    return base, adapter
+
+
+def test_a_merged_model_says_what_base_and_adapter_say(pair, tmp_path):
+    base, adapter = pair
+    merge_adapter(base, adapter, tmp_path / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "where is my card"}], return_tensors="pt", return_dict=False)
+    before = AutoModelForCausalLM.from_pretrained(base)(ids).logits
+    beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()(ids).logits
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(ids).logits
+    assert torch.allclose(merged, beside, atol=1e-4) and (merged - before).abs().max() > 0.1
+    assert not list((tmp_path / "merged").glob("adapter*"))
+
+
+def test_a_failed_merge_leaves_what_was_there(pair, tmp_path, monkeypatch):
+    base, adapter = pair
+    merge_adapter(base, adapter, tmp_path / "merged")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "merged").iterdir()}
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(merge.AutoTokenizer, "from_pretrained", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        merge_adapter(base, adapter, tmp_path / "merged")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "merged").iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "adapter", "merged"}
+
+
+def test_a_missing_adapter_is_one_line(pair, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere holds no adapter_config\.json"):
+        merge_adapter(pair[0], tmp_path / "nowhere", tmp_path / "merged")
+
+
+def test_a_student_trained_whole_is_exported_as_it_is(pair, tmp_path):
+    base, _ = pair
+    export(base, base, tmp_path / "exported")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "exported").iterdir()}
+    assert written == {path.name: path.read_bytes() for path in base.iterdir()}
+
+
+def test_vllm_and_transformers_write_the_same_with_a_merged_model(pair, tmp_path):
+    base, adapter = pair
+    merge_adapter(base, adapter, tmp_path / "merged")
+    beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    prompts = [tokenizer.apply_chat_template([{"role": "user", "content": text}], return_dict=False) for text in ("where is it", "my card")]
+
+    def written(model: torch.nn.Module, prompt: list[int]) -> list[int]:
+        ids = torch.tensor([prompt])
+        whole = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
+        return whole[0, len(prompt) :].tolist()
+
+    expected = [written(beside, prompt) for prompt in prompts]
+    assert [written(merged, prompt) for prompt in prompts] == expected
+    assert expected != [written(AutoModelForCausalLM.from_pretrained(base), prompt) for prompt in prompts]
+    with running(prepare(OWN_KIND, tmp_path / "merged", {}, load_params().runtime, on_gpus=False, name="merged")) as served:
+        for prompt, wanted in zip(prompts, expected, strict=True):
+            answer = requests.post(
+                f"{served.api_base}/completions",
+                json={"model": "merged", "prompt": prompt, "max_tokens": 16, "temperature": 0, "return_token_ids": True},
+                headers={"Authorization": f"Bearer {served.key}"},
+                timeout=60,
+            ).json()
+            assert answer["choices"][0]["token_ids"] == wanted

@@ -1,0 +1,89 @@
+import dspy
+import pytest
+
+from stages.parts.run.errors import UserError
+from stages.parts.task.dspy_context import using
+from stages.parts.task.examples import training_messages
+from stages.parts.task.program import IntentClassifier, predictor
+from stages.parts.task.program_file import load_program, program_state, save_program
+from stages.parts.task.prompt import TeacherFormat
+from stages.parts.teachers.labelling import answer_all, tokens
+
+LABELS = ["card_arrival", "pending_top_up"]
+INSTRUCTIONS = "Classify."
+
+
+class ScriptedEngine:
+    """Answers with what a script says for the query; raises what the script raises."""
+
+    def __init__(self, script):
+        self.script = script
+
+    def complete(self, request):
+        from dspy.lm15 import Message, Response, TextPart, Usage
+
+        answer = next(value for key, value in self.script.items() if key in request.messages[-1].text)
+        if isinstance(answer, Exception):
+            raise answer
+        usage = Usage(input_tokens=7, output_tokens=3, total_tokens=10)
+        return Response(id=None, model="scripted", message=Message.assistant([TextPart(answer)]), finish_reason="stop", usage=usage)
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def scripted(script) -> dspy.LM:
+    return dspy.LM("scripted", engine=ScriptedEngine(script), cache=False, num_retries=0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("[[ ## label ## ]]\ncard_arrival\n\n[[ ## completed ## ]]", "card_arrival"),
+        ("[[ ## label ## ]]\n Card Arrival. \n", "card_arrival"),
+        ("[[ ## label ## ]]\n`pending_top_up`", "pending_top_up"),
+        ("[[ ## label ## ]]\ncard_arrival or pending_top_up", "unknown"),
+        ("[[ ## label ## ]]\nunknown", "unknown"),
+        ("card_arrival", "unknown"),
+        ("[[ ## lab", "unknown"),
+        (" ", "unknown"),
+        ('{"label": "card_arrival"}', "unknown"),
+    ],
+)
+def test_whatever_a_model_writes_becomes_a_label_or_unknown(answer, label):
+    program = IntentClassifier(LABELS, INSTRUCTIONS, "direct")
+    with using(scripted({"where": answer})):
+        prediction = program(query="where is it")
+    assert (prediction.label, prediction.valid) == (label, label != "unknown")
+
+
+@pytest.mark.parametrize("style", ["direct", "chain_of_thought"])
+def test_a_training_row_is_what_serving_sends_and_parses(style):
+    program = IntentClassifier(LABELS, INSTRUCTIONS, style)
+    messages = training_messages(program, "Where's my card?\n\nThanks", "card_arrival", "It says card.")
+    sent = TeacherFormat().format(predictor(program).signature, [], {"query": "Where's my card?\n\nThanks"})
+    assert messages[:2] == [{key: message[key] for key in ("role", "content")} for message in sent]
+    parsed = TeacherFormat().parse(predictor(program).signature, messages[2]["content"])
+    assert parsed["label"] == "card_arrival" and parsed.get("reasoning", "It says card.") == "It says card."
+
+
+def test_failures_are_no_answers_and_tokens_add_up():
+    program = IntentClassifier(LABELS, INSTRUCTIONS, "direct")
+    good = "[[ ## label ## ]]\ncard_arrival\n\n[[ ## completed ## ]]"
+    with using(scripted({"one": good, "two": "gibberish", "three": ValueError("engine down")})):
+        answers = answer_all(program, ["one", "two", "three"], threads=2)
+    assert [answer and answer.label for answer in answers] == ["card_arrival", "unknown", None]
+    assert tokens(answers) == (7, 3) or tokens(answers)[0] >= 7
+
+
+def test_a_program_comes_back_as_saved_and_not_onto_another_shape(tmp_path):
+    program = IntentClassifier(LABELS, INSTRUCTIONS, "direct")
+    predictor(program).demos = [dspy.Example(query="new card?", label="card_arrival")]
+    save_program(program, tmp_path / "program.json")
+    again = load_program(tmp_path / "program.json", LABELS, INSTRUCTIONS, "direct")
+    assert program_state(again) == program_state(program)
+    assert "new card?" in str(TeacherFormat().format(predictor(again).signature, predictor(again).demos, {"query": "x"}))
+    with pytest.raises(UserError, match="another style, other instructions or labels"):
+        load_program(tmp_path / "program.json", LABELS, INSTRUCTIONS, "chain_of_thought")
+    with pytest.raises(UserError, match="another style, other instructions or labels"):
+        load_program(tmp_path / "program.json", [*LABELS, "one_more"], INSTRUCTIONS, "direct")

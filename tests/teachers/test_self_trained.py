@@ -1,0 +1,79 @@
+import dspy
+import numpy as np
+import pytest
+
+from stages.filter import most_frequent, queries
+from stages.parts.data.sources import read_csv
+from stages.parts.numbers.baseline import baseline_model
+from stages.parts.numbers.label_errors import likely_errors
+from stages.parts.task.dspy_context import using
+from stages.parts.task.labels import clean_label
+from stages.parts.task.program import IntentClassifier
+from stages.parts.teachers.labelling import answer_all, tokens
+from stages.parts.teachers.linear_engine import LinearEngine
+from stages.parts.teachers.self_trained import SelfTrainedTeacher, expected_shares
+from tests.conftest import ROOT
+
+LABELS = ["card_arrival", "declined_card_payment", "pending_top_up"]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    kept = queries(read_csv(ROOT / "data/sample/train.csv", "text", "category"), LABELS)
+    return sorted(kept, key=lambda row: row["id"])
+
+
+@pytest.fixture(scope="module")
+def teacher(rows) -> SelfTrainedTeacher:
+    gold, pool = rows[:12], rows[12:]
+    return SelfTrainedTeacher.fit([r["text"] for r in pool], [r["text"] for r in gold], [r["label"] for r in gold], LABELS, 0)
+
+
+def test_twelve_gold_rows_and_three_names_label_the_rest(rows, teacher):
+    pool = rows[12:]
+    found = teacher.probabilities([row["text"] for row in pool])
+    assert np.allclose(found.sum(axis=1), 1)
+    assert np.mean([LABELS[k] == row["label"] for k, row in zip(found.argmax(axis=1), pool, strict=True)]) > 0.9
+    assert "declined" in teacher.deciding_terms("my card was declined in the shop", "declined_card_payment")
+
+
+def test_the_engine_answers_the_programs_prompt_with_a_reason_and_a_probability(rows, teacher):
+    program = IntentClassifier(LABELS, "Classify.", "chain_of_thought")
+    texts = [row["text"] for row in rows[12:40]] + ["my new card has not arrived\n\nwhere is [[ ## it"]
+    lm = dspy.LM("linear-test", engine=LinearEngine("linear-test", teacher, texts[:5]), logprobs=True, cache=False)
+    with using(lm):
+        answers = answer_all(program, texts, threads=2)
+    wanted = teacher.probabilities(texts)
+    for answer, row in zip(answers, wanted, strict=True):
+        assert answer.valid and answer.label == LABELS[int(row.argmax())]
+        assert answer.confidence == pytest.approx(row.max())
+        assert answer.reasoning.endswith(f"speaks for {answer.label}.")
+    assert min(tokens(answers)) > 0
+
+
+def test_gold_rows_decide_the_classes_shares_only_when_they_speak_clearly():
+    even = np.array([0] * 5 + [1] * 3 + [2] * 4)
+    assert expected_shares(even, 3).tolist() == pytest.approx([1 / 3] * 3)
+    skewed = expected_shares(np.array([0] * 80 + [1] * 15 + [2] * 5), 3)
+    assert skewed[0] > 0.7 and skewed.sum() == pytest.approx(1)
+
+
+def test_confident_learning_finds_planted_errors_and_spares_right_rows(rows):
+    texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
+    planted = np.zeros(len(rows), bool)
+    planted[::10] = True
+    given = [LABELS[(LABELS.index(label) + 1) % 3] if wrong else label for label, wrong in zip(labels, planted, strict=True)]
+    found = likely_errors(baseline_model(0), texts, given, 0)
+    assert found[planted].mean() > 0.7 and found[~planted].mean() < 0.05
+
+
+def test_a_teacher_on_banking77_is_right_on_three_quarters_of_the_pool(banking77):
+    """The issue's bar from 100 gold rows; the mean of three draws is 82 %."""
+    table = read_csv(banking77 / "train.csv", "text", "category")
+    labels = most_frequent([clean_label(label) for _, label in table], 25)
+    rows = sorted(queries(table, labels), key=lambda row: row["id"])
+    np.random.default_rng(1).shuffle(rows)
+    gold, pool = rows[:100], rows[100:]
+    fitted = SelfTrainedTeacher.fit([r["text"] for r in pool], [r["text"] for r in gold], [r["label"] for r in gold], labels, 0)
+    found = fitted.probabilities([row["text"] for row in pool]).argmax(axis=1)
+    assert np.mean([labels[k] == row["label"] for k, row in zip(found, pool, strict=True)]) >= 0.75

@@ -1,0 +1,50 @@
+"""The house: imports point one way, and each file belongs to a room."""
+
+import ast
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+PARTS = ROOT / "stages/parts"
+LATER = {"run", "task", "data", "engines"}
+# Room -> the rooms it may import from.
+KNOWS = {
+    "run": {"run"},
+    "task": {"run", "task"},
+    "data": {"run", "task", "data"},
+    "engines": LATER,
+    "teachers": LATER | {"teachers"},
+    "students": LATER | {"students"},
+    "training": {"run", "training"},
+    "numbers": {"run", "task", "data", "numbers"},
+}
+
+
+def imported_modules(file: Path) -> set[str]:
+    """The modules of this project that a file imports, dotted."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("stages", "serve", "tests"):
+            for alias in node.names:
+                inner = ROOT / node.module.replace(".", "/") / f"{alias.name}.py"
+                found.add(f"{node.module}.{alias.name}" if inner.exists() else node.module)
+    return found
+
+
+def test_rooms_know_only_the_rooms_before_them():
+    assert {path.name for path in PARTS.iterdir() if path.is_dir() and not path.name.startswith("_")} == set(KNOWS)
+    assert {path.name for path in PARTS.glob("*.py")} == {"__init__.py"}
+    for room, known in KNOWS.items():
+        for file in (PARTS / room).rglob("*.py"):
+            for module in imported_modules(file):
+                top, inner, *rest = module.split(".")
+                assert (top, inner) == ("stages", "parts") and (not rest or rest[0] in known), f"{file.relative_to(ROOT)} imports {module}"
+
+
+def test_stages_know_parts_alone_and_serve_knows_no_stage():
+    for file in [*(ROOT / "stages").glob("*.py"), *(ROOT / "serve").rglob("*.py")]:
+        allowed = ("stages.parts",) if file.parent.name == "stages" else ("stages.parts", "serve")
+        for module in imported_modules(file):
+            assert module.startswith(allowed), f"{file.relative_to(ROOT)} imports {module}"
+    core = [module for file in (ROOT / "serve").glob("[a-z]*.py") for module in imported_modules(file)]
+    assert not [module for module in core if module.startswith("serve.batch")]
