@@ -5,7 +5,7 @@ HARDWARE ?= $(if $(wildcard $(VENV)/.ready-gpu),gpu,cpu)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(HARDWARE)
 .DEFAULT_GOAL := help
-.PHONY: help setup repro serve export test bench-train bench-serve bench-styles lint lock
+.PHONY: help setup repro serve export check test bench-train bench-serve bench-styles lint lock
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 
 export: setup ## fold the chosen adapter into its base: models/export, for vLLM and transformers
 	@$(BIN)/python -m serve.export
+
+check: setup lint ## lint, types, and the tests that need no engine: before every commit
+	@$(BIN)/python -m pytest -m "not engine"
 
 test: setup lint ## lint, types, and all tests
 	@$(BIN)/python -m pytest

@@ -76,6 +76,7 @@ def test_a_student_trained_whole_is_exported_as_it_is(pair, tmp_path):
     assert written == {path.name: path.read_bytes() for path in base.iterdir()}
 
 
+@pytest.mark.engine
 def test_vllm_and_transformers_write_the_same_with_a_merged_model(pair, tmp_path):
     base, adapter = pair
     merge_adapter(base, adapter, tmp_path / "merged")
