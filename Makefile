@@ -5,7 +5,7 @@ HARDWARE ?= $(if $(wildcard $(VENV)/.ready-gpu),gpu,cpu)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(HARDWARE)
 .DEFAULT_GOAL := help
-.PHONY: help setup repro serve export check test bench-train bench-serve bench-styles lint lock
+.PHONY: help setup repro serve export check test bench-train bench-serve bench-styles bench-student lint lock
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench-serve: setup ## the service against the reference's handler and the bare e
 
 bench-styles: setup ## the whole pipeline in both program styles: accuracy, tokens, latency (reports/bench/styles.json)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.styles
+
+bench-student: setup ## the student against teacher and linear model: three seeds, both corpora (reports/bench/student.json)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.student
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -4,6 +4,7 @@ python -m stages.evaluate
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,10 @@ def main() -> None:
     actual = [row["label"] for row in test]
     calibration = load_calibration(paths.CALIBRATION)
 
-    of_students = score_students(params, pair, test)
-    linear = linear_arms(gold, teacher_pool, sealed, test, params.seed)
+    with ThreadPoolExecutor(1) as beside:  # while the engines start
+        baselines = beside.submit(linear_arms, gold, teacher_pool, sealed, test, params.seed)
+        of_students = score_students(params, pair, test)
+    linear = baselines.result()
     predicted = {arm: scores.predicted for arm, scores in of_students.arms.items()}
     predicted |= {"teacher": [row["label"] for row in teacher_test]} | linear
     right = {arm: [label == true for label, true in zip(answers, actual, strict=True)] for arm, answers in predicted.items()}

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import dspy
-from dspy.teleprompt import BootstrapFewShotWithRandomSearch
 
 from stages.parts.engines.dspy_lm import using_student
 from stages.parts.engines.engine import ServedModel
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run import paths
 from stages.parts.run.files import file_sha256, folder_sha256, read_json, read_jsonl, write_json, write_jsonl
-from stages.parts.run.params import Params, load_params
+from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.students.scoring import Scores, most_tokens, score
+from stages.parts.students.search import search
 from stages.parts.students.serving import students
-from stages.parts.task.examples import example, metric
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import Sidecar, program_state, save_program, save_sidecar
 from stages.parts.task.prompt import StudentFormat
@@ -43,21 +42,6 @@ class Candidate:
         return self.optimized if self.wins == "optimized" else self.plain
 
 
-def search(params: Params, plain: IntentClassifier, train: list[Any], val: list[Any]) -> IntentClassifier:
-    """DSPy's bootstrap with random search, scored on `val`; demonstrations come from `train` and the model's own right answers."""
-    optimizer = BootstrapFewShotWithRandomSearch(
-        metric=metric,
-        teacher_settings={"lm": dspy.settings.lm},
-        max_bootstrapped_demos=params.optimize.bootstrapped_demos,
-        max_labeled_demos=params.optimize.labeled_demos,
-        num_candidate_programs=params.optimize.candidate_programs,
-        num_threads=params.runtime.threads,
-        max_errors=len(val) * 100,
-    )
-    best: IntentClassifier = optimizer.compile(plain, trainset=[example(row) for row in train], valset=[example(row) for row in val])
-    return best
-
-
 def main() -> None:
     params = load_params()
     labels: list[str] = read_json(paths.LABELS)
@@ -77,7 +61,7 @@ def main() -> None:
     with closing(students(paths.BASE, checkpoints, params)) as engines:
         for name, served in engines:
             with using_student(served, name, plain, tokens):
-                program = search(params, plain, train, val)
+                program = search(plain, train, params.optimize, lambda each, of=(served, name): scored(*of, each, val).accuracy)
             before = scored(served, name, plain, dev)
             after = before if program_state(program) == program_state(plain) else scored(served, name, program, dev)
             candidates[name] = Candidate(before, after, program)

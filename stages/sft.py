@@ -25,7 +25,7 @@ def unseal(params: Params, answered: list[TeacherLabel]) -> list[TeacherLabel]:
         raise UserError("sft.labels true has no reasoning to teach: it goes with program.style direct")
     print("EXPERIMENT: the student learns from the sealed true labels; no number of this run is the pipeline's")
     true = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
-    return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True, "confidence": 1.0} for row in answered]
+    return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True, "confidence": 1.0, "probabilities": {}} for row in answered]
 
 
 def main() -> None:
@@ -53,7 +53,15 @@ def main() -> None:
         train = [row for row, is_wrong in zip(train, wrong, strict=True) if not is_wrong]
 
     program = IntentClassifier(read_json(paths.LABELS), params.program.instructions, params.program.style)
-    messages = [{"id": row["id"], "messages": training_messages(program, row["text"], row["label"], row["reasoning"])} for row in train]
+    messages = [
+        {
+            "id": row["id"],
+            "messages": training_messages(program, row["text"], row["label"], row["reasoning"]),
+            "label": row["label"],
+            "probabilities": row["probabilities"],
+        }
+        for row in train
+    ]
     write_jsonl(paths.SFT_TRAIN, messages)
     for path, part in ((paths.SFT_DEV, dev), (paths.OPTIMIZER_VAL, val), (paths.OPTIMIZER_TRAIN, train[: params.optimize.train_rows])):
         write_jsonl(path, [{key: row[key] for key in ("id", "text", "label", "reasoning", "confidence")} for row in part])

@@ -55,6 +55,8 @@ class Train(Block):
     epochs: Positive
     batch: Positive
     learning_rate: Rate
+    targets: Literal["hard", "drawn"]
+    embeddings: bool
     query_dropout: Annotated[float, Field(ge=0, lt=1)]
     warm_up: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
