@@ -23,7 +23,7 @@ def unseal(params: Params, answered: list[TeacherLabel]) -> list[TeacherLabel]:
     """The teacher's rows with the true labels in place of its own: what training could reach, for experiments only."""
     if params.program.style != "direct":
         raise UserError("sft.labels true has no reasoning to teach: it goes with program.style direct")
-    print("EXPERIMENT: the student learns from the sealed true labels; no number of this run is the pipeline's")
+    print("EXPERIMENT: the student learns from the sealed true labels; this run's numbers are not the pipeline's")
     true = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
     return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True, "confidence": 1.0} for row in answered]
 

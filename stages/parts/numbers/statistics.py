@@ -11,8 +11,8 @@ RESAMPLES = 10_000
 
 def interval(right: int, rows: int) -> tuple[float, float]:
     """The 95 % Wilson interval of an accuracy."""
-    found = binomtest(right, rows).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    proportion = binomtest(right, rows).proportion_ci(0.95, method="wilson")
+    return float(proportion.low), float(proportion.high)
 
 
 def difference_interval(first: Sequence[bool], second: Sequence[bool], seed: int) -> tuple[float, float]:
