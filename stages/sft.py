@@ -25,6 +25,8 @@ def unseal(params: Params, answered: list[TeacherLabel]) -> list[TeacherLabel]:
         raise UserError("sft.labels true has no reasoning to teach: it goes with program.style direct")
     print("EXPERIMENT: the student learns from the sealed true labels; this run's numbers are not the pipeline's")
     true = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
+    if not true:
+        raise UserError("sft.labels true: nobody knows the true labels of a folder's pool: leave it at teacher")
     return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True, "confidence": 1.0} for row in answered]
 
 

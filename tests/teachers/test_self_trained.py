@@ -1,9 +1,9 @@
 import dspy
 import numpy as np
 import pytest
+from stages.parts.data.sources import read_csv
 
 from stages.filter import most_frequent, queries
-from stages.parts.data.sources import read_csv
 from stages.parts.numbers.baseline import baseline_model
 from stages.parts.numbers.label_errors import likely_errors
 from stages.parts.task.dspy_context import using

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from stages.parts.run.errors import UserError
 
-Source = Literal["sample", "csv", "url", "hub"]
+Source = Literal["sample", "csv", "folder", "url", "hub"]
 Style = Literal["direct", "chain_of_thought"]
 Positive = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, lt=65536)]
@@ -21,16 +21,29 @@ class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Raw(Block):
-    source: Source
+class HubData(Block):
+    repository: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    configuration: str | None
     train: str
     test: str
     text_column: str
     label_column: str
 
 
+class Raw(Block):
+    source: Source
+    folder: str
+    train: str
+    test: str
+    text_column: str
+    label_column: str
+    hub: HubData
+
+
 class Split(Block):
     gold: Positive
+    check: Rate
     dev: Positive
     optimizer_val: Positive
 
