@@ -49,7 +49,8 @@ def main() -> None:
     # Only training rows are pruned: dev and val stay what the teacher said, hard rows and all.
     pruned = 0
     if params.sft.prune and params.sft.labels == "teacher":
-        wrong = likely_errors(baseline_model(params.seed), [row["text"] for row in train], [row["label"] for row in train], params.seed)
+        classifier = baseline_model(params.seed, quick=True)
+        wrong = likely_errors(classifier, [row["text"] for row in train], [row["label"] for row in train], params.seed)
         pruned = int(wrong.sum())
         train = [row for row, is_wrong in zip(train, wrong, strict=True) if not is_wrong]
 

@@ -68,6 +68,7 @@ class Train(Block):
     epochs: Positive
     batch: Positive
     learning_rate: Rate
+    query_dropout: Annotated[float, Field(ge=0, lt=1)]
     warm_up: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
     clip: Annotated[float, Field(gt=0)]
