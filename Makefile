@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(HARDWARE)
 .DEFAULT_GOAL := help
 FOLDER ?= data/mine
-.PHONY: help setup new-data repro serve export test bench-train bench-serve bench-styles lint lock
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 
 export: setup ## fold the chosen adapter into its base: models/export, for vLLM and transformers
 	@$(BIN)/python -m serve.export
+
+check: setup lint ## lint, types, and the tests that need no engine: before every commit
+	@$(BIN)/python -m pytest -m "not engine"
 
 test: setup lint ## lint, types, and all tests
 	@$(BIN)/python -m pytest

@@ -12,8 +12,8 @@ RESAMPLES = 10_000
 
 def interval(right: int, rows: int) -> tuple[float, float]:
     """The 95 % Wilson interval of an accuracy."""
-    found = binomtest(right, rows).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    proportion = binomtest(right, rows).proportion_ci(0.95, method="wilson")
+    return float(proportion.low), float(proportion.high)
 
 
 def rows_to_halve(right: int, rows: int) -> int:
