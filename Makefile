@@ -5,7 +5,8 @@ HARDWARE ?= $(if $(wildcard $(VENV)/.ready-gpu),gpu,cpu)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(HARDWARE)
 .DEFAULT_GOAL := help
-.PHONY: help setup repro serve export check test bench-train bench-serve bench-styles bench-student lint lock
+FOLDER ?= data/mine
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +17,12 @@ setup: $(READY) ## create .venv and install the locked packages
 $(READY): requirements-$(HARDWARE).lock setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" HARDWARE="$(HARDWARE)" sh setup.sh
 	@touch $@
+
+new-data: ## a folder for your own texts: FOLDER=data/mine, with a few rows of each file as an example
+	@test ! -e "$(FOLDER)" || { echo "$(FOLDER) is there already: choose another FOLDER, or remove it" >&2; exit 1; }
+	@mkdir -p "$(FOLDER)" && cp data/example/*.csv "$(FOLDER)"
+	@echo "$(FOLDER) holds pool.csv, gold.csv, labels.csv and test.csv: replace their rows by yours (data/README.md), then"
+	@echo "  dvc exp run -S raw.source=folder -S raw.folder=$(FOLDER)"
 
 repro: setup ## run the pipeline: only what changed
 	@$(BIN)/python -m stages.parts.run.check_params

@@ -40,6 +40,7 @@ def engines(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "running", run)
     monkeypatch.setattr(module.EngineProcess, "start", lambda engine: alive.append(model(engine)))
+    monkeypatch.setattr(module.EngineProcess, "wait_until_up", lambda _: None)
     monkeypatch.setattr(module.EngineProcess, "stop", stop)
     monkeypatch.setattr(module, "merged", lambda base, adapter: tmp_path / "merged")
     return tmp_path, asked, alive

@@ -50,16 +50,19 @@ class Vllm:
         return {
             "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))),  # for vllm_guard
             "VLLM_API_KEY": launch.key,
-            "VLLM_HOST_IP": HOST,  # its processes talk to each other over sockets: nobody else shall
+            "VLLM_HOST_IP": HOST,  # its processes talk to each other over sockets that nobody else may reach
             "GLOO_SOCKET_IFNAME": "lo",
             "VLLM_CPU_KVCACHE_SPACE": str(launch.kv_cache_gib),
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CACHE_ROOT": str(cache() / "vllm"),
         }
 
-    def answer_options(self, form: AnswerForm) -> dict[str, Any]:
+    def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
+        go_on = {"add_generation_prompt": False, "continue_final_message": True}
+        if form is None:
+            return go_on
         wanted = {"choice": list(form.choices)} if form.choices else {"regex": form.regex}
-        return {"add_generation_prompt": False, "continue_final_message": True, "structured_outputs": wanted}
+        return {**go_on, "structured_outputs": wanted}
 
     def says_too_long(self, message: str) -> bool:
         return "context length" in message

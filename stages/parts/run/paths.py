@@ -5,7 +5,10 @@ from pathlib import Path
 
 SAMPLE = Path("data/sample")
 RAW = Path("data/raw")
+RAW_ROWS = RAW / "rows.parquet"
+RAW_LABELS = RAW / "labels.json"
 FILTERED = Path("data/filtered")
+FILTERED_ROWS = FILTERED / "rows.parquet"
 LABELS = FILTERED / "labels.json"
 SPLITS = Path("data/splits")
 GOLD = SPLITS / "gold.jsonl"
@@ -32,12 +35,17 @@ HELD_OUT = Path("models/held_out.jsonl")
 CALIBRATION = Path("models/calibration.json")
 
 REPORTS = Path("reports")
+FILTER_REPORT = REPORTS / "filter.json"
+SPLIT_REPORT = REPORTS / "split.json"
 TEACHER_REPORT = REPORTS / "teacher.json"
 SFT_REPORT = REPORTS / "sft.json"
+LEAKS = REPORTS / "leaks.json"
 LEARNING_CURVE = REPORTS / "learning_curve.json"
 DEV_REPORT = REPORTS / "dev.json"
 METRICS = REPORTS / "metrics.json"
 PREDICTIONS = REPORTS / "predictions.csv"
+ARMS = REPORTS / "arms.csv"
+BY_LABEL = REPORTS / "by_label.csv"
 CONFUSION = REPORTS / "confusion.csv"
 RELIABILITY = REPORTS / "reliability.json"
 COVERAGE = REPORTS / "coverage.json"

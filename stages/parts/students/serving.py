@@ -67,8 +67,8 @@ def merged(base: Path, adapter: Path) -> Path:
 def students(base: Path, tuned: Mapping[str, Path], params: Params) -> Generator[tuple[str, ServedModel], None, None]:
     """ "base" and each tuned student's name, with an engine that runs and serves it until the next is asked for.
 
-    Close the generator to end the engines. On a CPU the next one starts while its predecessor does, and is asked: a start keeps one core
-    busy for most of a minute. GPUs have no room for two.
+    Close the generator to end the engines. On a CPU two start at a time: a start keeps one core busy for most of a minute. GPUs have no
+    room for two.
     """
     beside = {name: folder for name, folder in tuned.items() if shares_an_engine(folder, params)}
     alone = {name: folder for name, folder in tuned.items() if name not in beside}
@@ -82,6 +82,8 @@ def students(base: Path, tuned: Mapping[str, Path], params: Params) -> Generator
                 up.append(make())
                 ends.callback(up[-1].stop)
                 up[-1].start()
+            for engine in up[number:]:  # none is asked while another starts: answers are timed
+                engine.wait_until_up()
             with running(up[number]) as served:
                 for name in names:
                     yield name, replace(served, names={name: served.names.get(name, served.names["base"])})

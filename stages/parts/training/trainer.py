@@ -128,7 +128,7 @@ def make_trainer(
         use_cpu=not on_gpu,
         gradient_checkpointing=on_gpu,
         dataloader_pin_memory=on_gpu,
-        logging_nan_inf_filter=False,  # else a loss that is no number is logged as 0
+        logging_nan_inf_filter=False,  # else a NaN or infinite loss is logged as 0
         logging_steps=1,
         disable_tqdm=True,
         save_strategy="epoch" if keep_epochs else "no",
