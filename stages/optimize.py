@@ -5,6 +5,7 @@ python -m stages.optimize
 
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import dspy
@@ -56,12 +57,15 @@ def main() -> None:
     def scored(served: ServedModel, name: str, program: IntentClassifier, rows: list[Any]) -> Scores:
         return score(served, ProgramRequests(program, served.kind, served.names[name], tokens), rows, at_once)
 
+    def on_val(served: ServedModel, name: str, program: IntentClassifier) -> float:
+        return scored(served, name, program, val).accuracy
+
     candidates: dict[str, Candidate] = {}
     by_hand: dict[str, Scores] = {}
     with closing(students(paths.BASE, checkpoints, params)) as engines:
         for name, served in engines:
             with using_student(served, name, plain, tokens):
-                program = search(plain, train, params.optimize, lambda each, of=(served, name): scored(*of, each, val).accuracy)
+                program = search(plain, train, params.optimize, partial(on_val, served, name))
             before = scored(served, name, plain, dev)
             after = before if program_state(program) == program_state(plain) else scored(served, name, program, dev)
             candidates[name] = Candidate(before, after, program)

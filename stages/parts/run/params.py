@@ -113,6 +113,7 @@ class Serve(Block):
     host: str
     port: Port
     queue: Positive
+    cached_answers: Annotated[int, Field(ge=0)]
     timeout_s: Positive
 
 
