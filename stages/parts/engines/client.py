@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import orjson
 
 from stages.parts.engines.engine import ServedModel
 
@@ -37,7 +38,7 @@ class EngineClient:
                 if response.status == 400 and self.kind.says_too_long(await response.text()):
                     raise QueryRefused("the query has too many tokens for the model")
                 refuse(response.status)
-                found: dict[str, Any] = await response.json()
+                found: dict[str, Any] = await response.json(loads=orjson.loads)  # a third of the time for 20 log-probabilities
                 return found
         except TimeoutError:
             raise EngineTimeout("the engine did not answer in time") from None

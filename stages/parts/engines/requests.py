@@ -30,6 +30,7 @@ class Reading:
     completion_tokens: int = 0
 
 
+PLACE = "\ue000"  # a private character: no signature holds it
 NO_READING = Reading(UNKNOWN, {})
 
 
@@ -43,8 +44,9 @@ class ProgramRequests:
         self.program = program
         self.format = StudentFormat()
         self.signature = predictor(program).signature
-        # All but the query's message is the same for every query: system, demonstrations, and the opening of the answer.
-        *self.before, _, self.opening = self.format.format(self.signature, predictor(program).demos, {"query": ""})
+        # All but the query itself is the same for every query: system, demonstrations, what stands around it, the opening of the answer.
+        *self.before, user, self.opening = self.format.format(self.signature, predictor(program).demos, {"query": PLACE})
+        self.before_query, self.after_query = user["content"].split(PLACE)
         self.options = {
             "model": model,
             "temperature": 0.0,
@@ -60,8 +62,7 @@ class ProgramRequests:
 
     def body(self, query: str) -> dict[str, Any]:
         """The body of a chat completion request."""
-        shown = {"query": harmless(query, self.program.labels)}
-        content = self.format.format_user_message_content(self.signature, shown, main_request=True)
+        content = f"{self.before_query}{harmless(query, self.program.labels)}{self.after_query}"
         return {"messages": [*self.before, {"role": "user", "content": content}, self.opening], **self.options}
 
     def read(self, completion: dict[str, Any]) -> Reading:
