@@ -98,6 +98,7 @@ class Serve(Block):
     port: Port
     queue: Positive
     timeout_s: Positive
+    examples: list[str]
 
 
 class RunningEngine(Block):
