@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from sklearn.pipeline import Pipeline
 
 from stages.parts.data.rows import Query, TeacherLabel
 from stages.parts.engines.requests import ProgramRequests
-from stages.parts.numbers.baseline import baseline_model
+from stages.parts.numbers.baseline import fitted_baseline
 from stages.parts.numbers.calibration import calibrated, load_calibration
 from stages.parts.numbers.statistics import (
     coverage_curve,
@@ -25,6 +26,7 @@ from stages.parts.numbers.statistics import (
     macro_f1,
     mcnemar,
     reliability,
+    rows_to_halve,
 )
 from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, whole_file, write_json
@@ -89,9 +91,22 @@ def mean_tokens(scores: Scores) -> dict[str, float]:
     }
 
 
-def timed_linear(rows: Sequence[tuple[str, str]], texts: list[str], seed: int) -> tuple[list[str], dict[str, float]]:
-    """What the linear baseline says after learning from (text, label) rows, and what it takes to say it."""
-    model = baseline_model(seed).fit(*map(list, zip(*rows, strict=True)))
+def linear_lessons(
+    gold: list[Query], teacher: list[TeacherLabel], sealed: Mapping[str, str], trained: set[str]
+) -> dict[str, list[tuple[str, str]]]:
+    """What linear baselines learn from: gold, the teacher's labels, those of them that the student learned from, and all true labels, which
+    nobody knows where the pool is a team's own."""
+    valid = [row for row in teacher if row["valid"]]
+    return {
+        "linear_gold": [(row["text"], row["label"]) for row in gold],
+        "linear_teacher": [(row["text"], row["label"]) for row in valid],
+        "linear_cleaned": [(row["text"], row["label"]) for row in valid if row["id"] in trained],
+        "linear_true": [(row["text"], sealed[row["id"]]) for row in teacher if row["id"] in sealed],
+    }
+
+
+def timed_answers(model: Pipeline, texts: list[str]) -> tuple[list[str], dict[str, float]]:
+    """What a linear model says, and the seconds it takes for a text among many, and milliseconds alone."""
     started = time.perf_counter()
     said = [str(label) for label in model.predict(texts)]
     seconds = (time.perf_counter() - started) / len(texts)
@@ -103,17 +118,10 @@ def timed_linear(rows: Sequence[tuple[str, str]], texts: list[str], seed: int) -
     return said, {"seconds": seconds, "p50_ms": 1000 * float(pd.Series(alone).median())}
 
 
-def linear_lessons(
-    gold: list[Query], teacher: list[TeacherLabel], sealed: Mapping[str, str], trained: set[str]
-) -> dict[str, list[tuple[str, str]]]:
-    """What linear baselines learn from: gold, the teacher's labels, those of them that the student learned from, all true labels."""
-    valid = [row for row in teacher if row["valid"]]
-    return {
-        "linear_gold": [(row["text"], row["label"]) for row in gold],
-        "linear_teacher": [(row["text"], row["label"]) for row in valid],
-        "linear_cleaned": [(row["text"], row["label"]) for row in valid if row["id"] in trained],
-        "linear_true": [(row["text"], sealed[row["id"]]) for row in teacher],
-    }
+def own_columns(rows: list[Any]) -> dict[str, list[str | None]]:
+    """The user's other columns (an id, a date), which came along as `raw.NAME`."""
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith("raw."))
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def main() -> None:
@@ -126,7 +134,8 @@ def main() -> None:
 
     of_students = score_students(params, pair, test)
     lessons = linear_lessons(gold, teacher_pool, sealed, {row["id"] for row in read_jsonl(paths.SFT_TRAIN)})
-    linear = {arm: timed_linear(rows, [row["text"] for row in test], params.seed) for arm, rows in lessons.items()}
+    models = {arm: fitted_baseline(rows, params.seed) for arm, rows in lessons.items()}
+    linear = {arm: timed_answers(model, [row["text"] for row in test]) for arm, model in models.items() if model}
     [(most_frequent, _)] = Counter(row["label"] for row in teacher_pool if row["valid"]).most_common(1)
     predicted = {arm: student.scores.predicted for arm, student in of_students.items()}
     predicted |= {"teacher": [row["label"] for row in teacher_test], "majority": [most_frequent] * len(test)}
@@ -142,7 +151,7 @@ def main() -> None:
     }
     right = {arm: [label == true for label, true in zip(answers, actual, strict=True)] for arm, answers in predicted.items()}
     measured = {arm: measure(hits) for arm, hits in right.items()}
-    of_pool = measure([row["valid"] and row["label"] == sealed[row["id"]] for row in teacher_pool])
+    of_pool = measure([row["valid"] and row["label"] == sealed[row["id"]] for row in teacher_pool]) if sealed else {}
 
     served_arm = f"tuned_{pair.program}"
     served, served_right = of_students[served_arm].scores, right[served_arm]
@@ -166,7 +175,9 @@ def main() -> None:
                 **{arm: measured[arm]["accuracy"] for arm in ("teacher", "majority", *linear)},
             },
             "teacher": {f"pool_{name}": value for name, value in of_pool.items()},
-            "interval": {arm: {name: figures[name] for name in ("accuracy", "low", "high")} for arm, figures in measured.items()},
+            # Rows more than the test's own at which the served student's interval would be half as wide.
+            "rows_to_halve_interval": rows_to_halve(sum(served_right), len(test)),
+            "interval": {arm: {name: figures[name] for name in ("accuracy", "low", "high", "n")} for arm, figures in measured.items()},
             # Of each arm; students and linear models also with what a query takes, many in flight (`seconds`) and alone (`p50_ms`).
             "arms": {
                 arm: {
@@ -205,7 +216,8 @@ def main() -> None:
         },
     )
     with whole_file(paths.PREDICTIONS) as draft:
-        pd.DataFrame({"id": [row["id"] for row in test], "actual": actual, **predicted, "confidence": sure}).to_csv(draft, index=False)
+        columns = {"id": [row["id"] for row in test], "actual": actual, **predicted, "confidence": sure}
+        pd.DataFrame(columns | own_columns(test)).to_csv(draft, index=False)
     with whole_file(paths.CONFUSION) as draft:
         pd.DataFrame({"actual": actual, "predicted": served.predicted}).to_csv(draft, index=False)
     write_json(paths.RELIABILITY, bins)

@@ -100,6 +100,8 @@ def main() -> None:
         "pictures": draw(metrics, dev, times, arms, labels, params.report.color),
         "provenance": {"commit": commit(), "versions": versions(), "day": today(), "data": folder_sha256(paths.FILTERED)},
         "sft": read_json(paths.SFT_REPORT),
+        "filter": read_json(paths.FILTER_REPORT),
+        "split": read_json(paths.SPLIT_REPORT),
         "student": student,
         "teacher": teacher,
         "times": times,

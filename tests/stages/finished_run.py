@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dspy
+import pandas as pd
 import pytest
 import yaml
 
 from stages import evaluate, report, sft
 from stages.parts.data.rows import row_id
-from stages.parts.data.sources import read_csv
 from stages.parts.engines.requests import Reading
 from stages.parts.numbers.calibration import Calibration
 from stages.parts.run import paths
@@ -34,8 +34,11 @@ def finish_run(
     `student_errors` of them wrong."""
     monkeypatch.chdir(folder)
     source = random.Random(0)
-    read = {part: read_csv(ROOT / f"data/sample/{part}.csv", "text", "category") for part in ("train", "test")}
-    rows = {part: [{"id": row_id(text), "text": text, "label": label} for text, label in pairs] for part, pairs in read.items()}
+    tables = {part: pd.read_csv(ROOT / f"data/sample/{part}.csv") for part in ("train", "test")}
+    rows = {
+        part: [{"id": row_id(text), "text": text, "label": label} for text, label in zip(table.text, table.category, strict=True)]
+        for part, table in tables.items()
+    }
     labels = sorted({row["label"] for row in rows["train"]})[:labels_of]
     train, test = ([row for row in rows[part] if row["label"] in labels] for part in ("train", "test"))
     gold, pool = train[:40], train[40 : 40 + pool_rows]
@@ -54,6 +57,8 @@ def finish_run(
         write_jsonl(path, [{**answer, "reasoning": "so", "valid": True, "confidence": 0.8} for answer in answers])
     teacher = {"profile": "embedded", "rows": len(pool), "valid": len(pool), "prompt_tokens": 1000, "completion_tokens": 100}
     write_json(paths.TEACHER_REPORT, teacher)
+    write_json(paths.FILTER_REPORT, {"left_out": dict.fromkeys(("two_labels", "in_test", "in_gold_or_test", "repeated"), 0)})
+    write_json(paths.SPLIT_REPORT, {"test_from": "test", "near_duplicates": 0, "pool": len(pool)})
     sft.main()
 
     for weights in (paths.BASE, paths.LORA / "epoch-6"):

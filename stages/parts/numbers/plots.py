@@ -128,8 +128,8 @@ def cost_against_accuracy(path: Path, arms: Sequence[tuple[str, float, float, st
     for name, cost, accuracy, color in arms:
         axes.plot(cost, 100 * accuracy, marker="o", markersize=8, color=color)
         right = cost > (cheapest * dearest) ** 0.5
-        place, side = ((-8, 0), "right") if right else ((8, 0), "left")
-        axes.annotate(name, (cost, 100 * accuracy), textcoords="offset points", xytext=place, ha=side, va="center", fontsize=9)
+        place: dict[str, Any] = {"xytext": (-8, 0) if right else (8, 0), "ha": "right" if right else "left"}
+        axes.annotate(name, (cost, 100 * accuracy), textcoords="offset points", va="center", fontsize=9, **place)
     axes.set_xscale("log")
     axes.set(xlim=(cheapest / 3, dearest * 3), ylim=(0, 100), xlabel="dollars for 1,000 queries", ylabel="test accuracy in percent")
     figure.suptitle("Accuracy against cost")
