@@ -12,7 +12,7 @@ from tests.conftest import ROOT, make_clone, run
 from tests.test_rooms import imported_modules
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-NO_STAGES = (paths.SAMPLE, paths.REPORTS, paths.TIMES, paths.EXPORT)  # not made by a stage, or not tracked
+NO_STAGES = (paths.SAMPLE, paths.REPORTS, paths.TIMES, paths.EXPORT, paths.COMPARE, paths.SEEDS)  # not made by a stage, or not tracked
 
 
 def names(entries) -> set[str]:

@@ -51,6 +51,7 @@ def finish_run(
     write_jsonl(paths.POOL, [{"id": row["id"], "text": row["text"]} for row in pool])
     write_jsonl(paths.SEALED, [{"id": row["id"], "label": row["label"]} for row in pool])
     write_jsonl(paths.TEST, test)
+    write_json(paths.SPLIT_REPORT, {"gold": len(gold), "pool": len(pool), "test": len(test), "test_from": "file", "near_duplicates": 0})
 
     for path, part in ((paths.TEACHER_LABELS, pool), (paths.TEACHER_TEST, test), (paths.TEACHER_GOLD, gold)):
         answers = [{"id": row["id"], "text": row["text"], "label": mistaken(labels, row["label"], 0.15, source)} for row in part]
