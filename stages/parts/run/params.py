@@ -120,6 +120,7 @@ class Serve(Block):
     queue: Positive
     cached_answers: Annotated[int, Field(ge=0)]
     timeout_s: Positive
+    examples: list[str]
 
 
 class RunningEngine(Block):

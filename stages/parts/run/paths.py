@@ -43,6 +43,7 @@ SFT_REPORT = REPORTS / "sft.json"
 LEAKS = REPORTS / "leaks.json"
 LEARNING_CURVE = REPORTS / "learning_curve.json"
 DEV_REPORT = REPORTS / "dev.json"
+MODEL_CARD = REPORTS / "model_card.md"
 METRICS = REPORTS / "metrics.json"
 PREDICTIONS = REPORTS / "predictions.csv"
 ARMS = REPORTS / "arms.csv"
@@ -51,6 +52,8 @@ CONFUSION = REPORTS / "confusion.csv"
 RELIABILITY = REPORTS / "reliability.json"
 COVERAGE = REPORTS / "coverage.json"
 TIMES = REPORTS / "times"
+COMPARE = REPORTS / "compare"  # this and seeds.json: of `make compare` and `make seeds`, no stage's
+SEEDS = REPORTS / "seeds.json"
 
 
 def cache() -> Path:
