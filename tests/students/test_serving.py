@@ -1,5 +1,6 @@
 """Which engines run for which student: by default one each; adapters beside their base where runtime.weights says so."""
 
+import json
 from contextlib import closing, contextmanager
 
 import pytest
@@ -15,7 +16,7 @@ def engines(tmp_path, monkeypatch):
     """A base, an adapter and two whole models on disk; the list of engines' models while they "run"."""
     for name, file in (("base", "config.json"), ("adapter", "adapter_config.json"), ("whole", "config.json"), ("other", "config.json")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / file).write_text(name)
+        (tmp_path / name / file).write_text(json.dumps({"r": 4, "of": name}))
     up: list[str] = []
 
     @contextmanager

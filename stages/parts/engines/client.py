@@ -49,7 +49,7 @@ class EngineClient:
         try:
             async with self.session.get(f"{self.api_base}/models") as response:
                 refuse(response.status)
-                return [model["id"] for model in (await response.json())["data"]]
+                return self.kind.models((await response.json())["data"])
         except (TimeoutError, aiohttp.ClientError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise EngineError(f"the engine failed: {type(error).__name__}") from None
 

@@ -1,9 +1,10 @@
 """What an engine is to those who use it, whoever made it: the stages and the service know these names and no others.
 
-A new kind of engine is a class with `EngineKind`'s members, beside vllm.py; `process.py` runs it, `asking.py` and `client.py` ask it.
+A new kind of engine is a class with `EngineKind`'s members, beside vllm.py and sglang.py, and a line in kinds.py; `process.py` runs it,
+`client.py` and `dspy_lm.py` ask it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,6 +43,14 @@ class EngineKind(Protocol):
 
     def environment(self, launch: Launch) -> dict[str, str]:
         """Variables beside this process's own. The key goes here, where other users can't read it."""
+        ...
+
+    def adapter_model(self, base: str, adapter: str) -> str:
+        """What a request names as its model to reach an adapter of a base, both by the names they are served under."""
+        ...
+
+    def models(self, cards: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What requests may name as their model, from the entries of /v1/models; raises KeyError where they are none."""
         ...
 
     def answer_options(self, form: AnswerForm) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ class Vllm:
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CACHE_ROOT": str(cache() / "vllm"),
         }
+
+    def adapter_model(self, base: str, adapter: str) -> str:
+        return adapter
+
+    def models(self, cards: Sequence[Mapping[str, Any]]) -> list[str]:
+        return [card["id"] for card in cards]
 
     def answer_options(self, form: AnswerForm) -> dict[str, Any]:
         wanted = {"choice": list(form.choices)} if form.choices else {"regex": form.regex}

@@ -8,10 +8,10 @@ import dspy
 from stages.parts.data.rows import Query, row_id
 from stages.parts.engines.dspy_lm import served_lm
 from stages.parts.engines.hub import snapshot
-from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.process import prepare, running
 from stages.parts.run.gpus import gpu_memory
-from stages.parts.run.params import EndpointSettings, Params, VllmSettings
+from stages.parts.run.params import EndpointSettings, OwnEngineSettings, Params
 from stages.parts.run.paths import cache
 from stages.parts.teachers.endpoint import endpoint_lm
 from stages.parts.teachers.linear_engine import LinearEngine
@@ -22,11 +22,11 @@ from stages.parts.teachers.self_trained import SelfTrainedTeacher
 def teacher_lm(params: Params, gold: Sequence[Query], pool: Sequence[Query], labels: Sequence[str]) -> Iterator[dspy.LM]:
     """The teacher, for as long as the block lasts; raises UserError where it is not to be had."""
     settings = params.teacher
-    if isinstance(settings, VllmSettings):
+    if isinstance(settings, OwnEngineSettings):
         gpu_memory()
         weights = cache() / "hub" / settings.revision
         snapshot(settings.model, settings.revision, weights)
-        engine = prepare(OWN_KIND, weights, {}, params.runtime, on_gpus=True, max_model_len=settings.max_model_len)
+        engine = prepare(KINDS[settings.kind], weights, {}, params.runtime, on_gpus=True, max_model_len=settings.max_model_len)
         with running(engine) as served:
             yield served_lm(served, "base", settings.max_tokens)
     elif isinstance(settings, EndpointSettings):
