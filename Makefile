@@ -5,7 +5,8 @@ HARDWARE ?= $(if $(wildcard $(VENV)/.ready-gpu),gpu,cpu)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(HARDWARE)
 .DEFAULT_GOAL := help
-.PHONY: help setup repro serve export test bench-train bench-serve bench-styles lint lock
+FOLDER ?= data/mine
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +18,12 @@ $(READY): requirements-$(HARDWARE).lock setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" HARDWARE="$(HARDWARE)" sh setup.sh
 	@touch $@
 
+new-data: ## a folder for your own texts: FOLDER=data/mine, with a few rows of each file as an example
+	@test ! -e "$(FOLDER)" || { echo "$(FOLDER) is there already: choose another FOLDER, or remove it" >&2; exit 1; }
+	@mkdir -p "$(FOLDER)" && cp data/example/*.csv "$(FOLDER)"
+	@echo "$(FOLDER) holds pool.csv, gold.csv, labels.csv and test.csv: replace their rows by yours (data/README.md), then"
+	@echo "  dvc exp run -S raw.source=folder -S raw.folder=$(FOLDER)"
+
 repro: setup ## run the pipeline: only what changed
 	@$(BIN)/python -m stages.parts.run.check_params
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
@@ -27,6 +34,9 @@ serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 
 export: setup ## fold the chosen adapter into its base: models/export, for vLLM and transformers
 	@$(BIN)/python -m serve.export
+
+check: setup lint ## lint, types, and the tests that need no engine: before every commit
+	@$(BIN)/python -m pytest -m "not engine"
 
 test: setup lint ## lint, types, and all tests
 	@$(BIN)/python -m pytest

@@ -69,7 +69,7 @@ async def serve(student: Student, settings: Serve, keys: list[str]) -> None:
 
 
 def changed(settings: Serve, wanted: dict[str, object]) -> Serve:
-    """The settings with those of the command line; raises UserError for one that will not do."""
+    """The settings, overridden by the command line's; raises UserError for one that is not valid."""
     try:
         return Serve.model_validate(settings.model_dump() | wanted)
     except ValidationError as error:

@@ -13,9 +13,16 @@ import pandas as pd
 
 from stages.parts.data.rows import Query, TeacherLabel
 from stages.parts.engines.requests import ProgramRequests
-from stages.parts.numbers.baseline import baseline_model
+from stages.parts.numbers.baseline import fitted_baseline
 from stages.parts.numbers.calibration import calibrated, load_calibration
-from stages.parts.numbers.statistics import coverage_curve, difference_interval, expected_calibration_error, interval, reliability
+from stages.parts.numbers.statistics import (
+    coverage_curve,
+    difference_interval,
+    expected_calibration_error,
+    interval,
+    reliability,
+    rows_to_halve,
+)
 from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, whole_file, write_json
 from stages.parts.run.params import Params, load_params
@@ -67,17 +74,24 @@ def score_students(params: Params, pair: Sidecar, test: list[Any]) -> Students:
 def linear_arms(
     gold: list[Query], teacher: list[TeacherLabel], sealed: Mapping[str, str], test: list[Any], seed: int
 ) -> dict[str, list[str]]:
-    """What the linear baseline says of the test rows after learning from gold, from the teacher, and from all true labels."""
+    """What the linear baseline says of the test rows after learning from gold, from the teacher, and from all true labels.
+
+    An arm is absent where its rows can't teach it: nobody knows the true labels of a folder's pool, and gold may be a handful.
+    """
     lessons = {
         "linear_gold": [(row["text"], row["label"]) for row in gold],
         "linear_teacher": [(row["text"], row["label"]) for row in teacher if row["valid"]],
-        "linear_true": [(row["text"], sealed[row["id"]]) for row in teacher],
+        "linear_true": [(row["text"], sealed[row["id"]]) for row in teacher if row["id"] in sealed],
     }
     texts = [row["text"] for row in test]
-    return {
-        arm: [str(label) for label in baseline_model(seed).fit(*map(list, zip(*rows, strict=True))).predict(texts)]
-        for arm, rows in lessons.items()
-    }
+    models = {arm: fitted_baseline(rows, seed) for arm, rows in lessons.items()}
+    return {arm: [str(label) for label in model.predict(texts)] for arm, model in models.items() if model}
+
+
+def own_columns(rows: list[Any]) -> dict[str, list[str | None]]:
+    """The user's other columns (an id, a date), which came along as `raw.NAME`."""
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith("raw."))
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def main() -> None:
@@ -94,7 +108,7 @@ def main() -> None:
     predicted |= {"teacher": [row["label"] for row in teacher_test]} | linear
     right = {arm: [label == true for label, true in zip(answers, actual, strict=True)] for arm, answers in predicted.items()}
     measured = {arm: measure(hits) for arm, hits in right.items()}
-    of_pool = measure([row["valid"] and row["label"] == sealed[row["id"]] for row in teacher_pool])
+    of_pool = measure([row["valid"] and row["label"] == sealed[row["id"]] for row in teacher_pool]) if sealed else {}
 
     served_arm = f"tuned_{pair.program}"
     served, served_right = of_students.arms[served_arm], right[served_arm]
@@ -118,7 +132,9 @@ def main() -> None:
                 **{arm: measured[arm]["accuracy"] for arm in ("teacher", *linear)},
             },
             "teacher": {f"pool_{name}": value for name, value in of_pool.items()},
-            "interval": {arm: {name: figures[name] for name in ("accuracy", "low", "high")} for arm, figures in measured.items()},
+            # Rows more than the test's own at which the served student's interval would be half as wide.
+            "rows_to_halve_interval": rows_to_halve(sum(served_right), len(test)),
+            "interval": {arm: {name: figures[name] for name in ("accuracy", "low", "high", "n")} for arm, figures in measured.items()},
             "served": {
                 "checkpoint": Path(pair.checkpoint).name,
                 "program": pair.program,
@@ -145,7 +161,9 @@ def main() -> None:
         },
     )
     with whole_file(paths.PREDICTIONS) as draft:
-        pd.DataFrame({"id": [row["id"] for row in test], "actual": actual, **predicted, "confidence": sure}).to_csv(draft, index=False)
+        pd.DataFrame({"id": [row["id"] for row in test], "actual": actual, **predicted, "confidence": sure, **own_columns(test)}).to_csv(
+            draft, index=False
+        )
     with whole_file(paths.CONFUSION) as draft:
         pd.DataFrame({"actual": actual, "predicted": served.predicted}).to_csv(draft, index=False)
     write_json(paths.RELIABILITY, bins)

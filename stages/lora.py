@@ -53,6 +53,7 @@ def train(params: Params) -> None:
         warm_up=settings.warm_up,
         weight_decay=settings.weight_decay,
         clip=settings.clip,
+        query_dropout=settings.query_dropout,
         at_once=params.runtime.rows_at_once,
         lora=None if settings.method == "full" else lora_config(params.lora),
     )

@@ -35,10 +35,11 @@ def draw(metrics: dict[str, Any], dev: dict[str, Any], times: dict[str, Any], co
     """All pictures into reports/."""
     folder = paths.REPORTS
     arms = metrics["interval"]
-    colors = [color if arm.startswith("tuned") else plots.GREY for arm in TEST_ARMS]
-    bars = {name: arms[arm]["accuracy"] for arm, name in TEST_ARMS.items()}
+    shown = [arm for arm in TEST_ARMS if arm in arms]
+    colors = [color if arm.startswith("tuned") else plots.GREY for arm in shown]
+    bars = {TEST_ARMS[arm]: arms[arm]["accuracy"] for arm in shown}
     plots.accuracy_bars(
-        folder / "accuracy_test.png", f"Test accuracy, {metrics['test']['n']} rows", bars, colors, [arms[arm] for arm in TEST_ARMS]
+        folder / "accuracy_test.png", f"Test accuracy, {metrics['test']['n']} rows", bars, colors, [arms[arm] for arm in shown]
     )
     on_dev = {f"{weights}, {kind}": dev["dev"][weights][kind] for weights in ("base", "tuned") for kind in ("plain", "optimized")}
     dev_colors = [color if name.startswith("tuned") else plots.GREY for name in on_dev]
@@ -68,9 +69,11 @@ def main() -> None:
         "dev": dev,
         "teacher": read_json(paths.TEACHER_REPORT),
         "sft": read_json(paths.SFT_REPORT),
+        "filter": read_json(paths.FILTER_REPORT),
+        "split": read_json(paths.SPLIT_REPORT),
         "pair": pair,
         "times": times,
-        "arms": [(name, metrics["interval"][arm]) for arm, name in TEST_ARMS.items()],
+        "arms": [(name, metrics["interval"][arm]) for arm, name in TEST_ARMS.items() if arm in metrics["interval"]],
         "confused": [(actual, said, count) for (actual, said), count in confused.most_common(10)],
     }
     environment = Environment(

@@ -23,8 +23,10 @@ def unseal(params: Params, answered: list[TeacherLabel]) -> list[TeacherLabel]:
     """The teacher's rows with the true labels in place of its own: what training could reach, for experiments only."""
     if params.program.style != "direct":
         raise UserError("sft.labels true has no reasoning to teach: it goes with program.style direct")
-    print("EXPERIMENT: the student learns from the sealed true labels; no number of this run is the pipeline's")
+    print("EXPERIMENT: the student learns from the sealed true labels; this run's numbers are not the pipeline's")
     true = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
+    if not true:
+        raise UserError("sft.labels true: nobody knows the true labels of a folder's pool: leave it at teacher")
     return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True, "confidence": 1.0} for row in answered]
 
 
@@ -47,7 +49,8 @@ def main() -> None:
     # Only training rows are pruned: dev and val stay what the teacher said, hard rows and all.
     pruned = 0
     if params.sft.prune and params.sft.labels == "teacher":
-        wrong = likely_errors(baseline_model(params.seed), [row["text"] for row in train], [row["label"] for row in train], params.seed)
+        classifier = baseline_model(params.seed, quick=True)
+        wrong = likely_errors(classifier, [row["text"] for row in train], [row["label"] for row in train], params.seed)
         pruned = int(wrong.sum())
         train = [row for row, is_wrong in zip(train, wrong, strict=True) if not is_wrong]
 

@@ -1,4 +1,4 @@
-"""Answers that are kept as they come, so that a killed run goes on where it stopped."""
+"""Answers that are kept as they come, so that a killed run resumes where it stopped."""
 
 import fcntl
 import json

@@ -36,8 +36,8 @@ async def failure(_: Request, error: Exception) -> JSONResponse:
 
 
 async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-    """FastAPI's own answer less the input: it may be private, large, or no Unicode that JSON could carry back."""
-    return JSONResponse({"detail": [{key: found[key] for key in ("loc", "msg", "type")} for found in error.errors()]}, 422)
+    """FastAPI's own answer without the input, which may be private, large, or not valid Unicode."""
+    return JSONResponse({"detail": [{key: problem[key] for key in ("loc", "msg", "type")} for problem in error.errors()]}, 422)
 
 
 def intent_router(service: Service) -> APIRouter:

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.parts.engines.engine import prepare, running
 from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.process import prepare, running
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import TinyStudent, load_params
 from stages.parts.students import merge
@@ -76,6 +76,7 @@ def test_a_student_trained_whole_is_exported_as_it_is(pair, tmp_path):
     assert written == {path.name: path.read_bytes() for path in base.iterdir()}
 
 
+@pytest.mark.engine
 def test_vllm_and_transformers_write_the_same_with_a_merged_model(pair, tmp_path):
     base, adapter = pair
     merge_adapter(base, adapter, tmp_path / "merged")

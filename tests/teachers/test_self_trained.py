@@ -1,9 +1,9 @@
 import dspy
 import numpy as np
 import pytest
+from stages.parts.data.sources import read_csv
 
 from stages.filter import most_frequent, queries
-from stages.parts.data.sources import read_csv
 from stages.parts.numbers.baseline import baseline_model
 from stages.parts.numbers.label_errors import likely_errors
 from stages.parts.task.dspy_context import using
@@ -63,7 +63,7 @@ def test_confident_learning_finds_planted_errors_and_spares_right_rows(rows):
     planted = np.zeros(len(rows), bool)
     planted[::10] = True
     given = [LABELS[(LABELS.index(label) + 1) % 3] if wrong else label for label, wrong in zip(labels, planted, strict=True)]
-    found = likely_errors(baseline_model(0), texts, given, 0)
+    found = likely_errors(baseline_model(0, quick=True), texts, given, 0)
     assert found[planted].mean() > 0.7 and found[~planted].mean() < 0.05
 
 

@@ -37,7 +37,7 @@ class EngineProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the process. Call it in a thread that lives as long as the engine shall: with that thread it ends (dying_with_parent)."""
+        """Start the process, from a thread that outlives it: the engine ends with the thread that started it (dying_with_parent)."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         ask_directly(HOST)
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -99,8 +99,10 @@ def prepare(
     name: str | None = None,
     max_model_len: int | None = None,
 ) -> EngineProcess:
-    """An engine for a model (under `name`, or a name of its weights) and its adapters, not started yet; raises UserError where GPUs or
-    the port are not to be had."""
+    """An engine for a model (under `name`, or a name of its weights) and its adapters, not started yet.
+
+    Raises UserError where there are no GPUs, or the port is taken.
+    """
     layout = plan(model_shape(model), gpu_memory()) if on_gpus else None
     if runtime.port:
         check_port(runtime.port)

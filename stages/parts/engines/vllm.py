@@ -48,7 +48,7 @@ class Vllm:
         return {
             "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))),  # for vllm_guard
             "VLLM_API_KEY": launch.key,
-            "VLLM_HOST_IP": HOST,  # its processes talk to each other over sockets: nobody else shall
+            "VLLM_HOST_IP": HOST,  # its processes talk to each other over sockets that nobody else may reach
             "GLOO_SOCKET_IFNAME": "lo",
             "VLLM_CPU_KVCACHE_SPACE": str(launch.kv_cache_gib),
             "VLLM_NO_USAGE_STATS": "1",

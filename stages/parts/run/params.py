@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from stages.parts.run.errors import UserError
 
-Source = Literal["sample", "csv", "url", "hub"]
+Source = Literal["sample", "csv", "folder", "url", "hub"]
 EngineName = Literal["vllm", "sglang"]
 Style = Literal["direct", "chain_of_thought"]
 Positive = Annotated[int, Field(gt=0)]
@@ -22,16 +22,29 @@ class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Raw(Block):
-    source: Source
+class HubData(Block):
+    repository: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    configuration: str | None
     train: str
     test: str
     text_column: str
     label_column: str
 
 
+class Raw(Block):
+    source: Source
+    folder: str
+    train: str
+    test: str
+    text_column: str
+    label_column: str
+    hub: HubData
+
+
 class Split(Block):
     gold: Positive
+    check: Rate
     dev: Positive
     optimizer_val: Positive
 
@@ -56,6 +69,7 @@ class Train(Block):
     epochs: Positive
     batch: Positive
     learning_rate: Rate
+    query_dropout: Annotated[float, Field(ge=0, lt=1)]
     warm_up: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
     clip: Annotated[float, Field(gt=0)]
@@ -193,15 +207,15 @@ def filled(values: dict[str, Any], where: str) -> dict[str, Any]:
     profiles, name = values.get("profiles"), values.get("profile")
     if not isinstance(profiles, dict) or name not in profiles:
         raise UserError(f"{where}: profile: no profile is called {name!r}; there are {', '.join(profiles or ())}")
-    found = dict(values)
+    resolved = dict(values)
     for block in FROM_PROFILE:
         own, of_profile = values.get(block), profiles[name].get(block)
         if not isinstance(own, dict) or not isinstance(of_profile, dict):
             continue  # the types' own check names it
         if unknown := sorted(of_profile.keys() - own.keys()):
             raise UserError(f"{where}: profiles.{name}.{block}.{unknown[0]}: there is no such parameter")
-        found[block] = {key: of_profile.get(key) if value is None else value for key, value in own.items()}
-    return found
+        resolved[block] = {key: of_profile.get(key) if value is None else value for key, value in own.items()}
+    return resolved
 
 
 def parse_params(values: Any, where: str = "params.yaml") -> Params:

@@ -5,7 +5,10 @@ from pathlib import Path
 
 SAMPLE = Path("data/sample")
 RAW = Path("data/raw")
+RAW_ROWS = RAW / "rows.parquet"
+RAW_LABELS = RAW / "labels.json"
 FILTERED = Path("data/filtered")
+FILTERED_ROWS = FILTERED / "rows.parquet"
 LABELS = FILTERED / "labels.json"
 SPLITS = Path("data/splits")
 GOLD = SPLITS / "gold.jsonl"
@@ -32,6 +35,8 @@ HELD_OUT = Path("models/held_out.jsonl")
 CALIBRATION = Path("models/calibration.json")
 
 REPORTS = Path("reports")
+FILTER_REPORT = REPORTS / "filter.json"
+SPLIT_REPORT = REPORTS / "split.json"
 TEACHER_REPORT = REPORTS / "teacher.json"
 SFT_REPORT = REPORTS / "sft.json"
 LEARNING_CURVE = REPORTS / "learning_curve.json"

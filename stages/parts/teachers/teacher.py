@@ -20,7 +20,7 @@ from stages.parts.teachers.self_trained import SelfTrainedTeacher
 
 @contextmanager
 def teacher_lm(params: Params, gold: Sequence[Query], pool: Sequence[Query], labels: Sequence[str]) -> Iterator[dspy.LM]:
-    """The teacher, for as long as the block lasts; raises UserError where it is not to be had."""
+    """The teacher, for as long as the block lasts; raises UserError where it can't be reached or started."""
     settings = params.teacher
     if isinstance(settings, OwnEngineSettings):
         gpu_memory()
