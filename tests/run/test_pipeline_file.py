@@ -72,7 +72,7 @@ RERUNS = {
     "stages/parts/run/files.py": "",
     "stages/parts/training/README.md": "",
     "serve/service.py": "",
-    "stages/parts/data/banking77.py": "raw filter",
+    "stages/parts/data/banking77.py": "raw filter split",
     "stages/parts/data/rows.py": "raw filter split teacher sft lora evaluate",
     "stages/parts/task/prompt.py": "teacher sft base optimize calibrate evaluate report",
     "stages/parts/teachers/self_trained.py": "teacher",
@@ -87,8 +87,10 @@ RERUNS = {
     "stages/lora.py": "lora",
     "seed=1": "split teacher sft base lora evaluate",
     "top_n=20": "filter",
+    "raw.folder=data/sample": "raw",
     "split.gold=90": "split sft",
-    "split.dev=200": "sft",
+    "split.check=0.4": "split sft",
+    "split.dev=200": "split sft",
     "train.learning_rate=0.001": "lora",
     "train.epochs=2": "lora",
     "train.query_dropout=0.1": "lora",
@@ -123,7 +125,8 @@ def settled(tmp_path_factory) -> Iterator[Path]:
         (folder / f"data/splits/{dep}.jsonl").write_text("{}")
     for dep in ("train", "dev", "optimizer_val", "optimizer_train"):
         (folder / f"data/sft/{dep}.jsonl").write_text("{}")
-    (folder / "data/filtered/labels.json").write_text("{}")
+    for dep in ("labels.json", "rows.parquet"):
+        (folder / "data/filtered" / dep).write_text("{}")
     (folder / "stages/parts/training/README.md").write_text("Why.")
     run(folder, "dvc", "commit", "--force")
     yield folder

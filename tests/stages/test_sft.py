@@ -27,6 +27,8 @@ def repository(tmp_path, monkeypatch) -> Path:
     write_json(paths.LABELS, LABELS)
     write_jsonl(paths.SEALED, [{key: row[key] for key in ("id", "label")} for row in true])
     write_jsonl(paths.TEACHER_LABELS, teacher)
+    write_jsonl(paths.GOLD, [])
+    write_jsonl(paths.TEST, [{"id": "t", "text": "something else", "label": LABELS[0]}])
     configure()
     return tmp_path
 
@@ -67,3 +69,16 @@ def test_true_labels_come_without_reasoning(repository):
     configure(style="chain_of_thought", labels="true")
     with pytest.raises(UserError, match=r"program\.style direct"):
         sft.main()
+
+
+def test_copies_of_a_scored_row_are_not_learned(repository):
+    """A test row that a customer wrote before, in other case and punctuation."""
+    write_jsonl(
+        paths.TEST, [{"id": f"t{number}", "text": f"{text.upper()}!", "label": LABELS[0]} for number, text in enumerate(TEXTS[:30])]
+    )
+    sft.main()
+    learned = {json.dumps(row["messages"][1]) for row in read_jsonl(paths.SFT_TRAIN)}
+    assert learned and not any(f"query {number} about" in text for number in range(30) for text in learned)
+    found = read_json(paths.LEAKS)
+    assert read_json(paths.SFT_REPORT)["copies"] + len(learned) == 32
+    assert found["sft-test"]["exact"] == 0 and found["dev-test"]["exact"] + found["val-test"]["exact"] > 0

@@ -53,8 +53,8 @@ class EngineKind(Protocol):
         """What requests may name as their model, from the entries of /v1/models; raises KeyError where they are none."""
         ...
 
-    def answer_options(self, form: AnswerForm) -> dict[str, Any]:
-        """What a request says beyond OpenAI's protocol: go on with the prompt's last message, and keep to the form."""
+    def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
+        """What a request says beyond OpenAI's protocol: go on with the prompt's last message, and keep to the form, if there is one."""
         ...
 
     def says_too_long(self, message: str) -> bool:

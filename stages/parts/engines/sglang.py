@@ -56,9 +56,11 @@ class Sglang:
     def models(self, cards: Sequence[Mapping[str, Any]]) -> list[str]:
         return [self.adapter_model(card["parent"], card["id"]) if card.get("parent") else card["id"] for card in cards]
 
-    def answer_options(self, form: AnswerForm) -> dict[str, Any]:
+    def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
         """It takes log-probabilities after the grammar has ruled tokens out: they are shares among the allowed answers, where vLLM's are
         shares among all tokens. Calibrate with the engine that serves."""
+        if form is None:
+            return {"continue_final_message": True}
         grammar = {"ebnf": one_of(form.choices)} if form.choices else {"regex": form.regex}
         return {"continue_final_message": True, **grammar}
 

@@ -61,9 +61,12 @@ class Vllm:
     def models(self, cards: Sequence[Mapping[str, Any]]) -> list[str]:
         return [card["id"] for card in cards]
 
-    def answer_options(self, form: AnswerForm) -> dict[str, Any]:
+    def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
+        go_on = {"add_generation_prompt": False, "continue_final_message": True}
+        if form is None:
+            return go_on
         wanted = {"choice": list(form.choices)} if form.choices else {"regex": form.regex}
-        return {"add_generation_prompt": False, "continue_final_message": True, "structured_outputs": wanted}
+        return {**go_on, "structured_outputs": wanted}
 
     def says_too_long(self, message: str) -> bool:
         return "context length" in message

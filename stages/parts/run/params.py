@@ -95,6 +95,7 @@ class Calibrate(Block):
 
 class Report(Block):
     color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+    price_per_hour: Annotated[float, Field(gt=0)]
 
 
 class Runtime(Block):

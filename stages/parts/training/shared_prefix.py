@@ -28,7 +28,7 @@ def first_learned(row: Mapping[str, Any]) -> int:
 
 def shared_start(sequences: Sequence[Sequence[int]]) -> int:
     """How many leading tokens all sequences share."""
-    first, last = min(sequences), max(sequences)  # in lexical order: what these two share, all between them share
+    first, last = min(map(list, sequences)), max(map(list, sequences))  # in lexical order: what these two share, all between them share
     return next((i for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
 
 
