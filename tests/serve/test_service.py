@@ -25,7 +25,7 @@ from serve.metrics import Metrics
 from stages.parts.engines.client import EngineError
 from stages.parts.engines.dspy_lm import using_student
 from stages.parts.engines.engine import RunningEngine, ServedModel
-from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.network import free_port
 from stages.parts.run.files import folder_sha256
 from tests.conftest import run
@@ -70,7 +70,7 @@ def test_the_engine_gets_what_the_dspy_program_would_send_to_the_byte(tmp_path, 
             for query in queries:
                 answers.append(ask(address, query).json())
                 sent.append(last_request(shop))
-        served = ServedModel(f"{shop.engine}/v1", {"student": shop.model}, ENGINE_KEY, OWN_KIND)
+        served = ServedModel(f"{shop.engine}/v1", {"student": shop.model}, ENGINE_KEY, KINDS["vllm"])
         with using_student(served, "student", shop.program, 8):
             for query, answer, ours in zip(queries, answers, sent, strict=True):
                 prediction = shop.program(query=query)
@@ -426,7 +426,7 @@ def test_readiness_survives_a_dropped_check_but_not_three(monkeypatch):
 
     async def checks_until_not_ready(failing: set[int]) -> int:
         engine = FlakyEngine(failing)
-        watched = supervisor.Supervisor(RunningEngine(ServedModel("", {}, "", OWN_KIND)), engine.check)
+        watched = supervisor.Supervisor(RunningEngine(ServedModel("", {}, "", KINDS["vllm"])), engine.check)
         running = asyncio.create_task(watched.run())
         await watched.was_ready.wait()
         while watched.ready and engine.checks < 50:

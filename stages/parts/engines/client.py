@@ -67,7 +67,7 @@ class EngineClient:
             async with self.session.get(f"{self.api_base}/models") as response:
                 if response.status != 200:
                     raise self.failure(response.status, response.headers, await response.text(errors="replace"))
-                return [model["id"] for model in (await response.json())["data"]]
+                return self.kind.models((await response.json())["data"])
         except (TimeoutError, aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
             raise EngineError(f"the engine failed: {type(error).__name__}") from None
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from stages.parts.run.errors import UserError
 
 Source = Literal["sample", "csv", "folder", "url", "hub"]
+EngineName = Literal["vllm", "sglang"]
 Style = Literal["direct", "chain_of_thought"]
 Positive = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, lt=65536)]
@@ -123,7 +124,8 @@ class Serve(Block):
     examples: list[str]
 
 
-class RunningEngine(Block):
+class Engine(Block):
+    kind: EngineName
     api_base: Annotated[str, Field(pattern=r"^https?://.+/v1/?$")] | None
 
 
@@ -131,8 +133,8 @@ class LinearSettings(Block):
     kind: Literal["linear"]
 
 
-class VllmSettings(Block):
-    kind: Literal["vllm"]
+class OwnEngineSettings(Block):
+    kind: EngineName
     model: str
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
     max_tokens: Positive
@@ -170,7 +172,7 @@ class HubStudent(Block):
     max_model_len: Positive
 
 
-Teacher = Annotated[LinearSettings | VllmSettings | EndpointSettings, Field(discriminator="kind")]
+Teacher = Annotated[LinearSettings | OwnEngineSettings | EndpointSettings, Field(discriminator="kind")]
 Student = Annotated[TinyStudent | HubStudent, Field(discriminator="kind")]
 
 
@@ -203,11 +205,11 @@ class Params(Block):
     report: Report
     runtime: Runtime
     serve: Serve
-    engine: RunningEngine
+    engine: Engine
     profiles: dict[str, Profile]
 
     @property
-    def teacher(self) -> LinearSettings | VllmSettings | EndpointSettings:
+    def teacher(self) -> LinearSettings | OwnEngineSettings | EndpointSettings:
         return self.profiles[self.profile].teacher
 
     @property
@@ -242,7 +244,7 @@ def parse_params(values: Any, where: str = "params.yaml") -> Params:
         return Params.model_validate(filled(values, where))
     except ValidationError as error:
         first = error.errors()[0]
-        tags = {"linear", "vllm", "endpoint", "tiny", "hub"}  # pydantic names the union member in the path; the user does not
+        tags = {"linear", "vllm", "sglang", "endpoint", "tiny", "hub"}  # pydantic names the union member in the path; the user does not
         key = ".".join(str(part) for part in first["loc"] if part not in tags) or "the file"
         reason = {"extra_forbidden": "there is no such parameter", "missing": "it is missing"}.get(first["type"], first["msg"])
         shown = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {first['input']!r})"
