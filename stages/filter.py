@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from stages.parts.data.folder import by_frequency
-from stages.parts.data.leaks import leave_out
+from stages.parts.data.left_out import leave_out
 from stages.parts.data.rows import row_id
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, whole_file, write_json

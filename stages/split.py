@@ -7,7 +7,7 @@ import random
 
 import pandas as pd
 
-from stages.parts.data.leaks import near_duplicates
+from stages.parts.data.left_out import near_duplicates
 from stages.parts.data.rows import as_queries
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json, write_jsonl

@@ -44,8 +44,8 @@ class EngineKind(Protocol):
         """Variables beside this process's own. The key goes here, where other users can't read it."""
         ...
 
-    def answer_options(self, form: AnswerForm) -> dict[str, Any]:
-        """What a request says beyond OpenAI's protocol: go on with the prompt's last message, and keep to the form."""
+    def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
+        """What a request says beyond OpenAI's protocol: go on with the prompt's last message, and keep to the form, if there is one."""
         ...
 
     def says_too_long(self, message: str) -> bool:

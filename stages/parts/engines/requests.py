@@ -34,9 +34,12 @@ NO_READING = Reading(UNKNOWN, {})
 
 
 class ProgramRequests:
-    """Makes requests to `model` for queries and reads the completions. Holds no connection and no state."""
+    """Makes requests to `model` for queries and reads the completions. Holds no connection and no state.
 
-    def __init__(self, program: IntentClassifier, kind: EngineKind, model: str, most_tokens: int) -> None:
+    `held` says whether the engine holds answers to the labels, as it does in service.
+    """
+
+    def __init__(self, program: IntentClassifier, kind: EngineKind, model: str, most_tokens: int, held: bool = True) -> None:
         self.program = program
         self.format = StudentFormat()
         self.signature = predictor(program).signature
@@ -48,7 +51,7 @@ class ProgramRequests:
             "max_tokens": most_tokens,
             "logprobs": True,
             "top_logprobs": kind.most_alternatives,
-            **kind.answer_options(answer_form(program.labels, program.style)),
+            **kind.answer_options(answer_form(program.labels, program.style) if held else None),
         }
 
     @property

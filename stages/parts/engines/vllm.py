@@ -3,11 +3,13 @@
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from stages.parts.engines.engine import Launch
 from stages.parts.engines.network import HOST
+from stages.parts.run.errors import UserError
 from stages.parts.run.paths import cache
 from stages.parts.task.prompt import AnswerForm
 
@@ -38,6 +40,7 @@ class Vllm:
         else:
             line += ["--dtype", "float32", "--enforce-eager"]  # twice as fast as bfloat16 where the processor has no native bfloat16
         if launch.adapters:
+            refuse_trained_modules(launch.adapters.values())
             rank = allowed_rank(max(adapter_rank(folder) for folder in launch.adapters.values()))
             line += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(len(launch.adapters)), "--lora-modules"]
             line += [f"{adapter}={folder}" for adapter, folder in launch.adapters.items()]
@@ -54,12 +57,22 @@ class Vllm:
             "VLLM_CACHE_ROOT": str(cache() / "vllm"),
         }
 
-    def answer_options(self, form: AnswerForm) -> dict[str, Any]:
+    def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
+        go_on = {"add_generation_prompt": False, "continue_final_message": True}
+        if form is None:
+            return go_on
         wanted = {"choice": list(form.choices)} if form.choices else {"regex": form.regex}
-        return {"add_generation_prompt": False, "continue_final_message": True, "structured_outputs": wanted}
+        return {**go_on, "structured_outputs": wanted}
 
     def says_too_long(self, message: str) -> bool:
         return "context length" in message
+
+
+def refuse_trained_modules(adapters: Iterable[Path]) -> None:
+    """Raise UserError for an adapter that brings whole modules, such as trained embeddings: vLLM has no place for them beside a base."""
+    for folder in adapters:
+        if json.loads((folder / "adapter_config.json").read_text()).get("modules_to_save"):
+            raise UserError(f"{folder} brings trained embeddings, which vLLM can't serve beside a base: set runtime.weights to merged")
 
 
 def adapter_rank(folder: Path) -> int:

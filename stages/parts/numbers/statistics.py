@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import binomtest
+from sklearn.metrics import f1_score
 
 BINS = 10
 RESAMPLES = 10_000
@@ -34,6 +35,18 @@ def difference_interval(first: Sequence[bool], second: Sequence[bool], seed: int
     drawn = np.random.default_rng(seed).multinomial(len(paired), counts / len(paired), RESAMPLES)
     low, high = np.quantile((drawn[:, 2] - drawn[:, 0]) / len(paired), [0.025, 0.975])
     return float(low), float(high)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """p of McNemar's exact test: how likely a split at least as uneven of the rows that only one is right on, were both equally good."""
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    return float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
+
+
+def macro_f1(actual: Sequence[str], predicted: Sequence[str]) -> float:
+    """The mean F1 of the labels that `actual` has: each label counts alike, however many rows it has."""
+    return float(f1_score(actual, predicted, labels=sorted(set(actual)), average="macro", zero_division=0))
 
 
 def reliability(confidence: Sequence[float], right: Sequence[bool]) -> list[dict[str, float]]:

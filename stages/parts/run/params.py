@@ -68,6 +68,8 @@ class Train(Block):
     epochs: Positive
     batch: Positive
     learning_rate: Rate
+    targets: Literal["hard", "drawn"]
+    embeddings: bool
     query_dropout: Annotated[float, Field(ge=0, lt=1)]
     warm_up: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
@@ -94,6 +96,7 @@ class Calibrate(Block):
 
 class Report(Block):
     color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+    price_per_hour: Annotated[float, Field(gt=0)]
 
 
 class Runtime(Block):
@@ -110,6 +113,7 @@ class Serve(Block):
     host: str
     port: Port
     queue: Positive
+    cached_answers: Annotated[int, Field(ge=0)]
     timeout_s: Positive
 
 
