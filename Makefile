@@ -29,6 +29,12 @@ repro: setup ## run the pipeline: only what changed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@echo "report: reports/index.html"
 
+compare: setup ## two revisions, A=main B=branch: metrics, plots, paired difference (reports/compare/index.html); without B: the workspace
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.compare $(or $(A),main) $(B)
+
+seeds: setup ## the pipeline over N=5 seeds through DVC's queue: mean and spread (reports/seeds.json); WITH="-S raw.source=url" changes more
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.seeds $(or $(N),5) $(WITH)
+
 serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
 

@@ -12,7 +12,7 @@ from tests.conftest import ROOT, make_clone, run
 from tests.test_rooms import imported_modules
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-NO_STAGES = (paths.SAMPLE, paths.REPORTS, paths.TIMES, paths.EXPORT)  # not made by a stage, or not tracked
+NO_STAGES = (paths.SAMPLE, paths.REPORTS, paths.TIMES, paths.EXPORT, paths.COMPARE, paths.SEEDS)  # not made by a stage, or not tracked
 
 
 def names(entries) -> set[str]:
@@ -78,6 +78,8 @@ RERUNS = {
     "stages/parts/teachers/self_trained.py": "teacher",
     "stages/parts/numbers/baseline.py": "sft evaluate",
     "stages/parts/numbers/calibration.py": "calibrate evaluate",
+    "stages/parts/data/leaks.py": "raw filter sft",
+    "stages/parts/numbers/arms.py": "report",
     "stages/parts/numbers/plots.py": "report",
     "stages/parts/engines/vllm.py": "teacher optimize evaluate",
     "stages/parts/students/tiny.py": "base",
@@ -102,6 +104,7 @@ RERUNS = {
     "program.instructions=Choose.": "teacher sft base optimize",
     "calibrate.precision=0.8": "calibrate",
     "report.color='#112233'": "report",
+    "report.price_per_hour=2.5": "report",
     "runtime.threads=8": "",
     "serve.queue=8": "",
     "profiles.llama.student.max_model_len=4096": "",

@@ -67,6 +67,12 @@ class Vllm:
     def says_too_long(self, message: str) -> bool:
         return "context length" in message
 
+    def refuses_all(self, status: int, message: str) -> str | None:
+        return "the engine wants another key than ENGINE_API_KEY holds" if status == 401 else None
+
+    def complaint(self, status: int, message: str) -> str:
+        return f"the engine answered {status}; its log says why"
+
 
 def refuse_trained_modules(adapters: Iterable[Path]) -> None:
     """Raise UserError for an adapter that brings whole modules, such as trained embeddings: vLLM has no place for them beside a base."""

@@ -104,6 +104,11 @@ class Runtime(Block):
     rows_at_once: Positive | None
     weights: Literal["merged", "adapter"]
     threads: Positive
+    timeout_s: Positive
+    requests_per_minute: Positive | None
+    tokens_per_minute: Positive | None
+    budget_usd: Annotated[float, Field(gt=0)] | None
+    budget_tokens: Positive | None
     port: Port | None
     engine_start_s: Positive
     kv_cache_gib: Positive
@@ -115,6 +120,7 @@ class Serve(Block):
     queue: Positive
     cached_answers: Annotated[int, Field(ge=0)]
     timeout_s: Positive
+    examples: list[str]
 
 
 class RunningEngine(Block):
@@ -133,11 +139,19 @@ class VllmSettings(Block):
     max_model_len: Positive
 
 
+class TokenPrice(Block):
+    prompt: Annotated[float, Field(ge=0)]
+    completion: Annotated[float, Field(ge=0)]
+
+
 class EndpointSettings(Block):
     kind: Literal["endpoint"]
     model: str
     api_base: str | None
     max_tokens: Positive
+    options: dict[str, Any]
+    price: TokenPrice | None
+    batch: bool
 
 
 class TinyStudent(Block):
