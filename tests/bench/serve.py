@@ -110,10 +110,11 @@ def command(*module: str, folder: Path, key: str) -> Iterator[psutil.Process]:
 
 
 @contextmanager
-def service(api_base: str, key: str) -> Iterator[tuple[str, psutil.Process]]:
-    """The real service on an engine that runs already: its URL and process."""
+def service(api_base: str, key: str, cached_answers: int = 0) -> Iterator[tuple[str, psutil.Process]]:
+    """The real service on an engine that runs already: its URL and process. By default each query is asked for itself."""
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["engine"]["api_base"] = api_base
+    params["serve"]["cached_answers"] = cached_answers
     port = free_port()
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "params.yaml").write_text(yaml.safe_dump(params))

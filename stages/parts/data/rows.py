@@ -19,7 +19,8 @@ class TeacherLabel(TypedDict):
     """What the teacher made of one query.
 
     `label` is the answer as it came, matched to a label name where it could be; `valid` says whether it is one. `confidence` is the
-    probability of the label in [0, 1], or None where the teacher reports none.
+    probability of the label in [0, 1], or None where the teacher reports none; `probabilities` are those of
+    the labels that it reports any for.
     """
 
     id: str
@@ -28,6 +29,7 @@ class TeacherLabel(TypedDict):
     reasoning: str
     valid: bool
     confidence: float | None
+    probabilities: dict[str, float]
 
 
 def row_id(text: str) -> str:

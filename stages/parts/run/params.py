@@ -68,6 +68,8 @@ class Train(Block):
     epochs: Positive
     batch: Positive
     learning_rate: Rate
+    targets: Literal["hard", "drawn"]
+    embeddings: bool
     query_dropout: Annotated[float, Field(ge=0, lt=1)]
     warm_up: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
@@ -111,6 +113,7 @@ class Serve(Block):
     host: str
     port: Port
     queue: Positive
+    cached_answers: Annotated[int, Field(ge=0)]
     timeout_s: Positive
     examples: list[str]
 

@@ -29,8 +29,8 @@ def tokens(predictions: Sequence[dspy.Prediction | None]) -> tuple[int, int]:
 
 
 def teacher_labels(rows: Sequence[Query], answers: Sequence[dspy.Prediction | None]) -> list[TeacherLabel]:
-    """One record for each row; an unanswered query is an invalid one. Confidence has four digits: the rest is rounding of the processor,
-    and would make equal labels unequal files."""
+    """One record for each row; an unanswered query is an invalid one. Probabilities have four digits: the rest is rounding of the
+    processor, and would make equal labels unequal files."""
     return [
         TeacherLabel(
             id=row["id"],
@@ -39,6 +39,7 @@ def teacher_labels(rows: Sequence[Query], answers: Sequence[dspy.Prediction | No
             reasoning=answer.reasoning if answer else "",
             valid=bool(answer and answer.valid),
             confidence=round(answer.confidence, 4) if answer and answer.confidence is not None else None,
+            probabilities={label: round(share, 4) for label, share in sorted(answer.probabilities.items())} if answer else {},
         )
         for row, answer in zip(rows, answers, strict=True)
     ]

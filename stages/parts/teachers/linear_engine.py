@@ -8,17 +8,18 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from dspy.lm15 import Message, Request, Response, TextPart, TokenLogprob, Usage
+from dspy.lm15 import Message, Request, Response, TextPart, TokenLogprob, TopLogprob, Usage
 
 from stages.parts.task.label_probabilities import LABEL_HEADER
 from stages.parts.teachers.self_trained import SelfTrainedTeacher
 
 QUERY = re.compile(r"\[\[ ## query ## \]\]\n(.*)\n\nRespond with the corresponding output fields", re.DOTALL)
+SMALLEST = 1e-12  # a probability whose logarithm is still finite
 REASONING_HEADER = "[[ ## reasoning ## ]]"
 
 
 class LinearEngine:
-    """Answers the query of a request's last message with the label, the terms that carried it, and the label's log-probability.
+    """Answers the query of a request's last message with the label, the terms that carried it, and all labels' log-probabilities.
 
     `texts` are classified at once, beforehand, which is faster than one by one. Tokens are counted as words.
     """
@@ -42,7 +43,7 @@ class LinearEngine:
             fields.append(f"{REASONING_HEADER}\n{terms} speaks for {label}.\n\n")
         tokens = [
             TokenLogprob("".join(fields) + f"{LABEL_HEADER}\n", 0.0),
-            TokenLogprob(label, math.log(probabilities.max())),
+            TokenLogprob(label, math.log(probabilities.max()), top=self.alternatives(probabilities)),
             TokenLogprob("\n\n[[ ## completed ## ]]", 0.0),
         ]
         answer = "".join(token.token for token in tokens)
@@ -55,6 +56,11 @@ class LinearEngine:
             usage=Usage(input_tokens=read, output_tokens=written, total_tokens=read + written),
             logprobs=tuple(tokens),
         )
+
+    def alternatives(self, probabilities: np.ndarray) -> tuple[TopLogprob, ...]:
+        """All labels as tokens, likeliest first."""
+        order = np.argsort(-probabilities)
+        return tuple(TopLogprob(self.teacher.labels[k], math.log(max(probabilities[k], SMALLEST))) for k in order)
 
     def __deepcopy__(self, memo: dict[int, object]) -> "LinearEngine":
         return self  # DSPy copies LMs freely; one fitted model is enough

@@ -35,5 +35,5 @@ def teacher_lm(params: Params, gold: Sequence[Query], pool: Sequence[Query], lab
         pool_texts, gold_texts = [row["text"] for row in pool], [row["text"] for row in gold]
         gold_labels = [row["label"] for row in gold]
         linear = SelfTrainedTeacher.fit(pool_texts, gold_texts, gold_labels, labels, params.seed)
-        name = "linear-" + row_id("\n".join([*pool_texts, *gold_texts, *gold_labels, *labels, str(params.seed)]))
+        name = "linear-all-" + row_id("\n".join([*pool_texts, *gold_texts, *gold_labels, *labels, str(params.seed)]))
         yield dspy.LM(name, engine=LinearEngine(name, linear, pool_texts), logprobs=True)

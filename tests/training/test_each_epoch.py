@@ -1,11 +1,11 @@
-"""Token dropout on the query: what is dropped, what never is, and when it is drawn anew."""
+"""What is drawn anew each epoch: the query's missing tokens and the label; and what never changes."""
 
 from pathlib import Path
 
 from transformers import TrainerState
 
 from stages.parts.training import trainer
-from stages.parts.training.query_dropout import QueryDropout, around_query
+from stages.parts.training.each_epoch import Change, EachEpoch, drawn_answers, query_dropout
 from stages.parts.training.rows import Row
 from stages.parts.training.shared_prefix import IGNORED
 from tests.training.test_trainer import ROWS, STUDENT, TOKENIZER, build_model, recipe
@@ -17,18 +17,21 @@ LESSONS: list[Row] = [
 ]
 
 
-def dropout(share: float, seed: int = 0) -> QueryDropout:
-    return QueryDropout(lambda rows: {"rows": list(rows)}, share, seed, *around_query(LESSONS))
+def each_epoch(change: Change, seed: int = 0) -> EachEpoch:
+    return EachEpoch(lambda rows: {"rows": list(rows)}, [change], seed)
 
 
-def seen(drops: QueryDropout, epoch: float, rows: list[Row] = LESSONS) -> list[Row]:
+def dropout(share: float, seed: int = 0) -> EachEpoch:
+    return each_epoch(query_dropout(share, LESSONS), seed)
+
+
+def seen(drops: EachEpoch, epoch: float, rows: list[Row] = LESSONS) -> list[Row]:
     drops.on_epoch_begin(None, TrainerState(epoch=epoch), None)
     found: list[Row] = drops(rows)["rows"]
     return found
 
 
 def test_only_the_query_loses_tokens_and_keeps_their_order():
-    assert around_query(LESSONS) == (2, 3)
     dropped = 0
     for before, after in zip(LESSONS, seen(dropout(0.3), 0), strict=True):
         ids = after["input_ids"]
@@ -55,11 +58,20 @@ def test_a_query_is_never_lost_whole():
 def test_the_training_follows_the_epochs(tmp_path: Path, monkeypatch):
     epochs = []
 
-    class Noting(QueryDropout):
+    class Noting(EachEpoch):
         def __call__(self, rows):
             epochs.append(self.epoch)
             return super().__call__(rows)
 
-    monkeypatch.setattr(trainer, "QueryDropout", Noting)
+    monkeypatch.setattr(trainer, "EachEpoch", Noting)
     trainer.fine_tune(build_model(TOKENIZER, STUDENT), TOKENIZER, ROWS, recipe(epochs=3, query_dropout=0.3), tmp_path)
     assert epochs == [0] * 5 + [1] * 5 + [2] * 5
+
+
+def test_answers_are_drawn_in_proportion():
+    answers = [(6, 7), (8,), (9, 9, 9)]
+    rows = [{**row, "shares": [7_000, 0, 3_000]} for row in LESSONS]
+    drawn = [row for epoch in range(20) for row in seen(each_epoch(drawn_answers(answers)), epoch, rows)]
+    assert all(row["input_ids"] == before["input_ids"][:47] + row["labels"][47:] for row, before in zip(drawn, LESSONS * 20, strict=True))
+    shares = [sum(row["labels"][47:] == [*answer] for row in drawn) / len(drawn) for answer in answers]
+    assert shares[1] == 0 and 0.65 < shares[0] < 0.75 and sum(shares) == 1
