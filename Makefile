@@ -62,6 +62,7 @@ bench-student: setup ## the student against teacher and linear model: three seed
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-lock: ## resolve both locks anew (needs uv)
+lock: ## resolve all locks anew (needs uv)
 	uv pip compile pyproject.toml --extra cpu --group dev --universal --python-version 3.11 --no-emit-package torch --generate-hashes -o requirements-cpu.lock
 	uv pip compile pyproject.toml --no-config --extra gpu --group dev --universal --python-version 3.11 --generate-hashes -o requirements-gpu.lock
+	for name in s3 ray; do cp requirements-cpu.lock requirements-$$name.lock; uv pip compile --group $$name --universal --python-version 3.11 --generate-hashes -o requirements-$$name.lock; done  # the copied versions are preferred

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from serve.student import check_pair
 from stages.parts.engines.engine import served_name
-from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.numbers.calibration import load_calibration
 from stages.parts.run import paths
@@ -24,7 +24,7 @@ from stages.parts.task.program_file import Sidecar, load_program, load_sidecar
 def request_form(pair: Sidecar, name: str) -> dict[str, object]:
     """The body of the program's requests to a vLLM that serves the weights under a name, with {query} in the query's place."""
     program = load_program(paths.PROGRAM, pair.labels, pair.instructions, pair.style)
-    return ProgramRequests(program, OWN_KIND, name, pair.max_tokens).body("{query}")
+    return ProgramRequests(program, KINDS["vllm"], name, pair.max_tokens).body("{query}")
 
 
 def export_pair(to: Path) -> None:

@@ -25,7 +25,7 @@ from serve.metrics import Metrics
 from stages.parts.engines.client import EngineError
 from stages.parts.engines.dspy_lm import using_student
 from stages.parts.engines.engine import RunningEngine, ServedModel
-from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.network import free_port
 from stages.parts.run.files import folder_sha256
 from tests.conftest import run
@@ -70,7 +70,7 @@ def test_the_engine_gets_what_the_dspy_program_would_send_to_the_byte(tmp_path, 
             for query in queries:
                 answers.append(ask(address, query).json())
                 sent.append(last_request(shop))
-        served = ServedModel(f"{shop.engine}/v1", {"student": shop.model}, ENGINE_KEY, OWN_KIND)
+        served = ServedModel(f"{shop.engine}/v1", {"student": shop.model}, ENGINE_KEY, KINDS["vllm"])
         with using_student(served, "student", shop.program, 8):
             for query, answer, ours in zip(queries, answers, sent, strict=True):
                 prediction = shop.program(query=query)
@@ -324,7 +324,7 @@ def test_a_batch_file_keeps_rows_columns_and_order(shop):
 def test_a_killed_batch_goes_on_where_it_was(tmp_path):
     shop = make_shop(tmp_path / "shop")
     pd.DataFrame({"text": [f"query {number}" for number in range(2000)]}).to_csv(shop.folder / "in.csv", index=False)
-    with ended(start_engine(shop, latency_ms=400)):
+    with ended(start_engine(shop, latency_ms=2000)):
         killed = start(shop, "serve.batch", "in.csv", "out.csv")
         kept = shop.folder / ".cache/batch"
         end = time.monotonic() + 60
@@ -334,10 +334,11 @@ def test_a_killed_batch_goes_on_where_it_was(tmp_path):
         assert "another run" in batch(shop, "in.csv", "other.csv").stderr
         killed.kill()
         killed.wait()
+    with ended(start_engine(shop)):
         assert not (shop.folder / "out.csv").exists()
         [file] = kept.glob("*")
         with file.open("a") as torn:
-            torn.write('{"label": "card_arr')
+            torn.write('{"key": "card_arr')
         before = len(file.read_bytes().splitlines()) - 1
         assert 0 < before < 2000
         done = batch(shop, "in.csv", "out.csv")
@@ -414,7 +415,7 @@ def test_readiness_survives_a_dropped_check_but_not_three(monkeypatch):
 
     async def checks_until_not_ready(failing: set[int]) -> int:
         engine = FlakyEngine(failing)
-        watched = supervisor.Supervisor(RunningEngine(ServedModel("", {}, "", OWN_KIND)), engine.check)
+        watched = supervisor.Supervisor(RunningEngine(ServedModel("", {}, "", KINDS["vllm"])), engine.check)
         running = asyncio.create_task(watched.run())
         await watched.was_ready.wait()
         while watched.ready and engine.checks < 50:

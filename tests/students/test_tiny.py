@@ -3,7 +3,7 @@
 import pytest
 import requests
 
-from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.process import prepare, running
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run.params import TinyStudent, load_params
@@ -21,7 +21,7 @@ DEMONSTRATIONS = [
 
 
 def served_prompt(program: IntentClassifier, query: str) -> list[dict[str, str]]:
-    messages: list[dict[str, str]] = ProgramRequests(program, OWN_KIND, "student", 1).body(query)["messages"]
+    messages: list[dict[str, str]] = ProgramRequests(program, KINDS["vllm"], "student", 1).body(query)["messages"]
     return messages
 
 
@@ -60,9 +60,9 @@ def test_the_engine_reads_the_prompt_that_the_student_was_trained_on(tmp_path):
     student = TinyStudent(kind="tiny", hidden_size=32, layers=1, vocabulary=600, epochs=1, learning_rate=0.1)
     build_model(tokenizer, student).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with running(prepare(OWN_KIND, tmp_path, {}, load_params().runtime, on_gpus=False, name="student")) as served:
+    with running(prepare(KINDS["vllm"], tmp_path, {}, load_params().runtime, on_gpus=False, name="student")) as served:
         for text in TEXTS[:4]:
-            body = ProgramRequests(program, OWN_KIND, "student", 1).body(text)
+            body = ProgramRequests(program, KINDS["vllm"], "student", 1).body(text)
             answer = requests.post(
                 f"{served.api_base}/chat/completions",
                 json={**body, "return_token_ids": True},

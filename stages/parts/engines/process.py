@@ -106,17 +106,19 @@ def prepare(
     layout = plan(model_shape(model), gpu_memory()) if on_gpus else None
     if runtime.port:
         check_port(runtime.port)
-    names = {"base": name or served_name("base", model)} | {key: served_name(key, folder) for key, folder in adapters.items()}
+    base = name or served_name("base", model)
+    loaded = {key: served_name(key, folder) for key, folder in adapters.items()}
     launch = Launch(
         model=model,
-        name=names["base"],
-        adapters={names[key]: folder for key, folder in adapters.items()},
+        name=base,
+        adapters={loaded[key]: folder for key, folder in adapters.items()},
         port=runtime.port or free_port(),
         key=secrets.token_urlsafe(),
         layout=layout,
         max_model_len=max_model_len,
         kv_cache_gib=runtime.kv_cache_gib,
     )
+    names = {"base": base} | {key: kind.adapter_model(base, adapter) for key, adapter in loaded.items()}
     served = ServedModel(f"http://{HOST}:{launch.port}/v1", names, launch.key, kind)
     return EngineProcess(kind, launch, served, runtime.engine_start_s)
 

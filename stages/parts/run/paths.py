@@ -19,6 +19,7 @@ TEACHER = Path("data/teacher")
 TEACHER_LABELS = TEACHER / "labels.jsonl"
 TEACHER_TEST = TEACHER / "test.jsonl"
 TEACHER_GOLD = TEACHER / "gold.jsonl"
+TEACHER_FAILED = TEACHER / "failed.jsonl"
 SFT = Path("data/sft")
 SFT_TRAIN = SFT / "train.jsonl"
 SFT_DEV = SFT / "dev.jsonl"

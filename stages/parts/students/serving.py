@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from stages.parts.engines.engine import ServedModel, served_name
-from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.process import EngineProcess, prepare, running
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import HubStudent, Params, TinyStudent
@@ -46,7 +46,7 @@ def student_engine(model: Path, adapters: Mapping[str, Path], params: Params, na
     student = params.student
     from_hub = isinstance(student, HubStudent)
     length = student.max_model_len if isinstance(student, HubStudent) else None
-    return prepare(OWN_KIND, model, adapters, params.runtime, on_gpus=from_hub, max_model_len=length, name=name)
+    return prepare(KINDS[params.engine.kind], model, adapters, params.runtime, on_gpus=from_hub, max_model_len=length, name=name)
 
 
 def merged(base: Path, adapter: Path) -> Path:
