@@ -106,7 +106,6 @@ def main() -> None:
         "served_name": f"{metrics['served']['checkpoint']}-{pair.checkpoint_sha256[:12]}",
         "sft": read_json(paths.SFT_REPORT),
         "filter": read_json(paths.FILTER_REPORT),
-        "split": read_json(paths.SPLIT_REPORT),
         "split": split,
         "student": student,
         "teacher": teacher,
