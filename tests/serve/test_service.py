@@ -195,6 +195,17 @@ def test_metrics_count_and_hold_no_text(url):
     assert "xyzzy" not in text and "ready 1.0" in text and "queries_in_flight 0.0" in text
 
 
+def test_metrics_tell_how_often_an_answer_was_there_already(url):
+    def counted() -> dict[str, float]:
+        text = requests.get(f"{url}/metrics", timeout=30).text
+        return {source: float(value) for source, value in re.findall(r'^answers_total\{source="(\w+)"} (\S+)', text, re.MULTILINE)}
+
+    before = counted()
+    answers = [ask(url, "asked thrice").json() for _ in range(3)]
+    assert answers[0] == answers[1] == answers[2]
+    assert {source: value - before[source] for source, value in counted().items()} == {"engine": 1, "in_flight": 0, "cache": 2}
+
+
 def test_logs_hold_no_query(url, shop):
     for query in ("my secret xyzzy", "SIMULATE-500 secret xyzzy", "SIMULATE-REFUSE secret xyzzy", "x" * 4001 + "xyzzy"):
         ask(url, query)

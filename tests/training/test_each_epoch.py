@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import pytest
 from transformers import TrainerState
 
+from stages.lora import with_shares
+from stages.parts.run.errors import UserError
 from stages.parts.training import trainer
 from stages.parts.training.each_epoch import Change, EachEpoch, drawn_answers, query_dropout
 from stages.parts.training.rows import Row
 from stages.parts.training.shared_prefix import IGNORED
-from tests.training.test_trainer import ROWS, STUDENT, TOKENIZER, build_model, recipe
+from tests.training.test_trainer import PROGRAM, ROWS, STUDENT, TOKENIZER, build_model, recipe
 
 SYSTEM, CLOSING, ANSWER = [1, 2], [3, 4, 5], [6, 7]
 QUERIES = [[number, *range(100, 140), number] for number in range(10, 60)]
@@ -75,3 +78,26 @@ def test_answers_are_drawn_in_proportion():
     assert all(row["input_ids"] == before["input_ids"][:47] + row["labels"][47:] for row, before in zip(drawn, LESSONS * 20, strict=True))
     shares = [sum(row["labels"][47:] == [*answer] for row in drawn) / len(drawn) for answer in answers]
     assert shares[1] == 0 and 0.65 < shares[0] < 0.75 and sum(shares) == 1
+
+
+def test_answers_and_shares_come_from_the_teachers_distribution():
+    names = PROGRAM.labels
+    lessons = [
+        {"label": names[number % 2], "probabilities": {names[0]: 0.25, names[1]: 0.7012, "unseen": 0.1}} for number in range(len(ROWS))
+    ]
+    rows = [dict(row) for row in ROWS]
+    answers = with_shares(rows, lessons)
+    assert [TOKENIZER.decode(answer[:1]) for answer in answers] == ["[[ ## label ## ]]\n"] * 2
+    assert [TOKENIZER.decode(answer[1:2]) for answer in answers] == list(names)
+    assert all(row["shares"] == [2500, 7012] for row in rows)
+    lessons[0]["probabilities"] = {}
+    with pytest.raises(UserError, match="drawn needs the probabilities of a teacher that reports them"):
+        with_shares(rows, lessons)
+
+
+def test_drawn_labels_train(tmp_path: Path):
+    lessons = [{"label": PROGRAM.labels[number % 2], "probabilities": dict.fromkeys(PROGRAM.labels, 0.5)} for number in range(len(ROWS))]
+    rows = [dict(row) for row in ROWS]
+    settings = recipe(epochs=2, query_dropout=0.3, answers=with_shares(rows, lessons))
+    log = trainer.fine_tune(build_model(TOKENIZER, STUDENT), TOKENIZER, rows, settings, tmp_path)
+    assert len(log) == 10

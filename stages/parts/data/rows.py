@@ -40,5 +40,5 @@ def row_id(text: str) -> str:
 def as_queries(rows: pd.DataFrame) -> Iterator[Any]:
     """Rows as Query dictionaries: id, text, label where there is such a column, and the user's other columns where they hold something."""
     names = ["id", "text", *(["label"] if "label" in rows else []), *(name for name in rows if str(name).startswith("raw."))]
-    for values in zip(*(rows[name] for name in names), strict=True):
+    for values in zip(*(rows[name].tolist() for name in names), strict=True):
         yield {name: value for name, value in zip(names, values, strict=True) if isinstance(value, str)}
