@@ -29,6 +29,12 @@ repro: setup ## run the pipeline: only what changed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@echo "report: reports/index.html"
 
+compare: setup ## two revisions, A=main B=branch: metrics, plots, paired difference (reports/compare/index.html); without B: the workspace
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.compare $(or $(A),main) $(B)
+
+seeds: setup ## the pipeline over N=5 seeds through DVC's queue: mean and spread (reports/seeds.json); WITH="-S raw.source=url" changes more
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.seeds $(or $(N),5) $(WITH)
+
 serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
 
@@ -49,6 +55,9 @@ bench-serve: setup ## the service against the reference's handler and the bare e
 
 bench-styles: setup ## the whole pipeline in both program styles: accuracy, tokens, latency (reports/bench/styles.json)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.styles
+
+bench-student: setup ## the student against teacher and linear model: three seeds, both corpora (reports/bench/student.json)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.student
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

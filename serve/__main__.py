@@ -41,7 +41,8 @@ async def serve(student: Student, settings: Serve, keys: list[str]) -> None:
     """Serve until SIGINT or SIGTERM, then answer what was accepted and take the engine down. Raises where the engine never comes up."""
     async with engine_client(student.engine.served, settings.timeout_s) as client:
         supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client))
-        app = create_app(Service(student.classifier, client, supervisor, settings.queue), keys)
+        service = Service(student.classifier, client, supervisor, settings.queue, settings.cached_answers)
+        app = create_app(service, keys, settings.examples)
         config = uvicorn.Config(
             app,
             host=settings.host,

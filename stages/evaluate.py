@@ -6,6 +6,7 @@ python -m stages.evaluate
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,13 +59,17 @@ class Arm:
     valid_free: float
 
 
-def score_students(params: Params, pair: Sidecar, test: list[Any]) -> dict[str, Arm]:
-    """base_plain, base_optimized, tuned_plain, tuned_optimized: both students with both programs over the test rows; equal prompts once."""
+def score_students(params: Params, pair: Sidecar, test: list[Any], before: list[Future[Any]]) -> dict[str, Arm]:
+    """base_plain, base_optimized, tuned_plain, tuned_optimized: both students with both programs over the test rows; equal prompts once.
+
+    Engines start at once; they are asked when `before` is done, since times are measured.
+    """
     plain = IntentClassifier(pair.labels, pair.instructions, pair.style)
     checkpoint = Path(pair.checkpoint)
     arms: dict[str, Arm] = {}
     with closing(students(paths.BASE, {checkpoint.name: checkpoint}, params)) as engines:
         for name, served in engines:
+            wait(before)
             weights = "base" if name == "base" else "tuned"
             optimized = load_program(paths.PROGRAMS / f"{weights}.json", pair.labels, pair.instructions, pair.style)
             for kind, program in (("plain", plain), ("optimized", optimized)):
@@ -132,9 +137,11 @@ def main() -> None:
     actual = [row["label"] for row in test]
     calibration = load_calibration(paths.CALIBRATION)
 
-    of_students = score_students(params, pair, test)
     lessons = linear_lessons(gold, teacher_pool, sealed, {row["id"] for row in read_jsonl(paths.SFT_TRAIN)})
-    models = {arm: fitted_baseline(rows, params.seed) for arm, rows in lessons.items()}
+    with ThreadPoolExecutor(1) as beside:  # while the engines start
+        fits = {arm: beside.submit(fitted_baseline, rows, params.seed) for arm, rows in lessons.items()}
+        of_students = score_students(params, pair, test, [*fits.values()])
+    models = {arm: fit.result() for arm, fit in fits.items()}
     linear = {arm: timed_answers(model, [row["text"] for row in test]) for arm, model in models.items() if model}
     [(most_frequent, _)] = Counter(row["label"] for row in teacher_pool if row["valid"]).most_common(1)
     predicted = {arm: student.scores.predicted for arm, student in of_students.items()}

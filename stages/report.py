@@ -1,4 +1,4 @@
-"""One page that tells the run's story, its pictures, and a model card, from what the other stages wrote.
+"""One page that tells the run's story, its pictures, and cards of model and data, from what the other stages wrote.
 
 python -m stages.report
 """
@@ -11,6 +11,7 @@ import pandas as pd
 from stages.parts.numbers import plots
 from stages.parts.numbers.arms import NAMES, ArmRow, advice, arm_rows, best_linear, percent, served_arm
 from stages.parts.numbers.by_label import LabelFigures, by_label
+from stages.parts.numbers.cards import data_metadata, model_metadata
 from stages.parts.numbers.page import rendered
 from stages.parts.run import paths
 from stages.parts.run.files import folder_sha256, read_json, read_jsonl, whole_file, write_text
@@ -77,7 +78,7 @@ def write_tables(arms: list[ArmRow], figures: list[LabelFigures]) -> None:
 def main() -> None:
     params = load_params()
     metrics, dev, pair = read_json(paths.METRICS), read_json(paths.DEV_REPORT), load_sidecar(paths.SIDECAR)
-    labels, teacher = read_json(paths.LABELS), read_json(paths.TEACHER_REPORT)
+    labels, teacher, split = read_json(paths.LABELS), read_json(paths.TEACHER_REPORT), read_json(paths.SPLIT_REPORT)
     files = {name: paths.TIMES / f"{name}.json" for name in STAGES}
     times = {name: read_json(file) for name, file in files.items() if file.is_file()}  # none for what came from DVC's cache
     arms = arm_rows(metrics, teacher, params.report.price_per_hour)
@@ -92,22 +93,27 @@ def main() -> None:
         "advice": advice(arms, student),
         "arms": arms,
         "by_label": figures,
+        "color": params.report.color,
+        "data_metadata": data_metadata(params, split["gold"] + split["pool"] + split["test"], labels),
         "dev": dev,
         "leaks": read_json(paths.LEAKS),
         "metrics": metrics,
+        "model_metadata": model_metadata(params, metrics, student),
         "pair": pair,
         "params": params,
         "pictures": draw(metrics, dev, times, arms, labels, params.report.color),
         "provenance": {"commit": commit(), "versions": versions(), "day": today(), "data": folder_sha256(paths.FILTERED)},
+        "served_name": f"{metrics['served']['checkpoint']}-{pair.checkpoint_sha256[:12]}",
         "sft": read_json(paths.SFT_REPORT),
         "filter": read_json(paths.FILTER_REPORT),
-        "split": read_json(paths.SPLIT_REPORT),
+        "split": split,
         "student": student,
         "teacher": teacher,
         "times": times,
     }
     write_text(paths.REPORTS / "index.html", rendered("index.html", facts))
-    write_text(paths.REPORTS / "model_card.md", rendered("model_card.md", facts))
+    write_text(paths.MODEL_CARD, rendered("model_card.md", facts))
+    write_text(paths.REPORTS / "data_card.md", rendered("data_card.md", facts))
 
     print("\nwhere the time went" + " " * 9 + "seconds   peak MB")
     for name, time in times.items():

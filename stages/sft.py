@@ -28,7 +28,7 @@ def unseal(params: Params, answered: list[TeacherLabel]) -> list[TeacherLabel]:
     true = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
     if not true:
         raise UserError("sft.labels true: nobody knows the true labels of a folder's pool: leave it at teacher")
-    return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True, "confidence": 1.0} for row in answered]
+    return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True, "confidence": 1.0, "probabilities": {}} for row in answered]
 
 
 def main() -> None:
@@ -66,7 +66,15 @@ def main() -> None:
     refuse_copies(found, "sft")
 
     program = IntentClassifier(read_json(paths.LABELS), params.program.instructions, params.program.style)
-    messages = [{"id": row["id"], "messages": training_messages(program, row["text"], row["label"], row["reasoning"])} for row in train]
+    messages = [
+        {
+            "id": row["id"],
+            "messages": training_messages(program, row["text"], row["label"], row["reasoning"]),
+            "label": row["label"],
+            "probabilities": row["probabilities"],
+        }
+        for row in train
+    ]
     write_jsonl(paths.SFT_TRAIN, messages)
     for path, part in ((paths.SFT_DEV, dev), (paths.OPTIMIZER_VAL, val), (paths.OPTIMIZER_TRAIN, train[: params.optimize.train_rows])):
         write_jsonl(path, [{key: row[key] for key in ("id", "text", "label", "reasoning", "confidence")} for row in part])

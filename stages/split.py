@@ -72,7 +72,7 @@ def main() -> None:
     write_jsonl(TEST, as_queries(test))
     write_jsonl(SEALED, ({"id": row["id"], "label": row["label"]} for row in as_queries(sealed)))
     report = {"gold": len(gold), "pool": len(pool), "test": len(test), "test_from": test_from, "sealed": len(sealed)}
-    report["near_duplicates"] = near_duplicates(pool.text, [*gold.text, *test.text])
+    report["near_duplicates"] = near_duplicates(pool.text.tolist(), [*gold.text, *test.text])
     write_json(SPLIT_REPORT, report)
     print(", ".join(f"{name} {value}" for name, value in report.items()))
 

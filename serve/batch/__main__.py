@@ -13,16 +13,18 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pandas as pd
 
-from serve.batch.answers import answers_so_far, only_here
 from serve.batch.rows import COLUMNS, check_target, read_texts
 from serve.student import Student, load_student
 from stages.parts.data.rows import row_id
-from stages.parts.engines.client import EngineClient, EngineError, QueryRefused, engine_client
+from stages.parts.engines.asking import Asker, in_order
+from stages.parts.engines.client import EngineError, QueryRefused, engine_client
+from stages.parts.engines.pace import Pace
 from stages.parts.engines.process import running
+from stages.parts.run.append_log import AppendLog, append_log
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import whole_file
 from stages.parts.run.params import load_params
@@ -31,12 +33,13 @@ from stages.parts.run.processes import end_on_sigterm
 from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN
 
-CHUNK = 256  # rows asked at a time and then kept
+AT_ONCE = 256  # rows in flight
+ATTEMPTS = 3  # for a row: the engine is near, and an operator waits
 
 
-async def ask(client: EngineClient, student: Student, number: int, text: str) -> dict[str, Any]:
+async def ask(asker: Asker, student: Student, number: int, text: str) -> dict[str, Any]:
     try:
-        answer = student.classifier.answer(await client.complete(student.classifier.request(text)))
+        answer = student.classifier.answer(await asker.complete(student.classifier.request(text)))
     except QueryRefused:  # longer than the model's context: no label, and no reason to stop the others
         return {"label": UNKNOWN, "confidence": 0.0, "abstained": True, "reasoning": None}
     except EngineError as error:
@@ -44,18 +47,18 @@ async def ask(client: EngineClient, student: Student, number: int, text: str) ->
     return {name: getattr(answer, name) for name in COLUMNS}
 
 
-async def classify(student: Student, texts: Sequence[str], file: TextIO, timeout_s: float) -> list[dict[str, Any]]:
-    """Answers in the order of the texts, kept in a file chunk by chunk. Raises EngineError with the row's number, from 1."""
-    answers = answers_so_far(file)
-    numbered = list(enumerate(texts, start=1))
-    async with engine_client(student.engine.served, timeout_s) as client:
-        with Progress("classifying", len(texts), done=len(answers)) as progress:
-            while len(answers) < len(texts):
-                chunk = await asyncio.gather(*(ask(client, student, *row) for row in numbered[len(answers) : len(answers) + CHUNK]))
-                file.write("".join(json.dumps(answer) + "\n" for answer in chunk))
-                file.flush()
-                answers += chunk
-                progress.update(len(chunk))
+async def classify(student: Student, texts: Sequence[str], log: AppendLog, at_once: int, timeout_s: float) -> list[dict[str, Any]]:
+    """Answers in the order of the texts. Raises EngineError, in a group, with the row's number, from 1."""
+    answers: list[dict[str, Any]] = []
+    with Progress("classifying", len(texts)) as progress:
+
+        def take(_: tuple[int, str], answer: dict[str, Any]) -> None:
+            answers.append(answer)
+            progress.update()
+
+        async with engine_client(student.engine.served, timeout_s) as client:
+            asker = Asker(client, Pace(at_once), log, attempts=ATTEMPTS)
+            await in_order(lambda row: ask(asker, student, *row), enumerate(texts, start=1), at_once, take)
     return answers
 
 
@@ -64,11 +67,14 @@ def batch(source: Path, to: Path, column: str) -> None:
     rows = read_texts(source, column)
     check_target(to)
     student = load_student(params)
-    settings = [student.classifier.request(""), student.classifier.calibration.model_dump()]
-    kept = cache() / "batch" / f"{row_id(json.dumps([list(rows[column]), settings]))}.jsonl"  # other rows or weights: another file
-    with only_here(kept) as file, running(student.engine):
-        # A whole chunk is in flight at once, so that one query may wait for all others of it.
-        answers = asyncio.run(classify(student, list(rows[column]), file, params.serve.timeout_s * CHUNK))
+    kept = cache() / "batch" / f"{row_id(json.dumps([list(rows[column]), student.classifier.request('')]))}.jsonl"
+    with append_log(kept, "another run is classifying the same rows") as log, running(student.engine):
+        # All that are in flight may wait for each other.
+        work = classify(student, list(rows[column]), log, AT_ONCE, params.serve.timeout_s * AT_ONCE)
+        try:
+            answers = asyncio.run(work)
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
         found = pd.DataFrame(answers, columns=COLUMNS, index=rows.index)
         if found["reasoning"].isna().all():
             found = found.drop(columns="reasoning")

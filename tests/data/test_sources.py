@@ -9,7 +9,7 @@ import pytest
 from stages.filter import most_frequent, under
 from stages.parts.data import banking77 as pinned
 from stages.parts.data.hub import read_hub
-from stages.parts.data.leaks import leave_out
+from stages.parts.data.left_out import leave_out
 from stages.parts.data.tables import read_table
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import HubData

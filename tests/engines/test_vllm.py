@@ -15,7 +15,8 @@ from stages.parts.engines.process import prepare, running
 from stages.parts.engines.vllm import Vllm
 from stages.parts.run.errors import UserError
 from stages.parts.run.gpus import gpu_memory
-from stages.parts.run.params import Runtime
+from stages.parts.run.params import load_params
+from tests.conftest import ROOT
 
 GIB = 2**30
 LLAMA_70B = ModelShape(weight_bytes=141_107_412_992, heads=64, kv_heads=8, layers=80)
@@ -90,7 +91,13 @@ def test_command_lines_are_ones_that_vllm_takes(tmp_path):
         )
 
 
-RUNTIME = Runtime(parallel="none", rows_at_once=None, weights="merged", threads=1, port=None, engine_start_s=20, kv_cache_gib=1)
+def test_an_adapter_with_trained_embeddings_is_refused_beside_a_base(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "modules_to_save": ["embed_tokens"]}))
+    with pytest.raises(UserError, match="brings trained embeddings, which vLLM can't serve beside a base"):
+        Vllm().command(launch(adapters={"epoch-6-abc": tmp_path}))
+
+
+RUNTIME = load_params(ROOT / "params.yaml").runtime.model_copy(update={"port": None, "engine_start_s": 20})
 
 
 def test_an_engine_that_dies_shows_the_end_of_its_log(tmp_path, monkeypatch):

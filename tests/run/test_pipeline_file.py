@@ -12,7 +12,7 @@ from tests.conftest import ROOT, make_clone, run
 from tests.test_rooms import imported_modules
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-NO_STAGES = (paths.SAMPLE, paths.REPORTS, paths.TIMES, paths.EXPORT)  # not made by a stage, or not tracked
+NO_STAGES = (paths.SAMPLE, paths.REPORTS, paths.TIMES, paths.EXPORT, paths.COMPARE, paths.SEEDS)  # not made by a stage, or not tracked
 
 
 def names(entries) -> set[str]:
@@ -78,12 +78,15 @@ RERUNS = {
     "stages/parts/teachers/self_trained.py": "teacher",
     "stages/parts/numbers/baseline.py": "sft evaluate",
     "stages/parts/numbers/calibration.py": "calibrate evaluate",
+    "stages/parts/data/leaks.py": "raw filter sft",
+    "stages/parts/numbers/arms.py": "report",
     "stages/parts/numbers/plots.py": "report",
     "stages/parts/engines/vllm.py": "teacher optimize evaluate",
     "stages/parts/students/tiny.py": "base",
     "stages/parts/students/chat_template.py": "base",
+    "stages/parts/students/search.py": "optimize",
     "stages/parts/training/shared_prefix.py": "base lora",
-    "stages/parts/training/query_dropout.py": "base lora",
+    "stages/parts/training/each_epoch.py": "base lora",
     "stages/lora.py": "lora",
     "seed=1": "split teacher sft base lora evaluate",
     "top_n=20": "filter",
@@ -101,6 +104,7 @@ RERUNS = {
     "program.instructions=Choose.": "teacher sft base optimize",
     "calibrate.precision=0.8": "calibrate",
     "report.color='#112233'": "report",
+    "report.price_per_hour=2.5": "report",
     "runtime.threads=8": "",
     "engine.kind=sglang": "optimize evaluate",
     "engine.api_base=http://gpu:8001/v1": "",

@@ -99,8 +99,8 @@ def start(shop: Shop, *module: str, **environment: str) -> subprocess.Popen[str]
         return subprocess.Popen([sys.executable, "-m", *module], cwd=shop.folder, env=known, stdout=log, stderr=log, text=True)
 
 
-def wait_until(url: str, status: int = 200) -> None:
-    end = time.monotonic() + PATIENCE_S
+def wait_until(url: str, status: int = 200, patience_s: float = PATIENCE_S) -> None:
+    end = time.monotonic() + patience_s
     while True:
         try:
             if requests.get(url, timeout=5).status_code == status:

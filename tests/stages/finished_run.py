@@ -1,7 +1,7 @@
 """A finished run without an engine: what `evaluate` and `report` read, made up from the sample corpus, and both stages run on it."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import dspy
@@ -28,7 +28,7 @@ def mistaken(labels: Sequence[str], label: str, share: float, source: random.Ran
 
 
 def finish_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, student_errors: float = 0.2, labels_of: int = 6, pool_rows: int = 240
+    folder: Path, monkeypatch: pytest.MonkeyPatch, student_errors: float = 0.2, labels_of: int = 4, pool_rows: int = 160
 ) -> Path:
     """Write a run's files into the folder, work there, and run sft, evaluate and report; the engine's answers are made up, a share of
     `student_errors` of them wrong."""
@@ -44,13 +44,14 @@ def finish_run(
     gold, pool = train[:40], train[40 : 40 + pool_rows]
 
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["split"] |= {"dev": 40, "optimizer_val": 20}
+    params["split"] |= {"dev": 20, "optimizer_val": 20}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     write_json(paths.LABELS, labels)
     write_jsonl(paths.GOLD, gold)
     write_jsonl(paths.POOL, [{"id": row["id"], "text": row["text"]} for row in pool])
     write_jsonl(paths.SEALED, [{"id": row["id"], "label": row["label"]} for row in pool])
     write_jsonl(paths.TEST, test)
+    write_json(paths.SPLIT_REPORT, {"gold": len(gold), "pool": len(pool), "test": len(test), "test_from": "file", "near_duplicates": 0})
 
     for path, part in ((paths.TEACHER_LABELS, pool), (paths.TEACHER_TEST, test), (paths.TEACHER_GOLD, gold)):
         answers = [{"id": row["id"], "text": row["text"], "label": mistaken(labels, row["label"], 0.15, source)} for row in part]
@@ -125,9 +126,3 @@ def finish_run(
     evaluate.main()
     report.main()
     return folder
-
-
-@pytest.fixture
-def finished(tmp_path, monkeypatch) -> Callable[..., Path]:
-    """A maker of a finished run in the test's own folder."""
-    return lambda **settings: finish_run(tmp_path, monkeypatch, **settings)

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,10 +16,24 @@ from stages.parts.numbers.arms import advice, dollars
 from stages.parts.numbers.statistics import difference_interval, mcnemar
 from stages.parts.run import paths
 from stages.parts.run.files import read_json, write_json
-from tests.stages.finished_run import finished
+from tests.stages.finished_run import finish_run
 
-__all__ = ["finished"]
 QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        return finish_run(folder, patch)
+
+
+@pytest.fixture
+def finished(original, tmp_path, monkeypatch) -> Path:
+    """A finished run's folder of the test's own, and the place it works in."""
+    folder = shutil.copytree(original, tmp_path / "run")
+    monkeypatch.chdir(folder)
+    return folder
 
 
 @contextmanager
@@ -42,8 +57,7 @@ def first_label(page: Page) -> str:
 
 
 def test_the_page_tells_the_run_and_its_controls_work(finished):
-    folder = finished()
-    page_file = folder / "reports/index.html"
+    page_file = finished / "reports/index.html"
     text = page_file.read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!#)[^"']+""", text), "the page is not self-contained"
     metrics = read_json(paths.METRICS)
@@ -71,14 +85,13 @@ def test_the_page_tells_the_run_and_its_controls_work(finished):
             assert first_label(page) == by_f1.iloc[0]
             page.get_by_role("button", name="F1").click()
             assert first_label(page) == by_f1.iloc[-1] and page.locator("th[aria-sort=descending]").inner_text().startswith("F1")
-            page.get_by_label("Search labels and queries").fill("card_arr")
-            assert page.locator("#labels tbody tr:visible").count() == 1 and "1 of 6 labels" in page.locator("#shown").inner_text()
+            page.get_by_label("Search labels and queries").fill(page.locator("#labels li").first.text_content().upper())
+            assert page.locator("#labels tbody tr:visible").count() == 1 and "1 of 4 labels" in page.locator("#shown").inner_text()
             page.locator("#labels summary:visible").click()
             page.locator("#labels details[open] li").first.wait_for()
 
 
 def test_a_query_is_text_on_the_page_whatever_it_holds(finished):
-    finished()
     rows = [json.loads(line) for line in paths.TEST.read_text().splitlines()]
     evil = "<img src=x onerror=alert(1)></script>"
     paths.TEST.write_text("".join(json.dumps({**row, "text": evil}) + "\n" for row in rows))
@@ -89,7 +102,6 @@ def test_a_query_is_text_on_the_page_whatever_it_holds(finished):
 
 def test_what_was_not_measured_is_left_out(finished):
     """A run without the pool's true labels, and reports of a teacher that knows its bill."""
-    finished()
     metrics = read_json(paths.METRICS)
     del metrics["teacher"]
     for block in ("interval", "arms", "served_less", "test"):
@@ -99,7 +111,7 @@ def test_what_was_not_measured_is_left_out(finished):
     report.main()
     text = (paths.REPORTS / "index.html").read_text()
     assert "all true labels" not in text and "of the pool are right" not in text
-    assert "$5.00" in text, "1.2 dollars for 240 rows are 5 for 1,000"
+    assert "$7.50" in text, "1.2 dollars for 160 rows are 7.5 for 1,000"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def repository(tmp_path, monkeypatch) -> Path:
     """What stage sft reads; the teacher is wrong on all rows but the first."""
     monkeypatch.chdir(tmp_path)
     true = [{"id": row_id(text), "text": text, "label": LABELS[number % 2]} for number, text in enumerate(TEXTS)]
-    wrong = {"reasoning": "so", "valid": True, "confidence": 0.5}
+    wrong = {"reasoning": "so", "valid": True, "confidence": 0.5, "probabilities": {}}
     teacher = [{**row, "label": LABELS[(number > 0) ^ (number % 2)], **wrong} for number, row in enumerate(true)]
     write_json(paths.LABELS, LABELS)
     write_jsonl(paths.SEALED, [{key: row[key] for key in ("id", "label")} for row in true])

@@ -7,7 +7,6 @@ from stages.parts.task.examples import training_messages
 from stages.parts.task.program import IntentClassifier, predictor
 from stages.parts.task.program_file import load_program, program_state, save_program
 from stages.parts.task.prompt import TeacherFormat
-from stages.parts.teachers.labelling import answer_all, tokens
 
 LABELS = ["card_arrival", "pending_top_up"]
 INSTRUCTIONS = "Classify."
@@ -65,15 +64,6 @@ def test_a_training_row_is_what_serving_sends_and_parses(style):
     assert messages[:2] == [{key: message[key] for key in ("role", "content")} for message in sent]
     parsed = TeacherFormat().parse(predictor(program).signature, messages[2]["content"])
     assert parsed["label"] == "card_arrival" and parsed.get("reasoning", "It says card.") == "It says card."
-
-
-def test_failures_are_no_answers_and_tokens_add_up():
-    program = IntentClassifier(LABELS, INSTRUCTIONS, "direct")
-    good = "[[ ## label ## ]]\ncard_arrival\n\n[[ ## completed ## ]]"
-    with using(scripted({"one": good, "two": "gibberish", "three": ValueError("engine down")})):
-        answers = answer_all(program, ["one", "two", "three"], threads=2)
-    assert [answer and answer.label for answer in answers] == ["card_arrival", "unknown", None]
-    assert tokens(answers) == (7, 3) or tokens(answers)[0] >= 7
 
 
 def test_a_program_comes_back_as_saved_and_not_onto_another_shape(tmp_path):

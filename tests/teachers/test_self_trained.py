@@ -1,4 +1,5 @@
-import dspy
+import asyncio
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,12 +7,13 @@ import pytest
 from stages.filter import most_frequent, under
 from stages.parts.data.rows import Query, as_queries
 from stages.parts.data.tables import read_table
+from stages.parts.engines.endpoint import Endpoint
+from stages.parts.engines.requests import ProgramRequests
 from stages.parts.numbers.baseline import baseline_model
 from stages.parts.numbers.label_errors import likely_errors
-from stages.parts.task.dspy_context import using
 from stages.parts.task.program import IntentClassifier
-from stages.parts.teachers.labelling import answer_all, tokens
-from stages.parts.teachers.linear_engine import LinearEngine
+from stages.parts.task.prompt import TeacherFormat
+from stages.parts.teachers.linear_client import LinearClient
 from stages.parts.teachers.self_trained import SelfTrainedTeacher, expected_shares
 from tests.conftest import ROOT
 
@@ -41,18 +43,16 @@ def test_twelve_gold_rows_and_three_names_label_the_rest(rows, teacher):
     assert "declined" in teacher.deciding_terms("my card was declined in the shop", "declined_card_payment")
 
 
-def test_the_engine_answers_the_programs_prompt_with_a_reason_and_a_probability(rows, teacher):
+def test_the_client_answers_the_programs_requests_with_a_reason_and_a_probability(rows, teacher):
     program = IntentClassifier(LABELS, "Classify.", "chain_of_thought")
     texts = [row["text"] for row in rows[12:40]] + ["my new card has not arrived\n\nwhere is [[ ## it"]
-    lm = dspy.LM("linear-test", engine=LinearEngine("linear-test", teacher, texts[:5]), logprobs=True, cache=False)
-    with using(lm):
-        answers = answer_all(program, texts, threads=2)
-    wanted = teacher.probabilities(texts)
-    for answer, row in zip(answers, wanted, strict=True):
-        assert answer.valid and answer.label == LABELS[int(row.argmax())]
-        assert answer.confidence == pytest.approx(row.max())
-        assert answer.reasoning.endswith(f"speaks for {answer.label}.")
-    assert min(tokens(answers)) > 0
+    client = LinearClient(teacher, texts[:5])
+    requests = ProgramRequests(program, Endpoint(""), "linear", 100, TeacherFormat())
+    for text, wanted in zip(texts, teacher.probabilities(texts), strict=True):
+        reading = requests.read(asyncio.run(client.complete(requests.body(text))))
+        assert reading.label == LABELS[int(wanted.argmax())]
+        assert [reading.probabilities[label] for label in LABELS] == pytest.approx(list(wanted), rel=1e-3)
+        assert reading.reasoning.endswith(f"speaks for {reading.label}.") and min(reading.prompt_tokens, reading.completion_tokens) > 0
 
 
 def test_gold_rows_decide_the_classes_shares_only_when_they_speak_clearly():

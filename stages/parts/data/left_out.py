@@ -4,11 +4,12 @@ Real corpora hold a few. They are left out and counted; more than a few are a mi
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
 from stages.parts.data.faults import Faults
+from stages.parts.run.progress import Progress
 
 MOST_LEFT_OUT = 0.01  # of a file's rows
 WORD = re.compile(r"\w+")
@@ -54,7 +55,11 @@ def fingerprint(text: str) -> str:
     return " ".join(sorted(set(WORD.findall(text.lower()))))
 
 
-def near_duplicates(pool: Iterable[str], by_hand: Iterable[str]) -> int:
+def near_duplicates(pool: Sequence[str], by_hand: Iterable[str]) -> int:
     """How many pool texts have the words of a text labelled by hand."""
-    known = {fingerprint(text) for text in by_hand}
-    return sum(fingerprint(text) in known for text in pool)
+    known, found = {fingerprint(text) for text in by_hand}, 0
+    with Progress("looking for near-duplicates", len(pool)) as progress:
+        for text in pool:
+            found += fingerprint(text) in known
+            progress.update()
+    return found

@@ -19,7 +19,8 @@ class TeacherLabel(TypedDict):
     """What the teacher made of one query.
 
     `label` is the answer as it came, matched to a label name where it could be; `valid` says whether it is one. `confidence` is the
-    probability of the label in [0, 1], or None where the teacher reports none.
+    probability of the label in [0, 1], or None where the teacher reports none; `probabilities` are those of
+    the labels that it reports any for.
     """
 
     id: str
@@ -28,6 +29,7 @@ class TeacherLabel(TypedDict):
     reasoning: str
     valid: bool
     confidence: float | None
+    probabilities: dict[str, float]
 
 
 def row_id(text: str) -> str:
@@ -38,5 +40,5 @@ def row_id(text: str) -> str:
 def as_queries(rows: pd.DataFrame) -> Iterator[Any]:
     """Rows as Query dictionaries: id, text, label where there is such a column, and the user's other columns where they hold something."""
     names = ["id", "text", *(["label"] if "label" in rows else []), *(name for name in rows if str(name).startswith("raw."))]
-    for values in zip(*(rows[name] for name in names), strict=True):
+    for values in zip(*(rows[name].tolist() for name in names), strict=True):
         yield {name: value for name, value in zip(names, values, strict=True) if isinstance(value, str)}

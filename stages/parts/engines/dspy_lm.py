@@ -1,4 +1,4 @@
-"""An engine as a DSPy language model, for what DSPy runs: the optimiser, and the teacher's labelling."""
+"""An engine as a DSPy language model, for what DSPy runs: the optimiser."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,25 +37,20 @@ class EngineWithOptions:
         return self  # DSPy copies LMs freely; connections are shared
 
 
-def served_lm(served: ServedModel, name: str, most_tokens: int, **options: Any) -> dspy.LM:
-    """The base or an adapter of an engine, at temperature 0 and with the chosen tokens' log-probabilities."""
-    place = {} if "engine" in options else {"api_base": served.api_base, "api_key": served.key}
-    return dspy.LM(
+@contextmanager
+def using_student(served: ServedModel, name: str, program: IntentClassifier, most_tokens: int) -> Iterator[None]:
+    """Run programs like `program` on a served student, at temperature 0 and with the chosen tokens' log-probabilities. Not cached: asking
+    again is cheap."""
+    form = answer_form(program.labels, program.style)
+    student = dspy.LM(
         f"hosted_vllm/{served.names[name]}",
+        engine=EngineWithOptions(served, served.kind.answer_options(form), whole_at_limit=bool(form.choices)),
         temperature=0.0,
         max_tokens=most_tokens,
         logprobs=True,
+        top_logprobs=served.kind.most_alternatives,
         num_retries=RETRIES,
-        **place,
-        **options,
+        cache=False,
     )
-
-
-@contextmanager
-def using_student(served: ServedModel, name: str, program: IntentClassifier, most_tokens: int) -> Iterator[None]:
-    """Run programs like `program` on a served student. Not cached: asking again is cheap, and times are measured on it."""
-    form = answer_form(program.labels, program.style)
-    engine = EngineWithOptions(served, served.kind.answer_options(form), whole_at_limit=bool(form.choices))
-    student = served_lm(served, name, most_tokens, cache=False, top_logprobs=served.kind.most_alternatives, engine=engine)
     with using(student, StudentFormat()):
         yield

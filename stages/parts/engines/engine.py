@@ -1,7 +1,7 @@
 """What an engine is to those who use it, whoever made it: the stages and the service know these names and no others.
 
 A new kind of engine is a class with `EngineKind`'s members, beside vllm.py and sglang.py, and a line in kinds.py; `process.py` runs it,
-`client.py` and `dspy_lm.py` ask it.
+`asking.py`, `client.py` and `dspy_lm.py` ask it. What others run is an `AskedKind`, like endpoint.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,26 +28,12 @@ class Launch:
     kv_cache_gib: int
 
 
-class EngineKind(Protocol):
-    """All that is peculiar to one kind of engine. It serves OpenAI's protocol under /v1, and wants a key there."""
+class AskedKind(Protocol):
+    """What those who ask an engine know of its kind. It serves OpenAI's protocol under an address that ends in /v1, and wants a key."""
 
     name: str
-    health: str
-    """The path that answers 200 once it serves."""
     most_alternatives: int
     """Of how many tokens it reports log-probabilities at each position, at most."""
-
-    def command(self, launch: Launch) -> list[str]:
-        """The command line that starts it."""
-        ...
-
-    def environment(self, launch: Launch) -> dict[str, str]:
-        """Variables beside this process's own. The key goes here, where other users can't read it."""
-        ...
-
-    def adapter_model(self, base: str, adapter: str) -> str:
-        """What a request names as its model to reach an adapter of a base, both by the names they are served under."""
-        ...
 
     def models(self, cards: Sequence[Mapping[str, Any]]) -> list[str]:
         """What requests may name as their model, from the entries of /v1/models; raises KeyError where they are none."""
@@ -61,6 +47,33 @@ class EngineKind(Protocol):
         """Whether the error message of a 400 says that the prompt has too many tokens."""
         ...
 
+    def refuses_all(self, status: int, message: str) -> str | None:
+        """Why it will refuse every request (the key, the model, no credit), in one line; None where the status does not say that."""
+        ...
+
+    def complaint(self, status: int, message: str) -> str:
+        """Any other error status in one line."""
+        ...
+
+
+class EngineKind(AskedKind, Protocol):
+    """All that is peculiar to one kind of engine of our own."""
+
+    health: str
+    """The path that answers 200 once it serves."""
+
+    def command(self, launch: Launch) -> list[str]:
+        """The command line that starts it."""
+        ...
+
+    def adapter_model(self, base: str, adapter: str) -> str:
+        """What a request names as its model to reach an adapter of a base, both by the names they are served under."""
+        ...
+
+    def environment(self, launch: Launch) -> dict[str, str]:
+        """Variables beside this process's own. The key goes here, where other users can't read it."""
+        ...
+
 
 @dataclass(frozen=True)
 class ServedModel:
@@ -69,7 +82,7 @@ class ServedModel:
     api_base: str
     names: Mapping[str, str]
     key: str
-    kind: EngineKind
+    kind: AskedKind
 
 
 class Engine(Protocol):

@@ -125,11 +125,13 @@ def prepare(
 
 @contextmanager
 def running(engine: Engine) -> Iterator[ServedModel]:
-    """Run an engine until the block ends; raises UserError if it does not come up. One that runs already is left alone."""
+    """Run an engine until the block ends; raises UserError if it does not come up. One that was started before is waited for; one that is
+    not ours is left alone."""
     if not isinstance(engine, EngineProcess):
         yield engine.served
         return
-    engine.start()
+    if not engine.process:
+        engine.start()
     try:
         engine.wait_until_up()
         yield engine.served

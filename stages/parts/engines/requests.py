@@ -1,7 +1,7 @@
 """A program's requests to an engine without DSPy's machinery around them, and what the engine's completions say.
 
-Messages are made by the student's own prompt format and read by it (tests/serve holds them byte for byte against what DSPy sends), labels
-and probabilities as in the program: one task, whoever asks.
+Messages are made by the prompt format of whoever is asked and read by it (tests/engines and tests/serve hold them byte for byte against
+what DSPy sends), labels and probabilities as in the program: one task, whoever asks.
 """
 
 from dataclasses import dataclass
@@ -10,49 +10,63 @@ from typing import Any
 from dspy.utils.exceptions import AdapterParseError
 
 from stages.parts.engines.client import EngineError
-from stages.parts.engines.engine import EngineKind
+from stages.parts.engines.engine import AskedKind
 from stages.parts.task.label_probabilities import label_probabilities
 from stages.parts.task.labels import UNKNOWN, match_label
 from stages.parts.task.program import IntentClassifier, predictor
-from stages.parts.task.prompt import StudentFormat, answer_form
+from stages.parts.task.prompt import StudentFormat, TeacherFormat, answer_form
 from stages.parts.task.sanitise import harmless
+
+CUT = "cut short"
 
 
 @dataclass(frozen=True)
 class Reading:
     """What a completion says: a label or UNKNOWN, the labels' probabilities, likeliest first, the reasoning where the program asks for it,
-    and the tokens that it cost."""
+    the tokens that it cost, and what is wrong with an answer that names no label."""
 
     label: str
     probabilities: dict[str, float]
     reasoning: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    wrong: str | None = None
 
 
+PLACE = "\ue000"  # a private character: no signature holds it
 NO_READING = Reading(UNKNOWN, {})
 
 
 class ProgramRequests:
     """Makes requests to `model` for queries and reads the completions. Holds no connection and no state.
 
-    `held` says whether the engine holds answers to the labels, as it does in service.
+    With the student's format, for engines of our own, answers are held to the labels (unless `held` is false, to see what it does without);
+    others are asked as DSPy would ask them. `options` are more keys of the request; None takes one out.
     """
 
-    def __init__(self, program: IntentClassifier, kind: EngineKind, model: str, most_tokens: int, held: bool = True) -> None:
+    def __init__(
+        self,
+        program: IntentClassifier,
+        kind: AskedKind,
+        model: str,
+        most_tokens: int,
+        prompt_format: TeacherFormat | None = None,
+        options: dict[str, Any] | None = None,
+        held: bool = True,
+    ) -> None:
         self.program = program
-        self.format = StudentFormat()
+        self.format = prompt_format or StudentFormat()
         self.signature = predictor(program).signature
-        # All but the query's message is the same for every query: system, demonstrations, and the opening of the answer.
-        *self.before, _, self.opening = self.format.format(self.signature, predictor(program).demos, {"query": ""})
-        self.options = {
-            "model": model,
-            "temperature": 0.0,
-            "max_tokens": most_tokens,
-            "logprobs": True,
-            "top_logprobs": kind.most_alternatives,
-            **kind.answer_options(answer_form(program.labels, program.style) if held else None),
-        }
+        # All but the query is the same for every query: system, demonstrations, what stands around it, the opening of a student's answer.
+        messages = self.format.format(self.signature, predictor(program).demos, {"query": PLACE})
+        place = max(number for number, message in enumerate(messages) if message["role"] == "user")
+        self.before, self.after = messages[:place], messages[place + 1 :]
+        self.before_query, self.after_query = messages[place]["content"].split(PLACE)
+        form = answer_form(program.labels, program.style) if held else None
+        ours = kind.answer_options(form) if isinstance(self.format, StudentFormat) else {}
+        probabilities = {"logprobs": True, "top_logprobs": kind.most_alternatives}
+        wanted = {"model": model, "temperature": 0.0, "max_tokens": most_tokens, **probabilities, **ours, **(options or {})}
+        self.options = {name: value for name, value in wanted.items() if value is not None}
 
     @property
     def model(self) -> str:
@@ -60,22 +74,39 @@ class ProgramRequests:
 
     def body(self, query: str) -> dict[str, Any]:
         """The body of a chat completion request."""
-        shown = {"query": harmless(query, self.program.labels)}
-        content = self.format.format_user_message_content(self.signature, shown, main_request=True)
-        return {"messages": [*self.before, {"role": "user", "content": content}, self.opening], **self.options}
+        content = f"{self.before_query}{harmless(query, self.program.labels)}{self.after_query}"
+        return {"messages": [*self.before, {"role": "user", "content": content}, *self.after], **self.options}
+
+    def body_again(self, body: dict[str, Any], completion: dict[str, Any], wrong: str) -> dict[str, Any]:
+        """The request after an answer that would not do: with twice the tokens where it was cut short, else with what was wrong."""
+        if wrong == CUT:
+            return {name: 2 * value if name in ("max_tokens", "max_completion_tokens") else value for name, value in body.items()}
+        said = completion["choices"][0]["message"]["content"].strip() or "(nothing)"
+        wanted = self.format.user_message_output_requirements(self.signature)
+        complaint = f"Your answer can't be used: {wrong}. The label is one of: {', '.join(self.program.labels)}. {wanted}"
+        turns = [{"role": "assistant", "content": said}, {"role": "user", "content": complaint}]
+        return {**body, "messages": [*body["messages"], *turns]}
 
     def read(self, completion: dict[str, Any]) -> Reading:
         """What a chat completion says; raises EngineError where it is none."""
         try:
             choice, usage = completion["choices"][0], completion.get("usage") or {}
-            content, logprobs = choice["message"]["content"] or "", choice["logprobs"]
+            content, logprobs, finish = choice["message"]["content"] or "", choice["logprobs"], choice.get("finish_reason")
             probabilities = label_probabilities(logprobs, self.program.labels)
         except (KeyError, IndexError, TypeError, AttributeError):
             raise EngineError("the engine's answer is no chat completion with log-probabilities") from None
         cost = {"prompt_tokens": usage.get("prompt_tokens", 0), "completion_tokens": usage.get("completion_tokens", 0)}
         try:
             fields = self.format.parse(self.signature, content)
-        except AdapterParseError:  # an answer cut short: its tokens are no label's
-            return Reading(UNKNOWN, {}, **cost)
+        except AdapterParseError:
+            return Reading(UNKNOWN, {}, **cost, wrong=what_is_wrong(finish, "it is not in the form that was asked for"))
         label = match_label(fields["label"], self.program.labels)
-        return Reading(label, probabilities, fields.get("reasoning"), **cost)
+        wrong = what_is_wrong(finish, "it names none of the labels") if label == UNKNOWN else None
+        return Reading(label, probabilities, fields.get("reasoning"), **cost, wrong=wrong)
+
+
+def what_is_wrong(finish_reason: str | None, otherwise: str) -> str:
+    """Why an answer has no label."""
+    if finish_reason == "length":
+        return CUT
+    return "it was held back by a content filter" if finish_reason == "content_filter" else otherwise

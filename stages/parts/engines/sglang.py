@@ -11,6 +11,7 @@ from typing import Any
 
 from stages.parts.engines.engine import Launch
 from stages.parts.engines.network import HOST
+from stages.parts.engines.own_errors import OwnErrors
 from stages.parts.run.errors import UserError
 from stages.parts.task.prompt import AnswerForm
 
@@ -19,7 +20,7 @@ PYTHON = REPOSITORY / ".venv-sglang/bin/python"  # its own: it pins another torc
 INSTALL = "python3 -m venv .venv-sglang && .venv-sglang/bin/pip install sglang==0.5.23"
 
 
-class Sglang:
+class Sglang(OwnErrors):
     """SGLang's OpenAI server (https://docs.sglang.ai), on GPUs alone: its PyPI wheels have no CPU kernels."""
 
     name = "sglang"

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    with jsonl_writer(path) as write:
+        for row in rows:
+            write(row)
+
+
+@contextmanager
+def jsonl_writer(path: Path) -> Iterator[Callable[[Any], None]]:
+    """A function that adds a row to a file of JSON lines, which is there if the block ends well."""
     with whole_file(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        yield lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
 
 
 def read_json(path: Path) -> Any:
@@ -65,15 +73,21 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON (line {error.lineno}): remove it and run `dvc repro`") from None
 
 
-def read_jsonl(path: Path) -> list[Any]:
+def iter_jsonl(path: Path) -> Iterator[Any]:
+    """The rows of a file of JSON lines, one at a time."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
+        with path.open(encoding="utf-8", newline="\n") as file:  # a text may hold U+2028
+            for line in file:
+                if line.strip():
+                    yield json.loads(line)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro`, which makes it") from None
-    try:
-        return [json.loads(line) for line in lines if line]
     except json.JSONDecodeError as error:
         raise UserError(f"{path} holds a line that is not JSON ({error.msg}): remove it and run `dvc repro`") from None
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    return list(iter_jsonl(path))
 
 
 @contextmanager

@@ -69,6 +69,8 @@ class Train(Block):
     epochs: Positive
     batch: Positive
     learning_rate: Rate
+    targets: Literal["hard", "drawn"]
+    embeddings: bool
     query_dropout: Annotated[float, Field(ge=0, lt=1)]
     warm_up: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
@@ -103,6 +105,11 @@ class Runtime(Block):
     rows_at_once: Positive | None
     weights: Literal["merged", "adapter"]
     threads: Positive
+    timeout_s: Positive
+    requests_per_minute: Positive | None
+    tokens_per_minute: Positive | None
+    budget_usd: Annotated[float, Field(gt=0)] | None
+    budget_tokens: Positive | None
     port: Port | None
     engine_start_s: Positive
     kv_cache_gib: Positive
@@ -112,7 +119,9 @@ class Serve(Block):
     host: str
     port: Port
     queue: Positive
+    cached_answers: Annotated[int, Field(ge=0)]
     timeout_s: Positive
+    examples: list[str]
 
 
 class Engine(Block):
@@ -132,11 +141,19 @@ class OwnEngineSettings(Block):
     max_model_len: Positive
 
 
+class TokenPrice(Block):
+    prompt: Annotated[float, Field(ge=0)]
+    completion: Annotated[float, Field(ge=0)]
+
+
 class EndpointSettings(Block):
     kind: Literal["endpoint"]
     model: str
     api_base: str | None
     max_tokens: Positive
+    options: dict[str, Any]
+    price: TokenPrice | None
+    batch: bool
 
 
 class TinyStudent(Block):

@@ -19,6 +19,7 @@ TEACHER = Path("data/teacher")
 TEACHER_LABELS = TEACHER / "labels.jsonl"
 TEACHER_TEST = TEACHER / "test.jsonl"
 TEACHER_GOLD = TEACHER / "gold.jsonl"
+TEACHER_FAILED = TEACHER / "failed.jsonl"
 SFT = Path("data/sft")
 SFT_TRAIN = SFT / "train.jsonl"
 SFT_DEV = SFT / "dev.jsonl"
@@ -42,6 +43,7 @@ SFT_REPORT = REPORTS / "sft.json"
 LEAKS = REPORTS / "leaks.json"
 LEARNING_CURVE = REPORTS / "learning_curve.json"
 DEV_REPORT = REPORTS / "dev.json"
+MODEL_CARD = REPORTS / "model_card.md"
 METRICS = REPORTS / "metrics.json"
 PREDICTIONS = REPORTS / "predictions.csv"
 ARMS = REPORTS / "arms.csv"
@@ -50,6 +52,8 @@ CONFUSION = REPORTS / "confusion.csv"
 RELIABILITY = REPORTS / "reliability.json"
 COVERAGE = REPORTS / "coverage.json"
 TIMES = REPORTS / "times"
+COMPARE = REPORTS / "compare"  # this and seeds.json: of `make compare` and `make seeds`, no stage's
+SEEDS = REPORTS / "seeds.json"
 
 
 def cache() -> Path:

@@ -9,8 +9,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from stages.parts.engines.client import EngineClient, EngineError, QueryRefused, engine_client
+from stages.parts.engines.asking import Asker, in_order
+from stages.parts.engines.client import EngineError, QueryRefused, engine_client
 from stages.parts.engines.engine import ServedModel
+from stages.parts.engines.pace import Pace
 from stages.parts.engines.requests import NO_READING, ProgramRequests, Reading
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Style
@@ -44,29 +46,26 @@ def most_tokens(style: Style, labels: Sequence[str], base: Path) -> int:
     return longest if style == "direct" else longest + REASONING_TOKENS
 
 
-async def ask(client: EngineClient, requests: ProgramRequests, text: str) -> Reading:
+async def ask(asker: Asker, requests: ProgramRequests, text: str) -> Reading:
     """One text's reading; NO_READING for a text with more tokens than the model takes."""
     try:
-        return requests.read(await client.complete(requests.body(text)))
+        return requests.read(await asker.complete(requests.body(text)))
     except QueryRefused:
         return NO_READING
 
 
 async def ask_all(served: ServedModel, requests: ProgramRequests, texts: Sequence[str], at_once: int) -> list[Reading]:
     """The readings of all texts in order, `at_once` in flight."""
-    found: list[Reading] = [NO_READING] * len(texts)
-    waiting = iter(enumerate(texts))
-    async with engine_client(served, PATIENCE_S) as client:
-        with Progress(f"asking {requests.model}", len(texts)) as progress:
+    found: list[Reading] = []
+    with Progress(f"asking {requests.model}", len(texts)) as progress:
 
-            async def work() -> None:
-                for number, text in waiting:
-                    found[number] = await ask(client, requests, text)
-                    progress.update()
+        def take(_: str, reading: Reading) -> None:
+            found.append(reading)
+            progress.update()
 
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(min(at_once, len(texts))):
-                    workers.create_task(work())
+        async with engine_client(served, PATIENCE_S) as client:
+            asker = Asker(client, Pace(at_once))
+            await in_order(lambda text: ask(asker, requests, text), texts, at_once, take)
     return found
 
 
@@ -75,8 +74,11 @@ def score(served: ServedModel, requests: ProgramRequests, rows: Sequence[Any], a
     started = time.monotonic()
     try:
         readings = asyncio.run(ask_all(served, requests, [row["text"] for row in rows], at_once))
-    except* EngineError as errors:
-        raise UserError(f"{requests.model} could not be scored: {errors.exceptions[0]}; the engine's log is in .cache/logs") from None
+    except ExceptionGroup as group:
+        error = group.exceptions[0]
+        if not isinstance(error, EngineError):
+            raise
+        raise UserError(f"{requests.model} could not be scored: {error}; the engine's log is in .cache/logs") from None
     right = sum(reading.label == row["label"] for reading, row in zip(readings, rows, strict=True))
     return Scores(right / len(rows), readings, time.monotonic() - started)
 
@@ -87,9 +89,10 @@ def latency(served: ServedModel, requests: ProgramRequests, texts: Sequence[str]
     async def one_by_one() -> list[float]:
         seconds = []
         async with engine_client(served, PATIENCE_S) as client:
+            asker = Asker(client, Pace(1))
             for text in texts:
                 started = time.perf_counter()
-                await ask(client, requests, text)
+                await ask(asker, requests, text)
                 seconds.append(time.perf_counter() - started)
         return seconds
 

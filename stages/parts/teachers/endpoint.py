@@ -1,18 +1,37 @@
-"""A hosted teacher behind OpenAI's protocol."""
+"""A hosted teacher behind OpenAI's protocol: where it is, under which name, with which key."""
 
 import os
 
-import dspy
-
-from stages.parts.engines.dspy_lm import RETRIES
+from stages.parts.engines.endpoint import Endpoint
+from stages.parts.engines.engine import ServedModel
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import EndpointSettings
 
+KEY_NAME = "TEACHER_API_KEY"
+# Providers, by DSPy's names, and where each of them speaks OpenAI's protocol.
+ADDRESSES = {
+    "openai": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com/v1",
+    "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",
+    "mistral": "https://api.mistral.ai/v1",
+    "deepseek": "https://api.deepseek.com/v1",
+    "groq": "https://api.groq.com/openai/v1",
+    "openrouter": "https://openrouter.ai/api/v1",
+    "together_ai": "https://api.together.xyz/v1",
+}
 
-def endpoint_lm(teacher: EndpointSettings) -> dspy.LM:
-    """A hosted model; raises UserError without a key."""
-    key = os.environ.get("TEACHER_API_KEY")
+
+def hosted(settings: EndpointSettings) -> ServedModel:
+    """A hosted model; raises UserError without a key, or an address."""
+    key = os.environ.get(KEY_NAME)
     if not key:
-        raise UserError("the api profile needs its teacher's key: set TEACHER_API_KEY")
-    place = {"api_base": teacher.api_base} if teacher.api_base else {}
-    return dspy.LM(teacher.model, api_key=key, temperature=0.0, max_tokens=teacher.max_tokens, num_retries=RETRIES, **place)
+        raise UserError(f"the api profile needs its teacher's key: set {KEY_NAME}")
+    provider, _, name = settings.model.partition("/")
+    known = provider in ADDRESSES or provider == "hosted_vllm"
+    api_base = settings.api_base or ADDRESSES.get(provider)
+    if not api_base:
+        raise UserError(
+            f"teacher.model {settings.model}: where it is served is not known: set teacher.api_base, or begin the name with one of "
+            f"{', '.join(ADDRESSES)} and a slash"
+        )
+    return ServedModel(api_base.rstrip("/"), {"base": name if known else settings.model}, key, Endpoint(KEY_NAME))

@@ -1,44 +1,158 @@
 """Asking a teacher for the labels of many texts."""
 
-from collections.abc import Sequence
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
 
-import dspy
+import uvloop
 
 from stages.parts.data.rows import Query, TeacherLabel
+from stages.parts.engines.asking import Asker, in_order
+from stages.parts.engines.client import EngineError, EngineRefuses, QueryRefused, RequestRefused
+from stages.parts.engines.meter import Meter, OverBudget, Spent
+from stages.parts.engines.pace import Pace
+from stages.parts.engines.requests import NO_READING, ProgramRequests, Reading
+from stages.parts.run.append_log import AppendLog, append_log
+from stages.parts.run.errors import UserError
+from stages.parts.run.params import Runtime
+from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN
 from stages.parts.task.program import IntentClassifier
+from stages.parts.task.prompt import TeacherFormat
+from stages.parts.teachers.teacher import Teacher
+
+MAX_FAILED = 0.02  # share of the rows; more means that the teacher is ill, not the queries
+MORE_ASKS = 2  # after an answer without a label: of 2 % that come by chance one leaves 2 rows of 5,000, two none
 
 
-def answer_all(program: IntentClassifier, texts: Sequence[str], threads: int) -> list[dspy.Prediction | None]:
-    """The program's predictions, in order; None for a query that kept failing after the LM's retries. Shows a progress bar."""
-    queries = [dspy.Example(query=text).with_inputs("query") for text in texts]
-    # No straggler time-out: it would ask a slow engine the same question again.
-    run = dspy.Parallel(num_threads=threads, max_errors=len(queries) + 1, provide_traceback=False, timeout=0)
-    answers: list[dspy.Prediction | None] = run([(program, query) for query in queries])
-    return answers
+@dataclass(frozen=True)
+class Failure:
+    """Why a row has no label: a reason that rows share, and what was said about this one."""
+
+    reason: str
+    said: str
 
 
-def tokens(predictions: Sequence[dspy.Prediction | None]) -> tuple[int, int]:
-    """Prompt and completion tokens of all predictions, as their engines reported them."""
-    prompt = completion = 0
-    for prediction in predictions:
-        for usage in ((prediction.get_lm_usage() if prediction else None) or {}).values():
-            prompt += usage.get("prompt_tokens") or 0
-            completion += usage.get("completion_tokens") or 0
-    return prompt, completion
+@dataclass(frozen=True)
+class Answer:
+    """What a teacher made of a row, and why it failed, if it did."""
+
+    reading: Reading
+    failure: Failure | None = None
 
 
-def teacher_labels(rows: Sequence[Query], answers: Sequence[dspy.Prediction | None]) -> list[TeacherLabel]:
-    """One record for each row; an unanswered query is an invalid one. Confidence has four digits: the rest is rounding of the processor,
-    and would make equal labels unequal files."""
-    return [
-        TeacherLabel(
-            id=row["id"],
-            text=row["text"],
-            label=answer.label if answer else UNKNOWN,
-            reasoning=answer.reasoning if answer else "",
-            valid=bool(answer and answer.valid),
-            confidence=round(answer.confidence, 4) if answer and answer.confidence is not None else None,
-        )
-        for row, answer in zip(rows, answers, strict=True)
-    ]
+class Labeller:
+    """Asks for one row at a time, and where an answer has no label again with what was wrong."""
+
+    def __init__(self, asker: Asker, requests: ProgramRequests) -> None:
+        self.asker = asker
+        self.requests = requests
+
+    async def answer(self, row: Query) -> Answer:
+        """Raises what concerns all rows (EngineRefuses, OverBudget); what concerns this one alone is its failure."""
+        body = self.requests.body(row["text"])
+        try:
+            completion = await self.asker.complete(body)
+            reading = self.requests.read(completion)
+            for _ in range(MORE_ASKS):
+                if not reading.wrong:
+                    break
+                body = self.requests.body_again(body, completion, reading.wrong)
+                completion = await self.asker.complete(body)
+                reading = self.requests.read(completion)
+        except QueryRefused as error:
+            return Answer(NO_READING, Failure("too long", str(error)))
+        except RequestRefused as error:
+            return Answer(NO_READING, Failure("refused", str(error)))
+        except EngineRefuses:
+            raise
+        except EngineError as error:
+            return Answer(NO_READING, Failure("no answer", str(error)))
+        return Answer(reading, Failure(reading.wrong, reading.reasoning or "") if reading.wrong else None)
+
+
+def teacher_label(row: Query, reading: Reading) -> TeacherLabel:
+    """The record of a row. Probabilities have four digits: the rest is rounding, and would make equal labels unequal files."""
+    confidence = reading.probabilities.get(reading.label)
+    return TeacherLabel(
+        id=row["id"],
+        text=row["text"],
+        label=reading.label,
+        reasoning=reading.reasoning or "",
+        valid=reading.label != UNKNOWN,
+        confidence=None if confidence is None else round(confidence, 4),
+        probabilities={label: round(share, 4) for label, share in sorted(reading.probabilities.items())},
+    )
+
+
+def label_all(
+    teacher: Teacher,
+    program: IntentClassifier,
+    rows: Iterable[Query],
+    count: int,
+    runtime: Runtime,
+    take: Callable[[Query, Answer], None],
+) -> Spent:
+    """Give each of `count` rows and its answer to `take`, in order; say what they cost.
+
+    Raises UserError where the teacher refuses to work, the budget would be passed, or more than MAX_FAILED of the rows fail. Nothing that
+    was answered is lost by that.
+    """
+    meter = Meter(teacher.price, runtime.budget_usd, runtime.budget_tokens)
+    if runtime.budget_usd and not teacher.price and teacher.log:
+        raise UserError(f"runtime.budget_usd needs a price, and {teacher.name}'s is not known: set teacher.price, or runtime.budget_tokens")
+    requests = ProgramRequests(program, teacher.kind, teacher.name, teacher.max_tokens, TeacherFormat(), teacher.options)
+    busy = f"another run is asking {teacher.name}: wait for it, its answers are shared"
+    failures: Counter[str] = Counter()
+    done = 0
+
+    async def run(log: AppendLog | None, progress: Progress) -> None:
+        async def answer(row: Query) -> Answer:
+            nonlocal done
+            found = await labeller.answer(row)
+            done += 1
+            if found.failure:
+                failures[found.failure.reason] += 1
+                if failures.total() > MAX_FAILED * count:
+                    raise TooManyFailures
+            progress.update(note=note(meter.spent, failures.total() / done))
+            return found
+
+        async with teacher.connect() as client:
+            pace = Pace(runtime.threads, runtime.requests_per_minute, runtime.tokens_per_minute)
+            labeller = Labeller(Asker(client, pace, log, meter), requests)
+            await in_order(answer, rows, runtime.threads, take)
+
+    kept = append_log(teacher.log, busy) if teacher.log else nullcontext()
+    try:
+        with kept as log, Progress(f"asking {teacher.name}", count) as progress, asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+            loop.run(run(log, progress))
+    except ExceptionGroup as group:
+        error = group.exceptions[0]
+        if isinstance(error, EngineRefuses):
+            raise UserError(f"{error}; {done} of {count} rows are labelled, their answers are kept") from None
+        if isinstance(error, OverBudget):
+            raise UserError(
+                f"{error} are spent and the next request could pass it: {done} of {count} rows are labelled; raise it and run `dvc repro` "
+                "again, the answers so far are kept"
+            ) from None
+        if isinstance(error, TooManyFailures):
+            reasons = ", ".join(f"{reason}: {number}" for reason, number in failures.most_common())
+            raise UserError(
+                f"more than {MAX_FAILED:.0%} of {count} rows got no label ({reasons}, of {done} asked): check the teacher and run "
+                "`dvc repro` again; the answers so far are kept"
+            ) from None
+        raise error from None
+    return meter.spent
+
+
+class TooManyFailures(Exception):
+    """The run can't end well any more."""
+
+
+def note(spent: Spent, failed: float) -> str:
+    """What a progress line says beside the count."""
+    cost = f"{spent.tokens:,} tokens" if spent.dollars is None else f"${spent.dollars:.2f}"
+    return f"{cost}, {failed:.1%} invalid"

@@ -1,39 +1,76 @@
-"""The profile's teacher as a DSPy language model: served by an engine of our own, behind an endpoint, or the linear one."""
+"""The profile's teacher, ready to be asked: served by an engine of our own, behind an endpoint, or the linear one in this process."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-import dspy
-
-from stages.parts.data.rows import Query, row_id
-from stages.parts.engines.dspy_lm import served_lm
+from stages.parts.data.rows import Query
+from stages.parts.engines.asking import Client
+from stages.parts.engines.client import engine_client
+from stages.parts.engines.endpoint import Endpoint
+from stages.parts.engines.engine import AskedKind, ServedModel
 from stages.parts.engines.hub import snapshot
 from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.meter import Price
 from stages.parts.engines.process import prepare, running
 from stages.parts.run.gpus import gpu_memory
 from stages.parts.run.params import EndpointSettings, OwnEngineSettings, Params
 from stages.parts.run.paths import cache
-from stages.parts.teachers.endpoint import endpoint_lm
-from stages.parts.teachers.linear_engine import LinearEngine
-from stages.parts.teachers.self_trained import SelfTrainedTeacher
+from stages.parts.teachers.cost import known_price
+from stages.parts.teachers.endpoint import KEY_NAME, hosted
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Whom to ask: `connect` opens a client, `name` is the model's in requests, `log` where its answers are kept (None: they cost nothing
+    and are not kept), `price` None where it is not known."""
+
+    name: str
+    kind: AskedKind
+    connect: Callable[[], AbstractAsyncContextManager[Client]]
+    max_tokens: int
+    log: Path | None = None
+    price: Price | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
-def teacher_lm(params: Params, gold: Sequence[Query], pool: Sequence[Query], labels: Sequence[str]) -> Iterator[dspy.LM]:
+def teacher_of(params: Params, gold: Sequence[Query], pool: Sequence[Query], labels: Sequence[str]) -> Iterator[Teacher]:
     """The teacher, for as long as the block lasts; raises UserError where it can't be reached or started."""
-    settings = params.teacher
+    settings, timeout_s = params.teacher, params.runtime.timeout_s
     if isinstance(settings, OwnEngineSettings):
         gpu_memory()
         weights = cache() / "hub" / settings.revision
         snapshot(settings.model, settings.revision, weights)
-        engine = prepare(KINDS[settings.kind], weights, {}, params.runtime, on_gpus=True, max_model_len=settings.max_model_len)
+        name = f"{settings.model}@{settings.revision}"  # says what a hash of 140 GB of weights would
+        engine = prepare(KINDS[settings.kind], weights, {}, params.runtime, on_gpus=True, name=name, max_model_len=settings.max_model_len)
         with running(engine) as served:
-            yield served_lm(served, "base", settings.max_tokens)
+            yield Teacher(name, served.kind, connecting(served, timeout_s), settings.max_tokens, answers_of(name))
     elif isinstance(settings, EndpointSettings):
-        yield endpoint_lm(settings)
+        served = hosted(settings)
+        name = served.names["base"]
+        connect = connecting(served, timeout_s)
+        yield Teacher(name, served.kind, connect, settings.max_tokens, answers_of(name), known_price(settings), settings.options)
     else:
-        pool_texts, gold_texts = [row["text"] for row in pool], [row["text"] for row in gold]
-        gold_labels = [row["label"] for row in gold]
-        linear = SelfTrainedTeacher.fit(pool_texts, gold_texts, gold_labels, labels, params.seed)
-        name = "linear-" + row_id("\n".join([*pool_texts, *gold_texts, *gold_labels, *labels, str(params.seed)]))
-        yield dspy.LM(name, engine=LinearEngine(name, linear, pool_texts), logprobs=True)
+        from stages.parts.teachers.linear_client import linear_client  # takes four seconds to import
+
+        client = linear_client(gold, pool, labels, params.seed)
+
+        @asynccontextmanager
+        async def in_process() -> AsyncIterator[Client]:
+            yield client
+
+        yield Teacher("linear", Endpoint(KEY_NAME), in_process, max_tokens=400, price=Price(0, 0))
+
+
+def connecting(served: ServedModel, timeout_s: float) -> Callable[[], AbstractAsyncContextManager[Client]]:
+    return lambda: engine_client(served, timeout_s)
+
+
+def answers_of(model: str) -> Path:
+    """The log of a model's answers: one a model, so that runs with different ones don't wait for each other."""
+    readable = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in model)[-60:]
+    return cache() / "answers" / f"{readable}-{hashlib.sha256(model.encode()).hexdigest()[:8]}.jsonl"

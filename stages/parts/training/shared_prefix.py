@@ -26,7 +26,7 @@ def first_learned(row: Mapping[str, Any]) -> int:
     return next((place for place, label in enumerate(row["labels"]) if label != IGNORED), len(row["labels"]))
 
 
-def shared_start(sequences: Sequence[Sequence[int]]) -> int:
+def shared_start(sequences: Sequence[list[int]]) -> int:
     """How many leading tokens all sequences share."""
     first, last = min(map(list, sequences)), max(map(list, sequences))  # in lexical order: what these two share, all between them share
     return next((i for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))

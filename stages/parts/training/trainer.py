@@ -16,7 +16,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from stages.parts.run.errors import UserError
 from stages.parts.training.checkpoints import complete_checkpoints
-from stages.parts.training.query_dropout import QueryDropout, around_query
+from stages.parts.training.each_epoch import Change, EachEpoch, drawn_answers, query_dropout
 from stages.parts.training.rows import Row, cut
 from stages.parts.training.shared_prefix import SHARED_PREFIX, SharedPrefixCollator, can_share, common_prefix_length, share_prefix
 from stages.parts.training.watch import OneOptimizer, Watch
@@ -29,7 +29,7 @@ class Recipe:
     """How to train: AdamW, a cosine after a warm-up over the share `warm_up` of the steps, gradients no longer than `clip`.
 
     `batch` is of all devices together, of which each computes `at_once` rows at a time (None: all of its share). Each epoch drops a share
-    `query_dropout` of the queries' tokens anew.
+    `query_dropout` of the queries' tokens anew, and, where there are `answers`, draws each row's from them by the row's `shares`.
     """
 
     epochs: int
@@ -40,6 +40,7 @@ class Recipe:
     weight_decay: float
     clip: float
     query_dropout: float = 0.0
+    answers: tuple[tuple[int, ...], ...] = ()
     at_once: int | None = None
     lora: LoraConfig | None = None
 
@@ -104,8 +105,13 @@ def make_trainer(
         print(f"{len(rows)} rows share a prefix of {prefix_length} tokens: computed once a batch")
         collator = SharedPrefixCollator(prefix_length)
     callbacks: list[TrainerCallback] = [Watch(sum(len(row["input_ids"]) for row in rows) / len(rows) * recipe.batch), OneOptimizer()]
+    changes: list[Change] = []
     if recipe.query_dropout:
-        collator = QueryDropout(collator, recipe.query_dropout, recipe.seed, *around_query(rows))
+        changes.append(query_dropout(recipe.query_dropout, rows))
+    if recipe.answers:
+        changes.append(drawn_answers(recipe.answers))
+    if changes:
+        collator = EachEpoch(collator, changes, recipe.seed)
         callbacks.append(collator)
     on_gpu = torch.cuda.is_available()
     settings = SFTConfig(

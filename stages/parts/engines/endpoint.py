@@ -1,0 +1,53 @@
+"""Somebody else's model behind OpenAI's protocol: vendors, gateways, engines of another team. Only asked, never started."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stages.parts.task.prompt import AnswerForm
+
+TOO_LONG = ("context length", "context_length", "context window", "too many tokens", "prompt is too long", "maximum input length")
+NO_CREDIT = ("insufficient_quota", "insufficient quota", "insufficient balance", "insufficient credit", "billing", "payment")
+SHOWN = 200  # characters of a vendor's message that the user sees
+
+
+class Endpoint:
+    """A kind of engine that others run: its words for errors. `key_name` is the variable that holds the key."""
+
+    name = "endpoint"
+    most_alternatives = 20  # OpenAI's limit
+
+    def __init__(self, key_name: str) -> None:
+        self.key_name = key_name
+
+    def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
+        return {}
+
+    def models(self, cards: Sequence[Mapping[str, Any]]) -> list[str]:
+        return [card["id"] for card in cards]
+
+    def says_too_long(self, message: str) -> bool:
+        return any(words in message.lower() for words in TOO_LONG)
+
+    def refuses_all(self, status: int, message: str) -> str | None:
+        said = said_in(message)
+        if status == 401:
+            return f"the endpoint refuses the key in {self.key_name}: {said}"
+        if status == 402 or (status in (403, 429) and any(words in message.lower() for words in NO_CREDIT)):
+            return f"the endpoint says that no credit is left: {said}"
+        if status == 404:
+            return f"the endpoint has no such model or path: {said}"
+        return None
+
+    def complaint(self, status: int, message: str) -> str:
+        return f"the endpoint answered {status}: {said_in(message)}"
+
+
+def said_in(message: str) -> str:
+    """The message of an error response, in one line: OpenAI's form, or what there is."""
+    try:
+        error = json.loads(message)["error"]
+        said = str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError):
+        said = message
+    return " ".join(said.split())[:SHOWN] or "no message"

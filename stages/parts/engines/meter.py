@@ -1,0 +1,107 @@
+"""What a run has spent, and whether it may spend more."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+MARGIN = 1.2  # of a prompt's expected tokens, for texts that have more of them a character
+
+
+class OverBudget(Exception):
+    """The next request could pass the budget. Says what was spent."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars for a million tokens."""
+
+    prompt: float
+    completion: float
+
+
+@dataclass
+class Spent:
+    """Answers and their tokens; `dollars` None where the price is not known. `kept`: how many of the answers an earlier run paid."""
+
+    answers: int = 0
+    kept: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    dollars: float | None = 0.0
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Meter:
+    """Counts what answers cost and holds a run to its budget; None means no limit."""
+
+    def __init__(self, price: Price | None = None, budget_usd: float | None = None, budget_tokens: int | None = None) -> None:
+        self.price = price
+        self.budget_usd, self.budget_tokens = budget_usd, budget_tokens
+        self.spent = Spent(dollars=0.0 if price else None)
+        self.characters = 0  # in prompts whose tokens are known
+        self.in_flight = 0
+        self.reserved = (0, 0)  # prompt and completion tokens of what is in flight
+        self.settled = asyncio.Event()
+
+    def cost(self, usage: Mapping[str, Any]) -> float | None:
+        """Dollars for a response's usage."""
+        if not self.price:
+            return None
+        return (usage["prompt_tokens"] * self.price.prompt + usage["completion_tokens"] * self.price.completion) / 1e6
+
+    def count(self, body: Mapping[str, Any], usage: Mapping[str, Any], dollars: float | None, kept: bool) -> None:
+        """Add an answer and what it cost."""
+        spent = self.spent
+        spent.answers += 1
+        spent.kept += kept
+        spent.prompt_tokens += usage["prompt_tokens"]
+        spent.completion_tokens += usage["completion_tokens"]
+        spent.dollars = None if spent.dollars is None or dollars is None else spent.dollars + dollars
+        self.characters += characters(body)
+
+    def expected(self, body: Mapping[str, Any]) -> tuple[int, int]:
+        """Prompt and completion tokens that a request may cost: at the prompts' rate so far, a token for two characters before the first
+        is known; completions as long as it allows."""
+        rate = MARGIN * self.spent.prompt_tokens / self.characters if self.characters else 0.5
+        return math.ceil(characters(body) * rate), int(body.get("max_tokens") or body.get("max_completion_tokens") or 0)
+
+    @asynccontextmanager
+    async def reservation(self, body: Mapping[str, Any]) -> AsyncIterator[tuple[int, int]]:
+        """Holds what a request may cost until it is answered, and gives it. Where that does not fit into the budget, waits for what is in
+        flight, which mostly costs less than it may; raises OverBudget where nothing is."""
+        mine = self.expected(body)
+        while reason := self.passed(*mine):
+            if not self.in_flight:
+                raise OverBudget(reason)
+            await self.settled.wait()
+            mine = self.expected(body)
+        self.in_flight += 1
+        self.reserved = (self.reserved[0] + mine[0], self.reserved[1] + mine[1])
+        try:
+            yield mine
+        finally:
+            self.in_flight -= 1
+            self.reserved = (self.reserved[0] - mine[0], self.reserved[1] - mine[1])
+            self.settled.set()
+            self.settled = asyncio.Event()
+
+    def passed(self, prompt: int, completion: int) -> str | None:
+        """Which budget so many tokens more could pass; None where they fit."""
+        prompt, completion = prompt + self.reserved[0], completion + self.reserved[1]
+        if self.budget_tokens is not None and self.spent.tokens + prompt + completion > self.budget_tokens:
+            return f"{self.spent.tokens:,} tokens of runtime.budget_tokens {self.budget_tokens:,}"
+        if self.budget_usd is not None and self.spent.dollars is not None:
+            more = self.cost({"prompt_tokens": prompt, "completion_tokens": completion}) or 0.0
+            if self.spent.dollars + more > self.budget_usd:
+                return f"${self.spent.dollars:.4f} of runtime.budget_usd ${self.budget_usd:.4f}"
+        return None
+
+
+def characters(body: Mapping[str, Any]) -> int:
+    return sum(len(message["content"]) for message in body["messages"])

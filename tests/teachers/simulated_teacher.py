@@ -1,0 +1,318 @@
+"""A teacher that is wrong in ways one chooses, behind OpenAI's protocol with usage, log-probabilities, faults and the batch API.
+
+    python -m tests.teachers.simulated_teacher --port 9001 --rows truth.csv [--accuracy 0.8 --errors class] [--fault 500=0.02]
+
+`--rows` is a CSV file with text and label (or category), or JSON lines; texts it does not hold get some label. Errors are the same
+whenever a text is asked, unless `--sampled` and the temperature is above 0; faults come by chance, from `--seed`. GET /stats says what it
+was asked.
+
+errors   random: any other label, for any row alike
+         hard: the second-best label, for the rows that a linear model finds hardest
+         class: whole classes are taken for another each
+faults   429, 500, cut (the connection, half-way), html, hang, truncated (finish_reason length), no_label, form
+"""
+
+import argparse
+import asyncio
+import csv
+import hashlib
+import json
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from stages.parts.task.sanitise import harmless
+
+QUERY = re.compile(r"\[\[ ## query ## \]\]\n(.*?)\n\nRespond with", re.DOTALL)
+ERRORS = ("random", "hard", "class")
+FAULTS = ("429", "500", "cut", "html", "hang", "truncated", "no_label", "form")
+PRICE = (0.15, 0.60)  # dollars for a million tokens: gpt-4o-mini's in DSPy's table
+CORRUPTED = 0.9  # share of a corrupted class's rows that are taken for another class
+
+
+def read_rows(path: Path) -> dict[str, str]:
+    """Labels by text."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [json.loads(line) for line in file] if path.suffix == ".jsonl" else list(csv.DictReader(file))
+    return {row["text"]: row.get("label") or row["category"] for row in rows}
+
+
+def wrong_labels(truth: Mapping[str, str], errors: str, accuracy: float, seed: int) -> tuple[dict[str, str], dict[str, str]]:
+    """What the teacher says for each text, and the corrupted classes with what they are taken for (errors by class alone)."""
+    texts, actual = list(truth), list(truth.values())
+    labels = sorted(set(actual))
+    chance = random.Random(seed)
+    said, pairs = dict(truth), {}
+    if errors == "random":
+        for text in chance.sample(texts, round((1 - accuracy) * len(texts))):
+            said[text] = chance.choice([label for label in labels if label != truth[text]])
+    elif errors == "hard":
+        for text, other in hardest(texts, actual, labels)[: round((1 - accuracy) * len(texts))]:
+            said[text] = other
+    else:
+        wrong, classes = 0, chance.sample(labels, len(labels))
+        for label, other in zip(classes, classes[1:] + classes[:1], strict=True):
+            rows = [text for text in texts if truth[text] == label]
+            if wrong >= (1 - accuracy) * len(texts) - len(rows) / 2:
+                break
+            pairs[label] = other
+            for text in chance.sample(rows, round(CORRUPTED * len(rows))):
+                said[text] = other
+                wrong += 1
+    return said, pairs
+
+
+def hardest(texts: Sequence[str], actual: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Texts and the best wrong label of each, the smallest margin of a cross-validated linear model first."""
+    import numpy as np  # here, since a teacher with other errors starts in a second without
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.pipeline import make_pipeline
+
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=200))
+    likely = cross_val_predict(model, texts, actual, cv=3, method="predict_proba")
+    rows, right = np.arange(len(texts)), np.array([labels.index(label) for label in actual])
+    others = likely.copy()
+    others[rows, right] = -1
+    margin = likely[rows, right] - others.max(axis=1)
+    return [(texts[number], labels[int(others[number].argmax())]) for number in np.argsort(margin)]
+
+
+def label_tokens(label: str) -> list[str]:
+    """A label in pieces of four characters, as a tokenizer would have several."""
+    return [label[place : place + 4] for place in range(0, len(label), 4)]
+
+
+def share(*parts: object) -> float:
+    """A number in [0, 1) that is always the same for the same parts."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big") / 2**48
+
+
+class SimulatedTeacher:
+    """The endpoint. `stats` counts requests, answers and their tokens; `distinct` those of different requests alone."""
+
+    def __init__(self, said: Mapping[str, str], truth: Mapping[str, str], options: argparse.Namespace) -> None:
+        self.labels = sorted(set(truth.values()))
+        shown = {text: harmless(text, self.labels) for text in truth}
+        self.said = {shown[text]: label for text, label in said.items()}
+        self.truth = {shown[text]: label for text, label in truth.items()}
+        self.options = options
+        self.chance = random.Random(options.seed)
+        self.stats: Counter[str] = Counter()
+        self.in_flight = 0
+        self.asked: set[str] = set()
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
+
+    def confidence(self, query: str) -> float:
+        """High for what is right, lower for most of what is wrong: informative, not perfect."""
+        draw = share("confidence", query)
+        right = self.said.get(query) == self.truth.get(query)
+        return 0.75 + 0.24 * draw if right else 0.35 + 0.6 * draw**2
+
+    def answer(self, body: Mapping[str, Any], fault: str | None = None) -> dict[str, Any]:
+        """The completion for a request."""
+        users = [message["content"] for message in body["messages"] if message["role"] == "user"]
+        queries = [found[1] for found in map(QUERY.search, users) if found]
+        query = queries[-1] if queries else users[-1]
+        label = self.said.get(query) or self.labels[int(share("unknown", query) * len(self.labels))]
+        sure = self.confidence(query)
+        if body.get("temperature") and self.options.sampled and self.chance.random() > sure:
+            label = self.chance.choice(self.labels)
+        reasoning = "" if "[[ ## reasoning ## ]]" not in users[-1] else "[[ ## reasoning ## ]]\nIts words say so.\n\n"
+        pieces = label_tokens(label)
+        if fault == "no_label":
+            pieces = ["no", "thing"]
+        header = f"{reasoning}[[ ## label ## ]]\n" if fault != "form" else "I think that it is "
+        tokens = [self.token(header, 1.0)]
+        others = [other for other in self.labels if other[:4] != pieces[0]]
+        first = [(pieces[0], sure)] + [(other[:4], (1 - sure) / len(others)) for other in others[:19]]
+        tokens.append({**self.token(pieces[0], sure), "top_logprobs": [self.token(piece, chance) for piece, chance in first]})
+        tokens += [{**self.token(piece, 0.999), "top_logprobs": [self.token(piece, 0.999)]} for piece in pieces[1:]]
+        if fault == "truncated":
+            tokens = [self.token("[[ ## reasoning ## ]]\nIts words", 1.0)]
+        else:
+            tokens.append(self.token("\n\n[[ ## completed ## ]]", 1.0))
+        content = "".join(token["token"] for token in tokens)
+        choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": content}}
+        choice |= {"finish_reason": "length" if fault == "truncated" else "stop"}
+        choice |= {"logprobs": {"content": tokens} if body.get("logprobs") else None}
+        read, written = sum(len(message["content"]) for message in body["messages"]) // 4, len(content) // 4
+        usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        return {"id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice], "usage": usage}
+
+    def token(self, text: str, chance: float) -> dict[str, Any]:
+        return {"token": text, "logprob": math.log(max(chance, 1e-9)), "bytes": list(text.encode())}
+
+    def count(self, body: Mapping[str, Any], completion: Mapping[str, Any]) -> None:
+        key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        first = key not in self.asked
+        self.asked.add(key)
+        for name in ("prompt_tokens", "completion_tokens"):
+            self.stats[name] += completion["usage"][name]
+            self.stats[f"distinct_{name}"] += first * completion["usage"][name]
+        self.stats["answers"] += 1
+        self.stats["distinct"] += first
+
+    def refusal(self, body: Mapping[str, Any], key: str) -> tuple[int, str, str] | None:
+        """Status, code and message for what every request would get."""
+        options = self.options
+        if key != f"Bearer {options.key}":
+            return 401, "invalid_api_key", "Incorrect API key provided."
+        if body["model"] != options.model:
+            return 404, "model_not_found", f"The model `{body['model']}` does not exist or you do not have access to it."
+        if options.refuse and options.refuse in body:
+            return 400, "unsupported_parameter", f"Unsupported parameter: '{options.refuse}' is not supported with this model."
+        if options.credit is not None and self.stats["answers"] >= options.credit:
+            return 429, "insufficient_quota", "You exceeded your current quota, please check your plan and billing details."
+        return None
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        self.stats["requests"] += 1
+        body = await request.json()
+        if refused := self.refusal(body, request.headers.get("Authorization", "")):
+            status, code, message = refused
+            return web.json_response({"error": {"message": message, "code": code}}, status=status)
+        self.in_flight += 1
+        self.stats["most_at_once"] = max(self.stats["most_at_once"], self.in_flight)
+        try:
+            if self.options.places and self.in_flight > self.options.places:
+                return self.busy()
+            draw, fault = self.chance.random(), None
+            for name, rate in self.options.fault.items():
+                if draw < rate:
+                    fault = name
+                    break
+                draw -= rate
+            self.stats[f"fault_{fault}"] += fault is not None
+            if fault == "hang":
+                await asyncio.sleep(3600)
+            await asyncio.sleep(self.options.latency_ms / 1000)
+            if fault == "429":
+                return self.busy()
+            if fault == "500":
+                return web.json_response({"error": {"message": "internal error"}}, status=500)
+            if fault == "html":
+                return web.Response(text="<html>Bad gateway</html>", content_type="text/html")
+            completion = self.answer(body, fault)
+            if fault == "cut":
+                response = web.StreamResponse(headers={"Content-Length": "5000", "Content-Type": "application/json"})
+                await response.prepare(request)
+                await response.write(b'{"id": "chatc')
+                assert request.transport
+                request.transport.abort()
+                return response
+            self.count(body, completion)
+            return web.json_response(completion)
+        finally:
+            self.in_flight -= 1
+
+    def busy(self) -> web.Response:
+        self.stats["answered_429"] += 1
+        after = {"Retry-After": str(self.options.retry_after_s)} if self.options.retry_after_s is not None else None
+        return web.json_response({"error": {"message": "Rate limit reached."}}, status=429, headers=after)
+
+    async def show_stats(self, _: web.Request) -> web.Response:
+        dollars = (PRICE[0] * self.stats["distinct_prompt_tokens"] + PRICE[1] * self.stats["distinct_completion_tokens"]) / 1e6
+        return web.json_response({**self.stats, "distinct_dollars": dollars})
+
+    async def upload(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        assert form["purpose"] == "batch"
+        name = f"file-{len(self.files)}"
+        self.files[name] = form["file"].file.read()  # type: ignore[union-attr]
+        return web.json_response({"id": name, "object": "file", "purpose": "batch"})
+
+    async def download(self, request: web.Request) -> web.Response:
+        return web.Response(body=self.files[request.match_info["name"]])
+
+    async def create_batch(self, request: web.Request) -> web.Response:
+        wanted = await request.json()
+        assert wanted["endpoint"] == "/v1/chat/completions" and wanted["completion_window"] == "24h"
+        name = f"batch-{len(self.batches)}"
+        self.batches[name] = {"id": name, "status": "validating", "input_file_id": wanted["input_file_id"], "polls": 0}
+        self.stats["batches"] += 1
+        return web.json_response(self.batches[name])
+
+    async def show_batch(self, request: web.Request) -> web.Response:
+        """Each poll takes a batch one step on; at the last it is worked through, but for the rows that a fault takes."""
+        batch = self.batches[request.match_info["name"]]
+        batch["polls"] += 1
+        if batch["status"] != "completed" and batch["polls"] <= self.options.batch_polls:
+            batch["status"] = "in_progress"
+        elif batch["status"] != "completed":
+            answers, errors = [], []
+            for line in self.files[batch["input_file_id"]].splitlines():
+                asked = json.loads(line)
+                if self.chance.random() < sum(self.options.fault.values()):
+                    failed = {"status_code": 500, "body": {"error": {"message": "internal error"}}}
+                    errors.append({"custom_id": asked["custom_id"], "response": failed, "error": None})
+                    continue
+                completion = self.answer(asked["body"])
+                self.count(asked["body"], completion)
+                answers.append({"custom_id": asked["custom_id"], "response": {"status_code": 200, "body": completion}, "error": None})
+            self.chance.shuffle(answers)  # vendors promise no order
+            for kind, lines in (("output", answers), ("error", errors)):
+                if lines:
+                    batch[f"{kind}_file_id"] = f"{batch['id']}-{kind}"
+                    self.files[batch[f"{kind}_file_id"]] = "".join(json.dumps(line) + "\n" for line in lines).encode()
+            batch["status"] = "completed"
+        return web.json_response(batch)
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=2**28)
+        app.add_routes(
+            [
+                web.post("/v1/chat/completions", self.chat),
+                web.get("/stats", self.show_stats),
+                web.post("/v1/files", self.upload),
+                web.get("/v1/files/{name}/content", self.download),
+                web.post("/v1/batches", self.create_batch),
+                web.get("/v1/batches/{name}", self.show_batch),
+            ]
+        )
+        return app
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.teachers.simulated_teacher", description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--rows", type=Path, required=True, help="the true labels")
+    parser.add_argument("--accuracy", type=float, default=1.0)
+    parser.add_argument("--errors", choices=ERRORS, default="random")
+    parser.add_argument("--fault", nargs="*", default=[], metavar="KIND=RATE", help=", ".join(FAULTS))
+    parser.add_argument("--latency-ms", type=float, default=0)
+    parser.add_argument("--retry-after-s", type=float, help="what a 429 says")
+    parser.add_argument("--places", type=int, help="requests at once; more are answered 429")
+    parser.add_argument("--key", default="key")
+    parser.add_argument("--model", default="gpt-4o-mini")
+    parser.add_argument("--credit", type=int, help="answers until no credit is left")
+    parser.add_argument("--refuse", help="a parameter that is refused")
+    parser.add_argument("--sampled", action="store_true", help="at a temperature above 0 answers vary")
+    parser.add_argument("--batch-polls", type=int, default=1, help="polls until a batch is done")
+    parser.add_argument("--seed", type=int, default=0)
+    found = parser.parse_args(given)
+    found.fault = {name: float(rate) for name, _, rate in (each.partition("=") for each in found.fault)}
+    assert set(found.fault) <= set(FAULTS), f"faults are {', '.join(FAULTS)}"
+    return found
+
+
+def simulated_teacher(options: argparse.Namespace) -> web.Application:
+    """The endpoint for a command line; prints corrupted classes."""
+    truth = read_rows(options.rows)
+    said, pairs = wrong_labels(truth, options.errors, options.accuracy, options.seed) if options.accuracy < 1 else (truth, {})
+    if pairs:
+        print(json.dumps({"corrupted": pairs}), flush=True)
+    return SimulatedTeacher(said, truth, options).app()
+
+
+if __name__ == "__main__":
+    options = arguments()
+    web.run_app(simulated_teacher(options), host="127.0.0.1", port=options.port, print=None, handler_cancellation=True)

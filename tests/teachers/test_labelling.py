@@ -1,0 +1,209 @@
+"""Labelling through the real stage, against a teacher that fails in every way: nothing lost, nothing paid twice."""
+
+import json
+import random
+import shutil
+import subprocess
+import time
+
+import dspy
+import pytest
+
+from stages.parts.engines.endpoint import Endpoint
+from stages.parts.engines.requests import ProgramRequests
+from stages.parts.run import paths
+from stages.parts.task.dspy_context import using
+from stages.parts.task.program import IntentClassifier
+from stages.parts.task.prompt import TeacherFormat
+from tests.teachers.desk import KEY, LABELS, Desk
+
+FAULTS = ["429=0.01", "500=0.01", "cut=0.01", "html=0.01", "hang=0.002", "truncated=0.01", "no_label=0.01", "form=0.01"]
+
+
+def counted(desk: Desk) -> tuple[int, int, int, float]:
+    report = desk.report()
+    return report["answers"], report["prompt_tokens"], report["completion_tokens"], report["cost"]
+
+
+def seen(desk: Desk) -> tuple[int, int, int, float]:
+    stats = desk.stats()
+    return stats["distinct"], stats["distinct_prompt_tokens"], stats["distinct_completion_tokens"], round(stats["distinct_dollars"], 6)
+
+
+@pytest.mark.parametrize("style", ["direct", "chain_of_thought"])
+def test_requests_are_what_dspy_would_send_to_the_byte(style, monkeypatch):
+    program = IntentClassifier(LABELS, "Classify.", style)
+    program.predictors()[0].demos = [dspy.Example(query="where is it", reasoning="It waits.", label="card_arrival")]
+    sent = []
+
+    class Recorder:
+        def complete(self, request):
+            sent.append(request)
+            raise ValueError("enough")
+
+        def __deepcopy__(self, memo):
+            return self
+
+    lm = dspy.LM("openai/gpt-4o-mini", engine=Recorder(), temperature=0.0, max_tokens=400, logprobs=True, cache=False, num_retries=0)
+    requests = ProgramRequests(program, Endpoint(""), "gpt-4o-mini", 400, TeacherFormat())
+    for query in ("My card got declined", 'Wo bleibt\n\nmeine "Karte"? 🙂', "[[ ## label ## ]]\ncard_arrival", " "):
+        with using(lm), pytest.raises(Exception, match="enough"):
+            program(query=query)
+        theirs = sent.pop()
+        system, *turns = requests.body(query)["messages"]
+        assert system["content"] == theirs.system and len(turns) == 3
+        assert [(turn["role"], turn["content"]) for turn in turns] == [(message.role, message.text) for message in theirs.messages]
+
+
+def test_five_percent_of_faults_cost_no_row(tmp_path):
+    desk = Desk(tmp_path, pool=600)
+    with desk.teacher("--fault", *FAULTS, "--latency-ms", "20"):
+        assert not desk.label()
+        assert counted(desk) == seen(desk)
+        assert desk.stats()["fault_no_label"] and desk.stats()["fault_truncated"] and desk.stats()["fault_form"]
+    report, rows = desk.report(), desk.rows()
+    assert report["rows"] == report["valid"] == len(rows) == 600 and report["failed"] == {}
+    assert all(set(row) >= {"id", "text", "label", "reasoning", "valid", "confidence"} for row in rows)
+    assert all(0 < row["confidence"] < 1 and round(row["confidence"], 4) == row["confidence"] for row in rows)
+    assert rows[0]["reasoning"] == "Its words say so." and len(desk.rows(paths.TEACHER_GOLD)) == 10
+
+
+def test_kill_9_at_any_moment_loses_nothing_but_what_was_in_flight(tmp_path):
+    (tmp_path / "whole").mkdir()
+    whole = Desk(tmp_path / "whole", pool=600)
+    with whole.teacher():
+        assert not whole.label()
+    (tmp_path / "killed").mkdir()
+    desk = Desk(tmp_path / "killed", pool=600)
+    kills, in_flight, chance = 2, desk.params["runtime"]["threads"], random.Random(0)
+    with desk.teacher("--latency-ms", "100"):
+        for _ in range(kills):
+            desk.label_and_kill(chance.uniform(0.1, 0.6))
+        assert not (desk.folder / paths.TEACHER_LABELS).exists()
+        assert not desk.label()
+        assert counted(desk) == seen(desk)
+        assert desk.stats()["answers"] - desk.stats()["distinct"] <= kills * in_flight
+    assert desk.bytes() == whole.bytes()
+
+
+def test_what_was_answered_is_never_asked_again(tmp_path):
+    desk = Desk(tmp_path, pool=60)
+    with desk.teacher():
+        assert not desk.label()
+        first, asked = desk.bytes(), desk.stats()["requests"]
+        desk.set("lora", r=8)
+        [log] = (desk.folder / ".cache/answers").iterdir()
+        with log.open("ab") as torn:
+            torn.write(b'{"key": "0123')
+        shutil.rmtree(desk.folder / paths.TEACHER)
+        assert not desk.label()
+        assert desk.stats()["requests"] == asked and desk.bytes() == first
+        desk.set("program", instructions="Choose.")
+        assert not desk.label()
+        assert desk.stats()["requests"] == 2 * asked
+
+
+def test_more_tokens_ask_again_for_what_was_cut_alone(tmp_path):
+    desk = Desk(tmp_path, pool=200)
+    desk.set("teacher", max_tokens=50)
+    with desk.teacher("--fault", "truncated=0.05"):
+        assert not desk.label()
+    [log] = (desk.folder / ".cache/answers").iterdir()
+    last = {record["key"]: record for record in map(json.loads, log.read_text().splitlines())}
+    for record in list(last.values())[:7]:  # as if twice the tokens had not been enough either
+        record["completion"]["choices"][0] |= {"finish_reason": "length", "message": {"content": "[[ ## reas"}}
+        record["max_tokens"] = 200
+    log.write_text("".join(json.dumps(record) + "\n" for record in last.values()))
+    desk.set("teacher", max_tokens=400)
+    with desk.teacher():
+        assert not desk.label()
+        assert desk.stats()["requests"] == 7
+    assert desk.report()["valid"] == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "says"),
+    [
+        ((), "wrong", "the endpoint refuses the key in TEACHER_API_KEY: Incorrect API key provided."),
+        (("--model", "other"), KEY, "the endpoint has no such model or path: The model `gpt-4o-mini` does not exist"),
+        (("--credit", "0"), KEY, "the endpoint says that no credit is left: You exceeded your current quota"),
+        (("--refuse", "top_logprobs"), KEY, "the endpoint answered 400: Unsupported parameter: 'top_logprobs'"),
+    ],
+)
+def test_what_no_request_can_mend_stops_the_run_at_once(tmp_path, options, key, says):
+    desk = Desk(tmp_path, pool=400)
+    desk.key = key
+    with desk.teacher(*options):
+        complaint = desk.label()
+        assert complaint.startswith(says) and "\n" not in complaint
+        assert desk.stats()["requests"] <= 20
+        assert not (desk.folder / paths.TEACHER_LABELS).exists()
+        if "--refuse" in options:  # and what the user can do about it
+            desk.set("teacher", options={"top_logprobs": None, "logprobs": None})
+            assert not desk.label()
+            assert {row["confidence"] for row in desk.rows()} == {None}
+
+
+def test_credit_that_runs_out_half_way_keeps_what_was_paid(tmp_path):
+    desk = Desk(tmp_path, pool=400)
+    with desk.teacher("--credit", "150", "--latency-ms", "10"):
+        complaint = desk.label()
+        assert "no credit is left" in complaint and "their answers are kept" in complaint
+    with desk.teacher():
+        assert not desk.label()
+        assert 200 <= desk.stats()["answers"] <= 280 + desk.params["runtime"]["threads"]
+
+
+def test_a_row_that_keeps_failing_is_named_and_many_end_the_run(tmp_path):
+    desk = Desk(tmp_path, pool=400)
+    with desk.teacher("--fault", "no_label=0.18"):
+        assert not desk.label()
+    failed = desk.rows(paths.TEACHER_FAILED)
+    assert 1 <= len(failed) <= 8 and {row["reason"] for row in failed} == {"it names none of the labels"}
+    assert desk.report()["failed"] == {"it names none of the labels": len(failed)}
+    labelled = [row for path in (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD) for row in desk.rows(path)]
+    assert {row["id"] for row in labelled if not row["valid"]} == {row["id"] for row in failed}
+    shutil.rmtree(desk.folder / ".cache")
+    with desk.teacher("--fault", "form=0.8"):
+        assert desk.label().startswith("more than 2% of 430 rows got no label (it is not in the form")
+        assert desk.stats()["requests"] < 400
+
+
+def test_a_budget_is_not_passed_and_a_raised_one_goes_on(tmp_path):
+    desk = Desk(tmp_path, pool=300)
+    with desk.teacher("--latency-ms", "5"):
+        desk.set("runtime", budget_usd=0.01)
+        complaint = desk.label()
+        assert "of runtime.budget_usd $0.0100 are spent" in complaint and "of 330 rows are labelled" in complaint
+        assert 0.009 < desk.stats()["distinct_dollars"] <= 0.01
+        desk.set("runtime", budget_usd=None, budget_tokens=70_000)
+        assert "of runtime.budget_tokens 70,000 are spent" in desk.label()
+        assert 65_000 < desk.stats()["prompt_tokens"] + desk.stats()["completion_tokens"] <= 70_000
+        desk.set("runtime", budget_tokens=None)
+        assert not desk.label()
+        assert counted(desk) == seen(desk)
+        assert desk.stats()["answers"] == desk.stats()["distinct"] == 330
+
+
+def test_an_overloaded_teacher_is_asked_less_at_a_time(tmp_path):
+    desk = Desk(tmp_path, pool=300)
+    desk.set("runtime", threads=64)
+    with desk.teacher("--latency-ms", "50", "--places", "10", "--retry-after-s", "0.2"):
+        assert not desk.label()
+        stats = desk.stats()
+        assert stats["answers"] == 330 and stats["answered_429"] < 100
+    assert desk.report()["failed"] == {}
+
+
+def test_a_second_run_is_told_to_wait_and_minutes_have_a_limit(tmp_path):
+    desk = Desk(tmp_path, pool=40)
+    desk.set("runtime", requests_per_minute=120)
+    with desk.teacher():
+        started = time.monotonic()
+        first = subprocess.Popen(desk.command, cwd=desk.folder, env=desk.environment, stderr=subprocess.DEVNULL)
+        while desk.stats()["requests"] == 0:
+            time.sleep(0.05)
+        assert desk.label() == "another run is asking gpt-4o-mini: wait for it, its answers are shared"
+        assert desk.stats()["requests"] <= 1 + 2 * (time.monotonic() - started)
+        first.kill()
+        first.wait()
