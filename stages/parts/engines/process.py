@@ -11,7 +11,7 @@ from pathlib import Path
 
 import requests
 
-from stages.parts.engines.engine import Engine, EngineKind, Launch, ServedModel, served_name
+from stages.parts.engines.engine import Engine, EngineKind, Launch, Precision, ServedModel, served_name
 from stages.parts.engines.layout import model_shape, plan
 from stages.parts.engines.network import HOST, ask_directly, check_port, free_port
 from stages.parts.run.errors import UserError
@@ -98,10 +98,12 @@ def prepare(
     on_gpus: bool,
     name: str | None = None,
     max_model_len: int | None = None,
+    precision: Precision | None = None,
 ) -> EngineProcess:
     """An engine for a model (under `name`, or a name of its weights) and its adapters, not started yet; raises UserError where GPUs or
     the port are not to be had."""
-    layout = plan(model_shape(model), gpu_memory()) if on_gpus else None
+    precision = precision or Precision()
+    layout = plan(model_shape(model, precision.weights), gpu_memory()) if on_gpus else None
     if runtime.port:
         check_port(runtime.port)
     names = {"base": name or served_name("base", model)} | {key: served_name(key, folder) for key, folder in adapters.items()}
@@ -114,6 +116,7 @@ def prepare(
         layout=layout,
         max_model_len=max_model_len,
         kv_cache_gib=runtime.kv_cache_gib,
+        precision=precision,
     )
     served = ServedModel(f"http://{HOST}:{launch.port}/v1", names, launch.key, kind)
     return EngineProcess(kind, launch, served, runtime.engine_start_s)
