@@ -5,7 +5,8 @@ HARDWARE ?= $(if $(wildcard $(VENV)/.ready-gpu),gpu,cpu)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(HARDWARE)
 .DEFAULT_GOAL := help
-.PHONY: help setup repro serve export test bench-train bench-serve bench-styles lint lock
+FOLDER ?= data/mine
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,16 +18,31 @@ $(READY): requirements-$(HARDWARE).lock setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" HARDWARE="$(HARDWARE)" sh setup.sh
 	@touch $@
 
+new-data: ## a folder for your own texts: FOLDER=data/mine, with a few rows of each file as an example
+	@test ! -e "$(FOLDER)" || { echo "$(FOLDER) is there already: choose another FOLDER, or remove it" >&2; exit 1; }
+	@mkdir -p "$(FOLDER)" && cp data/example/*.csv "$(FOLDER)"
+	@echo "$(FOLDER) holds pool.csv, gold.csv, labels.csv and test.csv: replace their rows by yours (data/README.md), then"
+	@echo "  dvc exp run -S raw.source=folder -S raw.folder=$(FOLDER)"
+
 repro: setup ## run the pipeline: only what changed
 	@$(BIN)/python -m stages.parts.run.check_params
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@echo "report: reports/index.html"
+
+compare: setup ## two revisions, A=main B=branch: metrics, plots, paired difference (reports/compare/index.html); without B: the workspace
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.compare $(or $(A),main) $(B)
+
+seeds: setup ## the pipeline over N=5 seeds through DVC's queue: mean and spread (reports/seeds.json); WITH="-S raw.source=url" changes more
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.seeds $(or $(N),5) $(WITH)
 
 serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
 
 export: setup ## fold the chosen adapter into its base: models/export, for vLLM and transformers
 	@$(BIN)/python -m serve.export
+
+check: setup lint ## lint, types, and the tests that need no engine: before every commit
+	@$(BIN)/python -m pytest -m "not engine"
 
 test: setup lint ## lint, types, and all tests
 	@$(BIN)/python -m pytest
@@ -40,9 +56,14 @@ bench-serve: setup ## the service against the reference's handler and the bare e
 bench-styles: setup ## the whole pipeline in both program styles: accuracy, tokens, latency (reports/bench/styles.json)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.styles
 
+bench-student: setup ## the student against teacher and linear model: three seeds, both corpora (reports/bench/student.json)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.student
+
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-lock: ## resolve both locks anew (needs uv)
+lock: ## resolve all locks anew (needs uv)
 	uv pip compile pyproject.toml --extra cpu --group dev --universal --python-version 3.11 --no-emit-package torch --generate-hashes -o requirements-cpu.lock
 	uv pip compile pyproject.toml --no-config --extra gpu --group dev --universal --python-version 3.11 --generate-hashes -o requirements-gpu.lock
+	cp requirements-cpu.lock requirements-s3.lock  # its versions are preferred
+	uv pip compile --group s3 --universal --python-version 3.11 --generate-hashes -o requirements-s3.lock

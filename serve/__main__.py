@@ -41,7 +41,8 @@ async def serve(student: Student, settings: Serve, keys: list[str]) -> None:
     """Serve until SIGINT or SIGTERM, then answer what was accepted and take the engine down. Raises where the engine never comes up."""
     async with engine_client(student.engine.served, settings.timeout_s) as client:
         supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client))
-        app = create_app(Service(student.classifier, client, supervisor, settings.queue), keys)
+        service = Service(student.classifier, client, supervisor, settings.queue, settings.cached_answers)
+        app = create_app(service, keys, settings.examples)
         config = uvicorn.Config(
             app,
             host=settings.host,
@@ -69,7 +70,7 @@ async def serve(student: Student, settings: Serve, keys: list[str]) -> None:
 
 
 def changed(settings: Serve, wanted: dict[str, object]) -> Serve:
-    """The settings with those of the command line; raises UserError for one that will not do."""
+    """The settings, overridden by the command line's; raises UserError for one that is not valid."""
     try:
         return Serve.model_validate(settings.model_dump() | wanted)
     except ValidationError as error:

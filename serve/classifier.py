@@ -21,6 +21,11 @@ class Classifier:
     def model(self) -> str:
         return self.requests.model
 
+    @property
+    def pair(self) -> str:
+        """A name of all that an answer depends on besides the query: weights, program, calibration."""
+        return f"{self.model} {self.calibration.model_dump_json()}"
+
     def request(self, query: str) -> dict[str, Any]:
         """The body of a chat completion request."""
         return self.requests.body(query)
@@ -31,12 +36,12 @@ class Classifier:
         likely = calibrated(reading.probabilities, self.calibration.temperature)
         confidence = likely.get(reading.label, 0.0)
         threshold = self.calibration.threshold
-        others = [RunnerUp(label=other, confidence=value) for other, value in likely.items() if other != reading.label]
+        others = [other for other in likely if other != reading.label][:RUNNERS_UP]
         return Answer(
             label=reading.label,
             confidence=confidence,
             abstained=reading.label == UNKNOWN or threshold is None or confidence < threshold,
-            runners_up=others[:RUNNERS_UP],
+            runners_up=[RunnerUp(label=other, confidence=likely[other]) for other in others],
             reasoning=reading.reasoning,
             model=self.model,
         )

@@ -1,16 +1,46 @@
-"""Export the student that `optimize` chose as one model, for vLLM, transformers and what reads those.
+"""Export the student that `optimize` chose as one folder for vLLM, transformers and the hub: model, program, calibration, request, card.
 
 python -m serve.export [--to models/export]
 """
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
+from serve.student import check_pair
+from stages.parts.engines.engine import served_name
+from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.requests import ProgramRequests
+from stages.parts.numbers.calibration import load_calibration
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
+from stages.parts.run.files import whole_folder, write_json
+from stages.parts.run.params import load_params
 from stages.parts.students.merge import export
-from stages.parts.task.program_file import load_sidecar
+from stages.parts.task.program_file import Sidecar, load_program, load_sidecar
+
+
+def request_form(pair: Sidecar, name: str) -> dict[str, object]:
+    """The body of the program's requests to a vLLM that serves the weights under a name, with {query} in the query's place."""
+    program = load_program(paths.PROGRAM, pair.labels, pair.instructions, pair.style)
+    return ProgramRequests(program, KINDS["vllm"], name, pair.max_tokens).body("{query}")
+
+
+def export_pair(to: Path) -> None:
+    """Write the folder, whole or not at all; raises UserError where something is missing or does not belong together."""
+    pair = load_sidecar(paths.SIDECAR)
+    check_pair(pair, load_calibration(paths.CALIBRATION), load_params().profile)
+    checkpoint = Path(pair.checkpoint)
+    name = served_name(checkpoint.name, checkpoint)
+    if not paths.MODEL_CARD.is_file() or f"--served-model-name {name}\n" not in paths.MODEL_CARD.read_text(encoding="utf-8"):
+        raise UserError(f"{paths.MODEL_CARD} is missing or of another student: run `dvc repro`")
+    with whole_folder(to) as draft:
+        export(Path(pair.base), checkpoint, draft)
+        for file in (paths.PROGRAM, paths.SIDECAR, paths.CALIBRATION):
+            shutil.copyfile(file, draft / file.name)
+        shutil.copyfile(paths.MODEL_CARD, draft / "README.md")
+        write_json(draft / "request.json", request_form(pair, name))
 
 
 def main() -> None:
@@ -18,11 +48,10 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=paths.EXPORT, help=f"folder to write, replaced if it is there (default: {paths.EXPORT})")
     to: Path = parser.parse_args().to
     try:
-        pair = load_sidecar(paths.SIDECAR)
-        export(Path(pair.base), Path(pair.checkpoint), to)
+        export_pair(to)
     except UserError as error:
         sys.exit(f"export: {error}")
-    print(f"{pair.checkpoint} on {pair.base} written to {to}; its prompts are those of {paths.PROGRAM}")
+    print(f"written to {to}: its README.md says how to serve it; `hf upload NAME {to}` publishes it")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from serve.answer_cache import AnswerCache
 from serve.classifier import Classifier
 from serve.metrics import Metrics
 from serve.schemas import Answer
@@ -35,14 +36,16 @@ class TooLarge(Exception):
 
 
 class Service:
-    """The classifier on its engine. `places` is how many queries may be in flight at a time; each gets an answer or an error."""
+    """The classifier on its engine. `places` is how many queries may be in flight at a time, each of which gets an answer or an error;
+    `cached` how many answers are kept."""
 
-    def __init__(self, classifier: Classifier, client: EngineClient, supervisor: Supervisor, places: int) -> None:
+    def __init__(self, classifier: Classifier, client: EngineClient, supervisor: Supervisor, places: int, cached: int) -> None:
         self.classifier = classifier
         self.client = client
         self.supervisor = supervisor
         self.places = places
         self.taken = 0
+        self.answers = AnswerCache(classifier.pair, cached)
         self.metrics = Metrics()
         self.metrics.in_flight.set_function(lambda: self.taken)
         self.metrics.ready.set_function(lambda: self.supervisor.ready)
@@ -53,8 +56,8 @@ class Service:
             raise NotReady
         with self.accepted(len(queries)):
             if len(queries) == 1:
-                return [await self.ask(queries[0])]
-            tasks = [asyncio.create_task(self.ask(query)) for query in queries]
+                return [await self.answer(queries[0])]
+            tasks = [asyncio.create_task(self.answer(query)) for query in queries]
             try:
                 return await asyncio.gather(*tasks)
             finally:
@@ -73,7 +76,16 @@ class Service:
         finally:
             self.taken -= queries
 
+    async def answer(self, query: str) -> Answer:
+        answer, source = await self.answers.answer(query, self.ask)
+        self.metrics.answers.labels(source).inc()
+        self.metrics.labels.labels(answer.label).inc()
+        if answer.abstained:
+            self.metrics.abstentions.inc()
+        return answer
+
     async def ask(self, query: str) -> Answer:
+        """The engine's answer; raises EngineError."""
         started = time.perf_counter()
         try:
             completion = await self.client.complete(self.classifier.request(query))
@@ -84,9 +96,6 @@ class Service:
         except EngineError:
             self.metrics.engine_failures.inc()
             raise
-        self.metrics.labels.labels(answer.label).inc()
-        if answer.abstained:
-            self.metrics.abstentions.inc()
         if answer.label == UNKNOWN:
             self.metrics.parse_failures.inc()
         return answer

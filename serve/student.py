@@ -6,7 +6,7 @@ from pathlib import Path
 
 from serve.classifier import Classifier
 from stages.parts.engines.engine import Engine, RunningEngine, ServedModel, served_name
-from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.numbers.calibration import Calibration, load_calibration
 from stages.parts.run import paths
@@ -39,9 +39,10 @@ def load_student(params: Params) -> Student:
     engine: Engine
     if params.engine.api_base:
         api_base, key = params.engine.api_base.rstrip("/"), os.environ.get(ENGINE_KEY, "")
-        engine = RunningEngine(ServedModel(api_base, {checkpoint.name: name}, key, OWN_KIND))
+        engine = RunningEngine(ServedModel(api_base, {checkpoint.name: name}, key, KINDS[params.engine.kind]))
     elif shares_an_engine(checkpoint, params):
         engine = base_engine(base, {checkpoint.name: checkpoint}, params)
+        name = engine.served.names[checkpoint.name]
     else:
         engine = tuned_engine(base, checkpoint, name, params)
     return Student(Classifier(ProgramRequests(program, engine.served.kind, name, pair.max_tokens), calibration), engine)

@@ -1,45 +1,54 @@
-"""Clean the label names and keep the rows of the most frequent ones.
+"""Choose the labels, and leave out the rows that would spoil the numbers.
 
 python -m stages.filter
 """
 
-from collections import Counter
+from collections.abc import Sequence
 
-from stages.parts.data.rows import Query, row_id
-from stages.parts.data.sources import Rows, read_csv
+import pandas as pd
+
+from stages.parts.data.folder import by_frequency
+from stages.parts.data.left_out import leave_out
+from stages.parts.data.rows import row_id
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import write_json, write_jsonl
+from stages.parts.run.files import read_json, whole_file, write_json
 from stages.parts.run.params import load_params
-from stages.parts.run.paths import FILTERED, LABELS, RAW
+from stages.parts.run.paths import DESCRIPTIONS, FILTER_REPORT, FILTERED_ROWS, LABELS, RAW_LABELS, RAW_ROWS
 from stages.parts.run.stage import run_stage
-from stages.parts.task.labels import clean_label
 
 
-def most_frequent(names: list[str], top_n: int) -> list[str]:
+def most_frequent(labels: pd.Series, top_n: int) -> list[str]:
     """The `top_n` most frequent names, by falling count, then by name; raises UserError where there are fewer."""
-    counts = Counter(names)
-    if len(counts) < top_n:
-        raise UserError(f"the training rows have {len(counts)} labels, fewer than top_n={top_n}: lower top_n")
-    return sorted(counts, key=lambda name: (-counts[name], name))[:top_n]
+    names = by_frequency(labels)
+    if len(names) < top_n:
+        raise UserError(f"the training rows have {len(names)} labels, fewer than top_n={top_n}: lower top_n")
+    return names[:top_n]
 
 
-def queries(rows: Rows, labels: list[str]) -> list[Query]:
-    """The rows under one of the labels, each text once, with ids and clean label names."""
-    kept = {row_id(text): Query(id=row_id(text), text=text, label=clean_label(label)) for text, label in rows}
-    return [query for query in kept.values() if query["label"] in labels]
+def under(rows: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """The rows under one of the labels, and those without any label (a folder's pool), with their ids."""
+    kept = rows[rows.label.isna() | rows.label.isin(labels)]
+    return kept.assign(id=[row_id(text) for text in kept.text])
 
 
 def main() -> None:
     params = load_params()
-    rows = {part: read_csv(RAW / f"{part}.csv", "text", "category") for part in ("train", "test")}
-    labels = most_frequent([clean_label(label) for _, label in rows["train"]], params.top_n)
-    for part, part_rows in rows.items():
-        kept = queries(part_rows, labels)
-        if not kept:
-            raise UserError(f"no {part} row has one of the {params.top_n} most frequent labels")
-        write_jsonl(FILTERED / f"{part}.jsonl", kept)
-        print(f"{part}: {len(kept)} of {len(part_rows)} rows under {len(labels)} labels")
+    rows, named = pd.read_parquet(RAW_ROWS), read_json(RAW_LABELS)
+    benchmark = "train" in set(rows.part)  # else a folder, which says itself what its labels are
+    labels = most_frequent(rows.label[rows.part == "train"], params.top_n) if benchmark else list(named)
+
+    kept, left_out = leave_out(under(rows, labels))
+    counts = {str(part): int((kept.part == part).sum()) for part in rows.part.unique()}
+    for part, count in counts.items():
+        if not count:
+            raise UserError(f"no {part} row is left of {(rows.part == part).sum()} under {len(labels)} labels: {left_out}")
+    with whole_file(FILTERED_ROWS) as draft:
+        kept.to_parquet(draft, index=False)
     write_json(LABELS, labels)
+    write_json(DESCRIPTIONS, {label: named[label] for label in labels if named.get(label)})
+    report = {"labels": len(labels), "rows": counts, "under_other_labels": len(rows) - len(kept) - sum(left_out.values())}
+    write_json(FILTER_REPORT, {**report, "left_out": left_out})
+    print(f"{counts} under {len(labels)} labels; left out: {left_out}")
 
 
 if __name__ == "__main__":

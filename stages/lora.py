@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, set_seed
 
@@ -20,7 +21,8 @@ from stages.parts.run.stage import run_stage
 from stages.parts.students.weights import keep_weights, load_student, lora_config
 from stages.parts.training.checkpoints import complete_checkpoints, learning_curve, training_log
 from stages.parts.training.launch import launch
-from stages.parts.training.rows import encode
+from stages.parts.training.rows import Row, encode
+from stages.parts.training.shared_prefix import first_learned
 from stages.parts.training.trainer import Recipe, fine_tune, naming_what_to_lower
 
 
@@ -38,6 +40,17 @@ def checkpoint_folder(params: Params) -> Path:
     return paths.cache() / "lora" / row_id("\n".join(map(str, inputs)))
 
 
+def with_shares(rows: list[Row], lessons: list[dict[str, Any]]) -> tuple[tuple[int, ...], ...]:
+    """The labels' answers as token ids; gives each row its `shares` of them, in parts of 10,000, from the teacher's distribution."""
+    answers = {lesson["label"]: tuple(row["labels"][first_learned(row) :]) for row, lesson in zip(rows, lessons, strict=True)}
+    for row, lesson in zip(rows, lessons, strict=True):
+        of_label = lesson["probabilities"]
+        if not of_label:
+            raise UserError("train.targets drawn needs the probabilities of a teacher that reports them, and sft.labels teacher: use hard")
+        row["shares"] = [round(10_000 * of_label.get(label, 0.0)) for label in answers]
+    return tuple(answers.values())
+
+
 def train(params: Params) -> None:
     """Train until every epoch has its checkpoint; in each process of a parallel run."""
     set_seed(params.seed)
@@ -45,6 +58,9 @@ def train(params: Params) -> None:
     tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
     with naming_what_to_lower():
         model = load_student(paths.BASE, settings.method)
+    lessons = read_jsonl(paths.SFT_TRAIN)
+    rows = [encode(tokenizer, lesson["messages"]) for lesson in lessons]
+    answers = with_shares(rows, lessons) if settings.targets == "drawn" else ()
     recipe = Recipe(
         epochs=settings.epochs,
         batch=settings.batch,
@@ -53,10 +69,11 @@ def train(params: Params) -> None:
         warm_up=settings.warm_up,
         weight_decay=settings.weight_decay,
         clip=settings.clip,
+        query_dropout=settings.query_dropout,
+        answers=answers,
         at_once=params.runtime.rows_at_once,
-        lora=None if settings.method == "full" else lora_config(params.lora),
+        lora=None if settings.method == "full" else lora_config(params.lora, embeddings=settings.embeddings),
     )
-    rows = [encode(tokenizer, row["messages"]) for row in read_jsonl(paths.SFT_TRAIN)]
     fine_tune(model, tokenizer, rows, recipe, checkpoint_folder(params), keep_epochs=True)
 
 

@@ -5,21 +5,21 @@ python -m stages.optimize
 
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import dspy
-from dspy.teleprompt import BootstrapFewShotWithRandomSearch
 
 from stages.parts.engines.dspy_lm import using_student
 from stages.parts.engines.engine import ServedModel
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run import paths
 from stages.parts.run.files import file_sha256, folder_sha256, read_json, read_jsonl, write_json, write_jsonl
-from stages.parts.run.params import Params, load_params
+from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.students.scoring import Scores, most_tokens, score
+from stages.parts.students.search import search
 from stages.parts.students.serving import students
-from stages.parts.task.examples import example, metric
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import Sidecar, program_state, save_program, save_sidecar
 from stages.parts.task.prompt import StudentFormat
@@ -43,21 +43,6 @@ class Candidate:
         return self.optimized if self.wins == "optimized" else self.plain
 
 
-def search(params: Params, plain: IntentClassifier, train: list[Any], val: list[Any]) -> IntentClassifier:
-    """DSPy's bootstrap with random search, scored on `val`; demonstrations come from `train` and the model's own right answers."""
-    optimizer = BootstrapFewShotWithRandomSearch(
-        metric=metric,
-        teacher_settings={"lm": dspy.settings.lm},
-        max_bootstrapped_demos=params.optimize.bootstrapped_demos,
-        max_labeled_demos=params.optimize.labeled_demos,
-        num_candidate_programs=params.optimize.candidate_programs,
-        num_threads=params.runtime.threads,
-        max_errors=len(val) * 100,
-    )
-    best: IntentClassifier = optimizer.compile(plain, trainset=[example(row) for row in train], valset=[example(row) for row in val])
-    return best
-
-
 def main() -> None:
     params = load_params()
     labels: list[str] = read_json(paths.LABELS)
@@ -72,12 +57,15 @@ def main() -> None:
     def scored(served: ServedModel, name: str, program: IntentClassifier, rows: list[Any]) -> Scores:
         return score(served, ProgramRequests(program, served.kind, served.names[name], tokens), rows, at_once)
 
+    def on_val(served: ServedModel, name: str, program: IntentClassifier) -> float:
+        return scored(served, name, program, val).accuracy
+
     candidates: dict[str, Candidate] = {}
     by_hand: dict[str, Scores] = {}
     with closing(students(paths.BASE, checkpoints, params)) as engines:
         for name, served in engines:
             with using_student(served, name, plain, tokens):
-                program = search(params, plain, train, val)
+                program = search(plain, train, params.optimize, partial(on_val, served, name))
             before = scored(served, name, plain, dev)
             after = before if program_state(program) == program_state(plain) else scored(served, name, program, dev)
             candidates[name] = Candidate(before, after, program)

@@ -7,6 +7,7 @@ python -m stages.sft
 
 import random
 
+from stages.parts.data.leaks import leaks, refuse_copies, without_copies
 from stages.parts.data.rows import TeacherLabel
 from stages.parts.numbers.baseline import baseline_model
 from stages.parts.numbers.label_errors import likely_errors
@@ -23,9 +24,11 @@ def unseal(params: Params, answered: list[TeacherLabel]) -> list[TeacherLabel]:
     """The teacher's rows with the true labels in place of its own: what training could reach, for experiments only."""
     if params.program.style != "direct":
         raise UserError("sft.labels true has no reasoning to teach: it goes with program.style direct")
-    print("EXPERIMENT: the student learns from the sealed true labels; no number of this run is the pipeline's")
+    print("EXPERIMENT: the student learns from the sealed true labels; this run's numbers are not the pipeline's")
     true = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
-    return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True, "confidence": 1.0} for row in answered]
+    if not true:
+        raise UserError("sft.labels true: nobody knows the true labels of a folder's pool: leave it at teacher")
+    return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True, "confidence": 1.0, "probabilities": {}} for row in answered]
 
 
 def main() -> None:
@@ -44,21 +47,41 @@ def main() -> None:
     random.Random(params.seed).shuffle(rows)
     dev, val, train = rows[: params.split.dev], rows[params.split.dev : held_out], rows[held_out:]
 
+    # Copies of what is scored, but for case and punctuation, are no training rows.
+    scored = {"gold": read_jsonl(paths.GOLD), "dev": dev, "val": val, "test": read_jsonl(paths.TEST)}
+    texts = {name: [row["text"] for row in part] for name, part in scored.items()}
+    known, train = len(train), without_copies(train, [text for part in texts.values() for text in part])
+    copies = known - len(train)
+
     # Only training rows are pruned: dev and val stay what the teacher said, hard rows and all.
     pruned = 0
     if params.sft.prune and params.sft.labels == "teacher":
-        wrong = likely_errors(baseline_model(params.seed), [row["text"] for row in train], [row["label"] for row in train], params.seed)
+        classifier = baseline_model(params.seed, quick=True)
+        wrong = likely_errors(classifier, [row["text"] for row in train], [row["label"] for row in train], params.seed)
         pruned = int(wrong.sum())
         train = [row for row, is_wrong in zip(train, wrong, strict=True) if not is_wrong]
 
+    found = leaks({"sft": [row["text"] for row in train], **texts})
+    write_json(paths.LEAKS, found)
+    refuse_copies(found, "sft")
+
     program = IntentClassifier(read_json(paths.LABELS), params.program.instructions, params.program.style)
-    messages = [{"id": row["id"], "messages": training_messages(program, row["text"], row["label"], row["reasoning"])} for row in train]
+    messages = [
+        {
+            "id": row["id"],
+            "messages": training_messages(program, row["text"], row["label"], row["reasoning"]),
+            "label": row["label"],
+            "probabilities": row["probabilities"],
+        }
+        for row in train
+    ]
     write_jsonl(paths.SFT_TRAIN, messages)
     for path, part in ((paths.SFT_DEV, dev), (paths.OPTIMIZER_VAL, val), (paths.OPTIMIZER_TRAIN, train[: params.optimize.train_rows])):
         write_jsonl(path, [{key: row[key] for key in ("id", "text", "label", "reasoning", "confidence")} for row in part])
     counts = {
         "labels": params.sft.labels,
         "invalid": len(answered) - len(rows),
+        "copies": copies,
         "pruned": pruned,
         "train": len(messages),
         "dev": len(dev),

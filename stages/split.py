@@ -1,31 +1,80 @@
-"""Shuffle, and split the training rows into hand-labelled gold and an unlabelled pool, whose true labels are sealed.
+"""Split into hand-labelled gold, an unlabelled pool and test; the pool's true labels, where there are any, are sealed.
 
 python -m stages.split
 """
 
 import random
 
-from stages.parts.data.rows import Query
+import pandas as pd
+
+from stages.parts.data.left_out import near_duplicates
+from stages.parts.data.rows import as_queries
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import read_jsonl, write_jsonl
-from stages.parts.run.params import load_params
-from stages.parts.run.paths import FILTERED, GOLD, POOL, SEALED, TEST
+from stages.parts.run.files import write_json, write_jsonl
+from stages.parts.run.params import Split, load_params
+from stages.parts.run.paths import FILTERED_ROWS, GOLD, POOL, SEALED, SPLIT_REPORT, TEST
 from stages.parts.run.stage import run_stage
+
+
+def shuffled(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The rows in an order that depends on their texts and the seed, not on the order of a file."""
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    return rows.sort_values("id").iloc[order]
+
+
+def set_apart(gold: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Gold without a share of its rows, and these: of every label alike, as far as its rows go (a systematic sample of the rows by label).
+
+    Raises UserError where one of the two would be empty.
+    """
+    by_label = gold.sort_values("label", kind="stable")
+    taken = [int((number + 1) * share) > int(number * share) for number in range(len(gold))]
+    check, rest = by_label[taken], by_label[[not out for out in taken]]
+    if check.empty or rest.empty:
+        raise UserError(
+            f"split.check={share} of {len(gold)} gold rows leaves {len(rest)} to learn from and {len(check)} to score on: change it, label "
+            "more rows, or bring a test file"
+        )
+    return rest.loc[gold.index.intersection(rest.index)], check.loc[gold.index.intersection(check.index)]
+
+
+def check_pool(pool: pd.DataFrame, split: Split) -> None:
+    """Refuse a pool too small for the rows that `sft` holds out, before a teacher is paid for it."""
+    held_out = split.dev + split.optimizer_val
+    if len(pool) < 2 * held_out:
+        raise UserError(
+            f"{len(pool)} pool rows are too few to hold out {held_out}: lower split.dev ({split.dev}) and split.optimizer_val "
+            f"({split.optimizer_val}), or bring {2 * held_out - len(pool)} rows more"
+        )
 
 
 def main() -> None:
     params = load_params()
-    rows: list[Query] = read_jsonl(FILTERED / "train.jsonl")
-    if params.split.gold >= len(rows):
-        raise UserError(f"split.gold={params.split.gold} leaves no pool of {len(rows)} training rows: lower it or bring more rows")
-    rows.sort(key=lambda row: row["id"])  # so that the split depends on the texts and the seed, not on the order of a file
-    random.Random(params.seed).shuffle(rows)
-    gold, pool = rows[: params.split.gold], rows[params.split.gold :]
-    write_jsonl(GOLD, gold)
-    write_jsonl(POOL, [{"id": row["id"], "text": row["text"]} for row in pool])
-    write_jsonl(SEALED, [{"id": row["id"], "label": row["label"]} for row in pool])
-    write_jsonl(TEST, read_jsonl(FILTERED / "test.jsonl"))
-    print(f"{len(gold)} gold, {len(pool)} in the pool")
+    rows = pd.read_parquet(FILTERED_ROWS)
+    learned = shuffled(rows[rows.part != "test"], params.seed)
+    test = rows[rows.part == "test"]
+    if (learned.part == "train").any():  # a benchmark: the labels are there, and hidden
+        if params.split.gold >= len(learned):
+            raise UserError(f"split.gold={params.split.gold} leaves no pool of {len(learned)} training rows: lower it or bring more rows")
+        gold, pool = learned[: params.split.gold], learned[params.split.gold :]
+    else:
+        gold, pool = learned[learned.part == "gold"], learned[learned.part == "pool"]
+    check_pool(pool, params.split)
+    test_from = "file"
+    if test.empty:
+        gold, test = set_apart(gold, params.split.check)
+        test_from = "gold"
+
+    sealed = pool[pool.label.notna()]
+    write_jsonl(GOLD, as_queries(gold))
+    write_jsonl(POOL, as_queries(pool.drop(columns="label")))
+    write_jsonl(TEST, as_queries(test))
+    write_jsonl(SEALED, ({"id": row["id"], "label": row["label"]} for row in as_queries(sealed)))
+    report = {"gold": len(gold), "pool": len(pool), "test": len(test), "test_from": test_from, "sealed": len(sealed)}
+    report["near_duplicates"] = near_duplicates(pool.text.tolist(), [*gold.text, *test.text])
+    write_json(SPLIT_REPORT, report)
+    print(", ".join(f"{name} {value}" for name, value in report.items()))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python -m serve.batch in.csv out.csv [--text-column text]
 
 The output has the input's columns and label, confidence, abstained (and reasoning), in the input's order. A killed run
-goes on where it stopped.
+resumes where it stopped.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """The HTTP app: its routes, and what each failure answers."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,18 +37,19 @@ async def failure(_: Request, error: Exception) -> JSONResponse:
 
 
 async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-    """FastAPI's own answer less the input: it may be private, large, or no Unicode that JSON could carry back."""
-    return JSONResponse({"detail": [{key: found[key] for key in ("loc", "msg", "type")} for found in error.errors()]}, 422)
+    """FastAPI's own answer without the input, which may be private, large, or not valid Unicode."""
+    return JSONResponse({"detail": [{key: problem[key] for key in ("loc", "msg", "type")} for problem in error.errors()]}, 422)
 
 
 def intent_router(service: Service) -> APIRouter:
     """The classifier's own routes."""
     routes = APIRouter()
 
-    @routes.post("/classify_intent", responses=PROBLEMS)
-    async def classify_intent(query: Query) -> Answer:
+    @routes.post("/classify_intent", responses=PROBLEMS, response_model=Answer)
+    async def classify_intent(query: Query) -> Response:
         """Classify one query."""
-        return (await service.classify([query.query]))[0]
+        (answer,) = await service.classify([query.query])
+        return Response(answer.model_dump_json(), media_type="application/json")  # ours: FastAPI would check it once more
 
     @routes.post("/classify_intent/batch", responses=PROBLEMS)
     async def classify_batch(batch: Batch) -> Answers:
@@ -62,10 +64,15 @@ def intent_router(service: Service) -> APIRouter:
     return routes
 
 
-def health_router(service: Service) -> APIRouter:
+def page_for(service: Service, wants_key: bool, examples: Sequence[str]) -> str:
+    """The page to try queries on, with what it shows of this service in the place of FACTS."""
+    facts = {"threshold": service.classifier.calibration.threshold, "wants_key": wants_key, "examples": list(examples)}
+    return PAGE.read_text(encoding="utf-8").replace("FACTS", json.dumps(facts).replace("<", "\\u003c"), 1)
+
+
+def health_router(service: Service, page: str) -> APIRouter:
     """What a load balancer asks, and the page: open to whoever can reach the port."""
     routes = APIRouter()
-    page = PAGE.read_text(encoding="utf-8")
 
     @routes.get("/healthz")
     async def healthz() -> dict[str, Any]:
@@ -86,8 +93,8 @@ def health_router(service: Service) -> APIRouter:
     return routes
 
 
-def create_app(service: Service, keys: Sequence[str]) -> FastAPI:
-    """The app around a service. Queries and metrics need one of `keys`, if there are any."""
+def create_app(service: Service, keys: Sequence[str], examples: Sequence[str] = ()) -> FastAPI:
+    """The app around a service. Queries and metrics need one of `keys`, if there are any; the page offers `examples` to click."""
     app = FastAPI(
         title="Intent classifier",
         description="A distilled student behind one call. Confidence is calibrated; below its threshold an answer abstains.",
@@ -99,6 +106,6 @@ def create_app(service: Service, keys: Sequence[str]) -> FastAPI:
     with_key = [Depends(KeyCheck(keys))]
     app.include_router(intent_router(service), dependencies=with_key)
     app.include_router(chat_router(service), dependencies=with_key)
-    app.include_router(health_router(service))
+    app.include_router(health_router(service, page_for(service, bool(keys), examples)))
     app.add_middleware(Guard, metrics=service.metrics)
     return app

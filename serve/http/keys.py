@@ -39,8 +39,8 @@ class KeyCheck:
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = [key.encode() for key in keys]
 
-    async def __call__(self, found: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        given = found.credentials.encode() if found else b""
+    async def __call__(self, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        given = credentials.credentials.encode() if credentials else b""
         matches = [hmac.compare_digest(given, key) for key in self.keys]  # all of them: time tells nothing of which
         if self.keys and not any(matches):
             raise HTTPException(401, "a valid API key is needed: Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"})

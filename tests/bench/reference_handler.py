@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from stages.parts.engines.dspy_lm import using_student
 from stages.parts.engines.engine import ServedModel
-from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.kinds import KINDS
 from stages.parts.run import paths
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import Sidecar, load_program, load_sidecar
@@ -40,6 +40,6 @@ if __name__ == "__main__":
     given = parser.parse_args()
     sidecar = load_sidecar(paths.SIDECAR)
     program = load_program(paths.PROGRAM, sidecar.labels, sidecar.instructions, sidecar.style)
-    served = ServedModel(given.api_base, {"student": given.model}, given.key, OWN_KIND)
+    served = ServedModel(given.api_base, {"student": given.model}, given.key, KINDS["vllm"])
     # While it answers one query it hangs up on clients whose connection idles: a long keep-alive spares it that.
     uvicorn.run(create_app(program, sidecar, served), host="127.0.0.1", port=given.port, log_level="warning", timeout_keep_alive=600)

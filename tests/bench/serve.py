@@ -10,6 +10,8 @@ difference of things measured in turns within this run:
 - cpu_ms_added: the service's own processor time per answer in that run.
 - vs_engine_direct: answers a second from the real engine at 64 clients, through the service to without it, same request bodies.
 - p50_added_ms: median time of one query at a time through the service less that without it.
+- repeated: answers a second from the real engine at 64 clients where queries repeat as in support traffic (Zipf's law over the test rows),
+  with the answer cache to without it, and the share of answers that did not ask the engine.
 - answers: what holding answers to the labels costs against reading what comes ("validated", asked once more where it is no label).
 - weights: what the adapter costs beside merged weights.
 """
@@ -19,6 +21,8 @@ import asyncio
 import itertools
 import json
 import os
+import random
+import re
 import statistics
 import subprocess
 import sys
@@ -110,10 +114,11 @@ def command(*module: str, folder: Path, key: str) -> Iterator[psutil.Process]:
 
 
 @contextmanager
-def service(api_base: str, key: str) -> Iterator[tuple[str, psutil.Process]]:
-    """The real service on an engine that runs already: its URL and process."""
+def service(api_base: str, key: str, cached_answers: int = 0) -> Iterator[tuple[str, psutil.Process]]:
+    """The real service on an engine that runs already: its URL and process. By default each query is asked for itself."""
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["engine"]["api_base"] = api_base
+    params["serve"]["cached_answers"] = cached_answers
     port = free_port()
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "params.yaml").write_text(yaml.safe_dump(params))
@@ -198,6 +203,32 @@ async def against_the_engine(texts: Sequence[str], student: Student) -> dict[str
     }
 
 
+async def repeated_queries(texts: Sequence[str], student: Student) -> dict[str, float]:
+    """The real engine through the service, with and without its answer cache, on queries whose frequency falls as 1 / rank."""
+    stream = random.Random(0).choices(texts, weights=[1 / rank for rank in range(1, len(texts) + 1)], k=20_000)
+    api_base, key = student.engine.served.api_base, student.engine.served.key
+    async with pool_of_connections() as session:
+        with service(api_base, key) as (without_url, _), service(api_base, key, len(texts) // 4) as (with_url, process):
+            asks = Counting(asking(session, with_url, query)), asking(session, without_url, query)
+            rates: list[list[float]] = [[], []]
+            spent = processor_seconds(process)
+            for _ in tqdm(range(ROUNDS), desc="repeated queries", leave=False):
+                for number, ask in enumerate(asks):
+                    rates[number].append(await answers_per_second(ask, stream, seconds=4))
+            spent = processor_seconds(process) - spent
+            async with session.get(with_url.replace("/classify_intent", "/metrics")) as response:
+                asked = re.search(r'answers_total{source="engine"} (\S+)', await response.text())
+    assert asked
+    return {
+        "with_cache_vs_without": statistics.median(rates[0]) / statistics.median(rates[1]),
+        "hit_rate": 1 - float(asked[1]) / asks[0].count,
+        "cached_answers": len(texts) // 4,
+        "cpu_ms": 1000 * spent / asks[0].count,
+        "answers_per_second": statistics.median(rates[0]),
+        "answers_per_second_without": statistics.median(rates[1]),
+    }
+
+
 def validated_request(classifier: Classifier, text: str) -> dict[str, Any]:
     """The plain program's request: no opened answer, nothing that holds it to the labels, room for all its markers."""
     plain = classifier.requests
@@ -268,6 +299,7 @@ def main() -> None:
     with running(merged.engine):
         engine = asyncio.run(against_the_engine(texts, merged))
         answers = asyncio.run(forms_of_answers(rows, merged))
+        repeated = asyncio.run(repeated_queries(texts, merged))
     with running(beside.engine):
         with_adapter = asyncio.run(adapter_rate(texts, beside))
 
@@ -281,6 +313,7 @@ def main() -> None:
         "style": load_sidecar(paths.SIDECAR).style,
         "stub_engine": {"latency_ms": STUB_MS, **stub},
         "real_engine": {"accuracy": read_json(paths.METRICS)["served"]["accuracy"], **engine},
+        "repeated": repeated,
         "answers": answers,
         "weights": {"merged_vs_adapter": engine["direct_answers_per_second"] / with_adapter, "adapter_answers_per_second": with_adapter},
     }

@@ -7,14 +7,12 @@ Each style runs in a clone of the last commit, with this repository's DVC cache:
 
 import argparse
 import json
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from stages.parts.run.files import read_json, write_json
+from stages.parts.run.files import write_json
 from tests.bench.machine import machine
+from tests.bench.pipeline import run_pipeline
 
 STYLES = ("direct", "chain_of_thought")
 FIGURES = ("accuracy", "calibration_error", "invalid", "prompt_tokens", "completion_tokens", "p50_ms", "p95_ms", "queries_per_second")
@@ -22,16 +20,7 @@ FIGURES = ("accuracy", "calibration_error", "invalid", "prompt_tokens", "complet
 
 def served(style: str, changes: list[str]) -> dict[str, Any]:
     """Run the pipeline in a style; what metrics.json says of the served student."""
-    root = Path.cwd()
-    with tempfile.TemporaryDirectory() as name:
-        clone = Path(name) / "clone"
-        subprocess.run(["git", "clone", "--quiet", root, clone], check=True)
-        subprocess.run(["dvc", "cache", "dir", "--local", root / ".dvc/cache"], cwd=clone, check=True)
-        if (root / ".cache/dspy").is_dir():  # the teacher's answers
-            shutil.copytree(root / ".cache/dspy", clone / ".cache/dspy")
-        settings = [part for change in [f"program.style={style}", *changes] for part in ("-S", change)]
-        subprocess.run(["dvc", "exp", "run", *settings], cwd=clone, check=True)
-        metrics = read_json(clone / "reports/metrics.json")
+    metrics = run_pipeline([f"program.style={style}", *changes])
     found = metrics["interval"][f"tuned_{metrics['served']['program']}"]
     return {figure: metrics["served"][figure] for figure in FIGURES} | {
         "low": found["low"],

@@ -2,13 +2,18 @@ import http.server
 import threading
 from functools import partial
 
+import datasets
 import pandas as pd
 import pytest
 
-from stages.filter import most_frequent, queries
+from stages.filter import most_frequent, under
 from stages.parts.data import banking77 as pinned
-from stages.parts.data import sources
+from stages.parts.data.folder import read_labels
+from stages.parts.data.hub import read_hub
+from stages.parts.data.left_out import leave_out
+from stages.parts.data.tables import read_table
 from stages.parts.run.errors import UserError
+from stages.parts.run.params import HubData
 from stages.parts.task.labels import clean_label
 from tests.conftest import ROOT
 
@@ -20,65 +25,43 @@ reverted_card_payment cash_withdrawal_not_recognised activate_my_card pending_ca
 card_arrival declined_card_payment pending_top_up""".split()
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "is empty"),
-        (b"text,category\n", "has a header but no rows"),
-        (b"query,category\nhi,a\n", "has no column 'text' but query, category: set raw.text_column"),
-        (b"text,label\nhi,a\n", "has no column 'category' but text, label: set raw.label_column"),
-        (b"text,category\nhi,a\n   ,b\n", "row 2: text is empty"),
-        (b"text,category\nhi,\n", "row 1: category is empty"),
-        (b"text,category\nh\xe9,a\n", "is not UTF-8"),
-        (b'text,category\n"open,a\n', "is not CSV"),
-        (b"text,category\na,b,c,d\ne,f\ng,h,i,j,k\n", "is not CSV"),
-    ],
-)
-def test_a_bad_file_is_one_clear_line(tmp_path, content, says):
-    file = tmp_path / "rows.csv"
-    file.write_bytes(content)
-    with pytest.raises(UserError) as caught:
-        sources.read_csv(file, "text", "category")
-    assert says in str(caught.value) and str(file) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_texts_come_through_as_written(tmp_path):
-    rows = [('He said "no",\nthen left', "a"), ("NA", "None"), ("007", "1.0"), ("\u2028 émoji 💳 \\", "b")]
-    sources.write_csv(tmp_path / "rows.csv", rows)
-    assert sources.read_csv(tmp_path / "rows.csv", "text", "category") == rows
-    (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "rows.csv").read_bytes())
-    assert sources.read_csv(tmp_path / "bom.csv", "text", "category") == rows
-
-
-@pytest.mark.parametrize(
-    ("train", "test", "says"),
-    [
-        ([("x", "a"), ("x", "b")], [("y", "a")], "one text has the labels a and b: 'x'"),
-        ([("x", "a")], [("x", "a")], "1 test texts are also training rows"),
-        ([("x", "a")], [("y", "a"), ("z", "c")], "labels without a training row: c"),
-    ],
-)
-def test_rows_that_would_spoil_the_numbers_are_refused(train, test, says):
-    with pytest.raises(UserError, match=says):
-        sources.check(train, test)
-
-
 def test_labels_are_cleaned_counted_and_ordered():
-    names = [clean_label(name) for name in ["Refund_not_showing_up", "reverted card payment?", "b", "b", "a", "a"]]
+    names = pd.Series([clean_label(name) for name in ["Refund_not_showing_up", "reverted card payment?", "b", "b", "a", "a"]])
     assert most_frequent(names, 4) == ["a", "b", "refund_not_showing_up", "reverted_card_payment"]
     with pytest.raises(UserError, match="4 labels, fewer than top_n=5"):
         most_frequent(names, 5)
-    kept = queries([("x", "A"), ("x", "a"), ("y", "c")], ["a"])
-    assert [(row["text"], row["label"]) for row in kept] == [("x", "a")]
+
+
+def benchmark(train: list[tuple[str, str]], test: list[tuple[str, str]]) -> pd.DataFrame:
+    parts = {"train": train, "test": test}
+    return pd.DataFrame(
+        [(row, text, label, part) for part, rows in parts.items() for row, (text, label) in enumerate(rows, start=1)],
+        columns=["row", "text", "label", "part"],
+    )
+
+
+def test_what_the_filter_drops_anyway_stops_nothing():
+    many = [(f"text {number}", "a") for number in range(100)]
+    dropped = [("x", "b"), ("x", "c"), ("text 1", "b")]
+    kept, left_out = leave_out(under(benchmark([*many, *dropped], [("y", "a"), ("x", "c"), ("z", "only here")]), ["a"]))
+    assert list(kept.text) == [text for text, _ in many] + ["y"] and not any(left_out.values())
+
+
+def test_a_few_contradictions_of_a_benchmark_are_left_out_and_many_stop_the_run():
+    many = [(f"text {number}", "a") for number in range(300)]
+    kept, left_out = leave_out(under(benchmark([*many, ("text 1", "b"), ("y", "b")], [("y", "b"), ("z", "a")]), ["a", "b"]))
+    assert left_out == {"two_labels": 2, "in_test": 1, "in_gold_or_test": 0, "repeated": 0} and len(kept) == 299 + 2
+    with pytest.raises(UserError, match=r"the test file, row 1: has this text under another label"):
+        leave_out(under(benchmark(many, [("text 1", "b")]), ["a", "b"]))
 
 
 def test_banking77_filters_to_the_reference_rows_and_order(banking77):
-    rows = {part: sources.read_csv(banking77 / f"{part}.csv", "text", "category") for part in ("train", "test")}
-    sources.check(rows["train"], rows["test"])
-    assert {part: pinned.rows_sha256(part_rows) for part, part_rows in rows.items()} == pinned.BANKING77_ROWS_SHA256
-    labels = most_frequent([clean_label(label) for _, label in rows["train"]], 25)
+    tables = {part: read_table(banking77 / f"{part}.csv", "text", "category") for part in ("train", "test")}
+    labels = most_frequent(tables["train"].label, 25)
     assert labels == REFERENCE_ORDER
-    assert (len(queries(rows["train"], labels)), len(queries(rows["test"], labels))) == (4171, 1000)
+    rows = pd.concat([table.assign(part=part) for part, table in tables.items()])
+    kept, left_out = leave_out(under(rows, labels))
+    assert list(kept.part.value_counts()) == [4171, 1000] and not any(left_out.values())
 
 
 @pytest.fixture
@@ -108,17 +91,26 @@ def test_a_download_is_whole_and_the_pinned_file_or_not_there(web, tmp_path):
     assert wanted.read_text() == "text,category\nhi,a\n"
 
 
-def test_the_hub_loader_takes_datasets_own_form_and_checks_the_rows(tmp_path, monkeypatch):
+def test_the_hub_takes_any_data_set(tmp_path, monkeypatch):
+    """Its class numbers become names; splits, slices and configurations are `datasets`' own."""
+    names = datasets.ClassLabel(names=["Card arrival?", "lost_card"])
     for part in ("train", "test"):
-        pd.DataFrame({"text": [f"{part} one"], "label": [0], "label_text": ["a"]}).to_json(
-            tmp_path / f"{part}.jsonl", orient="records", lines=True
-        )
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match="rows are not Banking77's"):
-        pinned.banking77_from_hub(str(tmp_path), None)
-    pins = {part: pinned.rows_sha256([(f"{part} one", "a")]) for part in ("train", "test")}
-    monkeypatch.setattr(pinned, "BANKING77_ROWS_SHA256", pins)
-    assert pinned.banking77_from_hub(str(tmp_path), None) == {part: [(f"{part} one", "a")] for part in pins}
+        features = datasets.Features({"query": datasets.Value("string"), "intent": names, "other": datasets.Value("int64")})
+        table = datasets.Dataset.from_dict({"query": [f"{part} {n}" for n in range(4)], "intent": [0, 1, 0, 1], "other": [1] * 4}, features)
+        table.to_parquet(tmp_path / "set" / f"{part}-00000-of-00001.parquet")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    place = {"repository": str(tmp_path / "set"), "revision": "0" * 40, "configuration": None}
+    columns = {"text_column": "query", "label_column": "intent"}
+    tables = read_hub(HubData(**place, **columns, train="train[:50%]", test="test"))
+    assert list(tables["train"].text) == ["train 0", "train 1"] and list(tables["test"].label) == ["card_arrival", "lost_card"] * 2
+    for change, says in (
+        ({"text_column": "text"}, "has no column 'text' but query, intent, other: set raw.hub.text_column"),
+        ({"label_column": "other"}, "rows 1, 2, 3, 4: other is a int, not a string"),
+        ({"test": "validation"}, "split validation at 0000.* could not be loaded"),
+        ({"repository": str(tmp_path / "nowhere")}, "could not be loaded from the hub"),
+    ):
+        with pytest.raises(UserError, match=says):
+            read_hub(HubData(**{**place, **columns, "train": "train", "test": "test", **change}))
 
 
 def test_the_sample_corpus_is_what_it_says():
@@ -128,6 +120,7 @@ def test_the_sample_corpus_is_what_it_says():
     train, test = (pd.read_csv(ROOT / f"data/sample/{part}.csv") for part in ("train", "test"))
     assert sorted(train.category.unique()) == sorted(test.category.unique()) == sorted(REFERENCE_ORDER)
     assert train.category.value_counts().min() >= 60 and test.category.value_counts().min() >= 15
+    assert sorted(read_labels(ROOT / "data/sample/labels.csv")) == sorted(REFERENCE_ORDER)
     spelled = [" ".join(text.lower().split()) for text in [*train.text, *test.text]]
     assert len(set(spelled)) == len(spelled)
     grams = TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 4), use_idf=False, binary=True).fit_transform(spelled)

@@ -104,6 +104,12 @@ def test_command_lines_are_ones_that_vllm_takes(tmp_path):
         )
 
 
+def test_an_adapter_with_trained_embeddings_is_refused_beside_a_base(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "modules_to_save": ["embed_tokens"]}))
+    with pytest.raises(UserError, match="brings trained embeddings, which vLLM can't serve beside a base"):
+        Vllm().command(launch(adapters={"epoch-6-abc": tmp_path}))
+
+
 RUNTIME = load_params(ROOT / "params.yaml").runtime.model_copy(update={"port": None, "engine_start_s": 20})
 
 

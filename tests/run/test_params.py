@@ -31,7 +31,7 @@ def test_every_profile_is_valid_and_an_empty_value_takes_the_profiles_own(values
         (("lora", "r"), 0, "params.yaml: lora.r: Input should be greater than 0 (got 0)"),
         (("lora", "r"), True, "params.yaml: lora.r: Input should be a valid integer (got True)"),
         (("profile",), "lama", "no profile is called 'lama'; there are embedded, llama, api"),
-        (("raw", "source"), "cvs", "params.yaml: raw.source: Input should be 'sample', 'csv', 'url' or 'hub' (got 'cvs')"),
+        (("raw", "source"), "cvs", "params.yaml: raw.source: Input should be 'sample', 'csv', 'folder', 'url' or 'hub' (got 'cvs')"),
         (("profiles", "llama", "teacher", "revision"), "main", "params.yaml: profiles.llama.teacher.revision: String should match"),
         (("profiles", "embedded", "student", "kind"), "huge", "params.yaml: profiles.embedded.student: Input tag 'huge'"),
     ],

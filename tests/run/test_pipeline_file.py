@@ -12,7 +12,7 @@ from tests.conftest import ROOT, make_clone, run
 from tests.test_rooms import imported_modules
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-NO_STAGES = (paths.SAMPLE, paths.REPORTS, paths.TIMES, paths.EXPORT)  # not made by a stage, or not tracked
+NO_STAGES = (paths.SAMPLE, paths.REPORTS, paths.TIMES, paths.EXPORT, paths.COMPARE, paths.SEEDS)  # not made by a stage, or not tracked
 
 
 def names(entries) -> set[str]:
@@ -72,24 +72,31 @@ RERUNS = {
     "stages/parts/run/files.py": "",
     "stages/parts/training/README.md": "",
     "serve/service.py": "",
-    "stages/parts/data/banking77.py": "raw filter",
+    "stages/parts/data/banking77.py": "raw filter split",
     "stages/parts/data/rows.py": "raw filter split teacher sft lora evaluate",
     "stages/parts/task/prompt.py": "teacher sft base optimize calibrate evaluate report",
     "stages/parts/teachers/self_trained.py": "teacher",
     "stages/parts/numbers/baseline.py": "sft evaluate",
     "stages/parts/numbers/calibration.py": "calibrate evaluate",
+    "stages/parts/data/leaks.py": "raw filter sft",
+    "stages/parts/numbers/arms.py": "report",
     "stages/parts/numbers/plots.py": "report",
     "stages/parts/engines/vllm.py": "teacher optimize evaluate",
     "stages/parts/students/tiny.py": "base",
     "stages/parts/students/chat_template.py": "base",
+    "stages/parts/students/search.py": "optimize",
     "stages/parts/training/shared_prefix.py": "base lora",
+    "stages/parts/training/each_epoch.py": "base lora",
     "stages/lora.py": "lora",
     "seed=1": "split teacher sft base lora evaluate",
     "top_n=20": "filter",
+    "raw.folder=data/sample": "raw",
     "split.gold=90": "split sft",
-    "split.dev=200": "sft",
+    "split.check=0.4": "split sft",
+    "split.dev=200": "split sft",
     "train.learning_rate=0.001": "lora",
     "train.epochs=2": "lora",
+    "train.query_dropout=0.1": "lora",
     "lora.r=16": "lora",
     "optimize.train_rows=50": "sft optimize",
     "optimize.candidate_programs=0": "optimize",
@@ -97,7 +104,10 @@ RERUNS = {
     "program.instructions=Choose.": "teacher sft base optimize",
     "calibrate.precision=0.8": "calibrate",
     "report.color='#112233'": "report",
+    "report.price_per_hour=2.5": "report",
     "runtime.threads=8": "",
+    "engine.kind=sglang": "optimize evaluate",
+    "engine.api_base=http://gpu:8001/v1": "",
     "serve.queue=8": "",
     "profiles.llama.student.max_model_len=4096": "",
     "profiles.embedded.student.layers=3": "base optimize evaluate",
@@ -119,7 +129,8 @@ def settled(tmp_path_factory) -> Iterator[Path]:
         (folder / f"data/splits/{dep}.jsonl").write_text("{}")
     for dep in ("train", "dev", "optimizer_val", "optimizer_train"):
         (folder / f"data/sft/{dep}.jsonl").write_text("{}")
-    (folder / "data/filtered/labels.json").write_text("{}")
+    for dep in ("labels.json", "descriptions.json", "rows.parquet"):
+        (folder / "data/filtered" / dep).write_text("{}")
     (folder / "stages/parts/training/README.md").write_text("Why.")
     run(folder, "dvc", "commit", "--force")
     yield folder

@@ -99,8 +99,8 @@ def start(shop: Shop, *module: str, **environment: str) -> subprocess.Popen[str]
         return subprocess.Popen([sys.executable, "-m", *module], cwd=shop.folder, env=known, stdout=log, stderr=log, text=True)
 
 
-def wait_until(url: str, status: int = 200) -> None:
-    end = time.monotonic() + PATIENCE_S
+def wait_until(url: str, status: int = 200, patience_s: float = PATIENCE_S) -> None:
+    end = time.monotonic() + patience_s
     while True:
         try:
             if requests.get(url, timeout=5).status_code == status:
@@ -123,9 +123,13 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 
 def start_engine(shop: Shop, latency_ms: float = 0) -> subprocess.Popen[str]:
     """The stub engine for the shop, up."""
-    place = ["--port", str(shop.engine_port), "--latency-ms", str(latency_ms)]
-    engine = start(shop, "tests.serve.stub_engine", *place, "--model", shop.model, "--key", ENGINE_KEY)
-    wait_until(f"{shop.engine}/v1/models")
+    return run_stub(shop, "tests.serve.stub_engine", "--latency-ms", str(latency_ms), "--model", shop.model, "--key", ENGINE_KEY)
+
+
+def run_stub(shop: Shop, *module: str) -> subprocess.Popen[str]:
+    """A stub on the engine's port, up."""
+    engine = start(shop, *module, "--port", str(shop.engine_port))
+    wait_until(f"{shop.engine}/last")
     return engine
 
 

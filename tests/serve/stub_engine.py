@@ -51,7 +51,7 @@ def create_app(model: str, key: str, latency_s: float) -> web.Application:
     last = {"body": b"{}"}
 
     async def chat(request: web.Request) -> web.Response:
-        if request.headers.get("Authorization") != f"Bearer {key}":
+        if key and request.headers.get("Authorization") != f"Bearer {key}":
             return web.json_response({"error": "Unauthorized"}, status=401)
         last["body"] = await request.read()
         body = json.loads(last["body"])

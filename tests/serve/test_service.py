@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import openai
 import pandas as pd
 import pytest
 import requests
 from fastapi import HTTPException
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from serve import supervisor
 from serve.http import guard
@@ -23,7 +25,7 @@ from serve.metrics import Metrics
 from stages.parts.engines.client import EngineError
 from stages.parts.engines.dspy_lm import using_student
 from stages.parts.engines.engine import RunningEngine, ServedModel
-from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.network import free_port
 from stages.parts.run.files import folder_sha256
 from tests.conftest import run
@@ -68,7 +70,7 @@ def test_the_engine_gets_what_the_dspy_program_would_send_to_the_byte(tmp_path, 
             for query in queries:
                 answers.append(ask(address, query).json())
                 sent.append(last_request(shop))
-        served = ServedModel(f"{shop.engine}/v1", {"student": shop.model}, ENGINE_KEY, OWN_KIND)
+        served = ServedModel(f"{shop.engine}/v1", {"student": shop.model}, ENGINE_KEY, KINDS["vllm"])
         with using_student(served, "student", shop.program, 8):
             for query, answer, ours in zip(queries, answers, sent, strict=True):
                 prediction = shop.program(query=query)
@@ -191,6 +193,17 @@ def test_metrics_count_and_hold_no_text(url):
     text = requests.get(f"{url}/metrics", timeout=30).text
     assert 'requests_total{path="/classify_intent",status="200"}' in text and 'path="other",status="404"' in text
     assert "xyzzy" not in text and "ready 1.0" in text and "queries_in_flight 0.0" in text
+
+
+def test_metrics_tell_how_often_an_answer_was_there_already(url):
+    def counted() -> dict[str, float]:
+        text = requests.get(f"{url}/metrics", timeout=30).text
+        return {source: float(value) for source, value in re.findall(r'^answers_total\{source="(\w+)"} (\S+)', text, re.MULTILINE)}
+
+    before = counted()
+    answers = [ask(url, "asked thrice").json() for _ in range(3)]
+    assert answers[0] == answers[1] == answers[2]
+    assert {source: value - before[source] for source, value in counted().items()} == {"engine": 1, "in_flight": 0, "cache": 2}
 
 
 def test_logs_hold_no_query(url, shop):
@@ -413,7 +426,7 @@ def test_readiness_survives_a_dropped_check_but_not_three(monkeypatch):
 
     async def checks_until_not_ready(failing: set[int]) -> int:
         engine = FlakyEngine(failing)
-        watched = supervisor.Supervisor(RunningEngine(ServedModel("", {}, "", OWN_KIND)), engine.check)
+        watched = supervisor.Supervisor(RunningEngine(ServedModel("", {}, "", KINDS["vllm"])), engine.check)
         running = asyncio.create_task(watched.run())
         await watched.was_ready.wait()
         while watched.ready and engine.checks < 50:
@@ -425,26 +438,54 @@ def test_readiness_survives_a_dropped_check_but_not_three(monkeypatch):
     assert asyncio.run(checks_until_not_ready({3, 4, 6, 7, 8})) == 8
 
 
-def test_the_page_answers_in_a_real_browser(url):
+@contextmanager
+def browser_page() -> Iterator[Page]:
+    """A page of a phone's width in a real browser; no script on it may fail."""
     chromium = shutil.which("chromium")
     if not chromium:
         pytest.skip("chromium is not installed: on Debian, apt-get install chromium")
     quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *quiet.split()])
-        page = browser.new_page()
+        page = browser.new_page(viewport={"width": 390, "height": 844})
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
+        yield page
+        assert not complaints
+        browser.close()
+
+
+def test_the_page_answers_in_a_real_browser(url):
+    with browser_page() as page:
         page.goto(url)
+        assert not page.get_by_label("API key").is_visible(), "this service wants no key"
         page.get_by_label("A customer's query").fill("<img src=x onerror=alert(1)> My card got declined")
         page.get_by_role("button", name="Classify").click()
         page.locator("#answer strong").wait_for()
         label = ask(url, "<img src=x onerror=alert(1)> My card got declined").json()["label"]
         assert page.locator("#answer strong").text_content() == label
         assert page.locator("#answer tr").count() == 4 and "60.0 %" in page.locator("#answer table").inner_text()
+        assert "60.0 % sure; the service answers from 50.0 % on" in page.locator("#answer").inner_text()
+        assert page.locator("#answer .threshold").count() == 4
+        for width in (390, 1280):
+            page.set_viewport_size({"width": width, "height": 844})
+            assert page.evaluate("document.documentElement.scrollWidth") == width
         page.get_by_label("A customer's query").fill("SIMULATE-500")
         page.get_by_role("button", name="Classify").click()
         page.get_by_role("alert").wait_for()
         assert "the engine answered 500" in page.get_by_role("alert").inner_text()
-        assert not complaints
-        browser.close()
+        example = page.get_by_role("group", name="Examples").get_by_role("button").first
+        example.click()
+        page.locator("#answer strong").wait_for()
+        assert page.get_by_label("A customer's query").input_value() == example.inner_text()
+
+
+def test_the_page_asks_for_a_key_where_the_service_does_and_shows_what_is_too_unsure(tmp_path):
+    unsure = make_shop(tmp_path / "unsure", threshold=0.7)
+    with ended(start_engine(unsure)), serving(unsure, SERVE_API_KEYS=KEY) as address, browser_page() as page:
+        page.goto(address)
+        page.get_by_label("A customer's query").fill("My card got declined")
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("button", name="Classify").click()
+        page.locator("#answer strong").wait_for()
+        assert "Only a guess, the service abstains: 60.0 % sure, and it answers from 70.0 % on" in page.locator("#answer").inner_text()

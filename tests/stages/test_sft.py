@@ -22,11 +22,13 @@ def repository(tmp_path, monkeypatch) -> Path:
     """What stage sft reads; the teacher is wrong on all rows but the first."""
     monkeypatch.chdir(tmp_path)
     true = [{"id": row_id(text), "text": text, "label": LABELS[number % 2]} for number, text in enumerate(TEXTS)]
-    wrong = {"reasoning": "so", "valid": True, "confidence": 0.5}
+    wrong = {"reasoning": "so", "valid": True, "confidence": 0.5, "probabilities": {}}
     teacher = [{**row, "label": LABELS[(number > 0) ^ (number % 2)], **wrong} for number, row in enumerate(true)]
     write_json(paths.LABELS, LABELS)
     write_jsonl(paths.SEALED, [{key: row[key] for key in ("id", "label")} for row in true])
     write_jsonl(paths.TEACHER_LABELS, teacher)
+    write_jsonl(paths.GOLD, [])
+    write_jsonl(paths.TEST, [{"id": "t", "text": "something else", "label": LABELS[0]}])
     configure()
     return tmp_path
 
@@ -67,3 +69,16 @@ def test_true_labels_come_without_reasoning(repository):
     configure(style="chain_of_thought", labels="true")
     with pytest.raises(UserError, match=r"program\.style direct"):
         sft.main()
+
+
+def test_copies_of_a_scored_row_are_not_learned(repository):
+    """A test row that a customer wrote before, in other case and punctuation."""
+    write_jsonl(
+        paths.TEST, [{"id": f"t{number}", "text": f"{text.upper()}!", "label": LABELS[0]} for number, text in enumerate(TEXTS[:30])]
+    )
+    sft.main()
+    learned = {json.dumps(row["messages"][1]) for row in read_jsonl(paths.SFT_TRAIN)}
+    assert learned and not any(f"query {number} about" in text for number in range(30) for text in learned)
+    found = read_json(paths.LEAKS)
+    assert read_json(paths.SFT_REPORT)["copies"] + len(learned) == 32
+    assert found["sft-test"]["exact"] == 0 and found["dev-test"]["exact"] + found["val-test"]["exact"] > 0

@@ -8,13 +8,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.parts.engines.engine import prepare, running
-from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.process import prepare, running
 from stages.parts.run.errors import UserError
-from stages.parts.run.params import TinyStudent, load_params
+from stages.parts.run.params import Lora, TinyStudent, load_params
 from stages.parts.students import merge
 from stages.parts.students.merge import export, merge_adapter
 from stages.parts.students.tiny import build_model, build_tokenizer
+from stages.parts.students.weights import lora_config
 from stages.parts.task.program import IntentClassifier
 
 PROGRAM = IntentClassifier(["card_arrival", "declined_card_payment"], "Classify.", "direct")
@@ -49,6 +50,27 @@ def test_a_merged_model_says_what_base_and_adapter_say(pair, tmp_path):
     assert not list((tmp_path / "merged").glob("adapter*"))
 
 
+def test_trained_embeddings_stay_tied_and_merge_to_the_same_model(pair, tmp_path):
+    base, adapter = pair
+    config = lora_config(Lora(r=4, alpha=4, dropout=0.0), embeddings=True)
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    ids = torch.tensor([[1, 2, 3, 40]])
+    steps = torch.optim.SGD([weight for weight in tuned.parameters() if weight.requires_grad], 1.0)
+    for _ in range(3):
+        tuned(ids, labels=ids).loss.backward()
+        steps.step()
+        steps.zero_grad()
+    before = AutoModelForCausalLM.from_pretrained(base)
+    expected = tuned.eval()(ids).logits
+    assert torch.equal(tuned.get_input_embeddings().weight, tuned.get_output_embeddings().weight)
+    assert not torch.equal(tuned.get_input_embeddings().weight, before.model.embed_tokens.weight)
+    tuned.save_pretrained(adapter)
+    merge_adapter(base, adapter, tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert torch.allclose(merged(ids).logits, expected, atol=1e-3) and (before(ids).logits - expected).abs().max() > 0.1
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight
+
+
 def test_a_failed_merge_leaves_what_was_there(pair, tmp_path, monkeypatch):
     base, adapter = pair
     merge_adapter(base, adapter, tmp_path / "merged")
@@ -76,6 +98,7 @@ def test_a_student_trained_whole_is_exported_as_it_is(pair, tmp_path):
     assert written == {path.name: path.read_bytes() for path in base.iterdir()}
 
 
+@pytest.mark.engine
 def test_vllm_and_transformers_write_the_same_with_a_merged_model(pair, tmp_path):
     base, adapter = pair
     merge_adapter(base, adapter, tmp_path / "merged")
@@ -92,7 +115,7 @@ def test_vllm_and_transformers_write_the_same_with_a_merged_model(pair, tmp_path
     expected = [written(beside, prompt) for prompt in prompts]
     assert [written(merged, prompt) for prompt in prompts] == expected
     assert expected != [written(AutoModelForCausalLM.from_pretrained(base), prompt) for prompt in prompts]
-    with running(prepare(OWN_KIND, tmp_path / "merged", {}, load_params().runtime, on_gpus=False, name="merged")) as served:
+    with running(prepare(KINDS["vllm"], tmp_path / "merged", {}, load_params().runtime, on_gpus=False, name="merged")) as served:
         for prompt, wanted in zip(prompts, expected, strict=True):
             answer = requests.post(
                 f"{served.api_base}/completions",

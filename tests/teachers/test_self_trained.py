@@ -1,15 +1,16 @@
 import asyncio
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from stages.filter import most_frequent, queries
-from stages.parts.data.sources import read_csv
+from stages.filter import most_frequent, under
+from stages.parts.data.rows import Query, as_queries
+from stages.parts.data.tables import read_table
 from stages.parts.engines.endpoint import Endpoint
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.numbers.baseline import baseline_model
 from stages.parts.numbers.label_errors import likely_errors
-from stages.parts.task.labels import clean_label
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
 from stages.parts.teachers.linear_client import LinearClient
@@ -21,8 +22,11 @@ LABELS = ["card_arrival", "declined_card_payment", "pending_top_up"]
 
 @pytest.fixture(scope="module")
 def rows():
-    kept = queries(read_csv(ROOT / "data/sample/train.csv", "text", "category"), LABELS)
-    return sorted(kept, key=lambda row: row["id"])
+    return rows_under(read_table(ROOT / "data/sample/train.csv", "text", "category"), LABELS)
+
+
+def rows_under(table: pd.DataFrame, labels: list[str]) -> list[Query]:
+    return list(as_queries(under(table, labels).sort_values("id")))
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +67,15 @@ def test_confident_learning_finds_planted_errors_and_spares_right_rows(rows):
     planted = np.zeros(len(rows), bool)
     planted[::10] = True
     given = [LABELS[(LABELS.index(label) + 1) % 3] if wrong else label for label, wrong in zip(labels, planted, strict=True)]
-    found = likely_errors(baseline_model(0), texts, given, 0)
+    found = likely_errors(baseline_model(0, quick=True), texts, given, 0)
     assert found[planted].mean() > 0.7 and found[~planted].mean() < 0.05
 
 
 def test_a_teacher_on_banking77_is_right_on_three_quarters_of_the_pool(banking77):
     """The issue's bar from 100 gold rows; the mean of three draws is 82 %."""
-    table = read_csv(banking77 / "train.csv", "text", "category")
-    labels = most_frequent([clean_label(label) for _, label in table], 25)
-    rows = sorted(queries(table, labels), key=lambda row: row["id"])
+    table = read_table(banking77 / "train.csv", "text", "category")
+    labels = most_frequent(table.label, 25)
+    rows = rows_under(table, labels)
     np.random.default_rng(1).shuffle(rows)
     gold, pool = rows[:100], rows[100:]
     fitted = SelfTrainedTeacher.fit([r["text"] for r in pool], [r["text"] for r in gold], [r["label"] for r in gold], labels, 0)

@@ -45,10 +45,10 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe(**plain | changes)
 
 
-def train(folder: Path, epochs: int = 2, learning_rate: float = 0.01, dropout: float = 0.0, at_once: int | None = None) -> list[dict]:
+def train(folder: Path, dropout: float = 0.0, **changes: Any) -> list[dict]:
     set_seed(0)
     lora = LoraConfig(r=4, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
-    settings = recipe(epochs=epochs, learning_rate=learning_rate, at_once=at_once, lora=lora)
+    settings = recipe(lora=lora, **changes)
     return fine_tune(build_model(TOKENIZER, STUDENT), TOKENIZER, ROWS, settings, folder, keep_epochs=True)
 
 
@@ -56,11 +56,12 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(complete_checkpoints(folder)[-1] / "adapter_model.safetensors")
 
 
-def test_sharing_the_prefix_trains_the_same_adapter(tmp_path, monkeypatch, capsys):
-    ours = train(tmp_path / "shared")
+@pytest.mark.parametrize("query_dropout", [0.0, 0.3])
+def test_sharing_the_prefix_trains_the_same_adapter(tmp_path, monkeypatch, capsys, query_dropout):
+    ours = train(tmp_path / "shared", query_dropout=query_dropout)
     assert "share a prefix" in capsys.readouterr().out
     monkeypatch.setattr(trainer, "common_prefix_length", lambda rows: 0)
-    stock = train(tmp_path / "stock")
+    stock = train(tmp_path / "stock", query_dropout=query_dropout)
     assert "each computed whole" in capsys.readouterr().out
     assert [entry["loss"] for entry in ours] == pytest.approx([entry["loss"] for entry in stock], abs=1e-4)
     for name, weight in adapter(tmp_path / "stock").items():

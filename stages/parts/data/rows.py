@@ -1,11 +1,14 @@
 """What a row is, and its stable id."""
 
 import hashlib
-from typing import NotRequired, TypedDict
+from collections.abc import Iterator
+from typing import Any, NotRequired, TypedDict
+
+import pandas as pd
 
 
 class Query(TypedDict):
-    """One support query. `label` is absent where it is unknown (the pool)."""
+    """One text. `label` is absent where it is unknown (the pool). The user's other columns come along as further keys, `raw.NAME`."""
 
     id: str
     text: str
@@ -16,7 +19,8 @@ class TeacherLabel(TypedDict):
     """What the teacher made of one query.
 
     `label` is the answer as it came, matched to a label name where it could be; `valid` says whether it is one. `confidence` is the
-    probability of the label in [0, 1], or None where the teacher reports none.
+    probability of the label in [0, 1], or None where the teacher reports none; `probabilities` are those of
+    the labels that it reports any for.
     """
 
     id: str
@@ -25,8 +29,16 @@ class TeacherLabel(TypedDict):
     reasoning: str
     valid: bool
     confidence: float | None
+    probabilities: dict[str, float]
 
 
 def row_id(text: str) -> str:
     """The stable id of a row: the first 16 hex digits of the text's sha256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def as_queries(rows: pd.DataFrame) -> Iterator[Any]:
+    """Rows as Query dictionaries: id, text, label where there is such a column, and the user's other columns where they hold something."""
+    names = ["id", "text", *(["label"] if "label" in rows else []), *(name for name in rows if str(name).startswith("raw."))]
+    for values in zip(*(rows[name].tolist() for name in names), strict=True):
+        yield {name: value for name, value in zip(names, values, strict=True) if isinstance(value, str)}

@@ -1,6 +1,7 @@
 """Somebody else's model behind OpenAI's protocol: vendors, gateways, engines of another team. Only asked, never started."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.parts.task.prompt import AnswerForm
@@ -19,8 +20,11 @@ class Endpoint:
     def __init__(self, key_name: str) -> None:
         self.key_name = key_name
 
-    def answer_options(self, form: AnswerForm) -> dict[str, Any]:
+    def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
         return {}
+
+    def models(self, cards: Sequence[Mapping[str, Any]]) -> list[str]:
+        return [card["id"] for card in cards]
 
     def says_too_long(self, message: str) -> bool:
         return any(words in message.lower() for words in TOO_LONG)

@@ -1,10 +1,10 @@
 """What an engine is to those who use it, whoever made it: the stages and the service know these names and no others.
 
-A new kind of engine is a class with `EngineKind`'s members, beside vllm.py; `process.py` runs it, `asking.py` and `client.py` ask it. What
-others run is an `AskedKind`, like endpoint.py.
+A new kind of engine is a class with `EngineKind`'s members, beside vllm.py and sglang.py, and a line in kinds.py; `process.py` runs it,
+`asking.py`, `client.py` and `dspy_lm.py` ask it. What others run is an `AskedKind`, like endpoint.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,8 +44,12 @@ class AskedKind(Protocol):
     most_alternatives: int
     """Of how many tokens it reports log-probabilities at each position, at most."""
 
-    def answer_options(self, form: AnswerForm) -> dict[str, Any]:
-        """What a request says beyond OpenAI's protocol: go on with the prompt's last message, and keep to the form."""
+    def models(self, cards: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What requests may name as their model, from the entries of /v1/models; raises KeyError where they are none."""
+        ...
+
+    def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
+        """What a request says beyond OpenAI's protocol: go on with the prompt's last message, and keep to the form, if there is one."""
         ...
 
     def says_too_long(self, message: str) -> bool:
@@ -69,6 +73,10 @@ class EngineKind(AskedKind, Protocol):
 
     def command(self, launch: Launch) -> list[str]:
         """The command line that starts it."""
+        ...
+
+    def adapter_model(self, base: str, adapter: str) -> str:
+        """What a request names as its model to reach an adapter of a base, both by the names they are served under."""
         ...
 
     def environment(self, launch: Launch) -> dict[str, str]:

@@ -1,7 +1,10 @@
-"""The kinds of engines there are."""
+"""The kinds of engines there are, by the names that params.yaml gives them."""
+
+from collections.abc import Mapping
 
 from stages.parts.engines.engine import EngineKind
+from stages.parts.engines.sglang import Sglang
 from stages.parts.engines.vllm import Vllm
+from stages.parts.run.params import EngineName
 
-OWN_KIND: EngineKind = Vllm()
-"""What the stages and the service start, and what an engine at engine.api_base is."""
+KINDS: Mapping[EngineName, EngineKind] = {"vllm": Vllm(), "sglang": Sglang()}

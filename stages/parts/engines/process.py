@@ -37,7 +37,7 @@ class EngineProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the process. Call it in a thread that lives as long as the engine shall: with that thread it ends (dying_with_parent)."""
+        """Start the process, from a thread that outlives it: the engine ends with the thread that started it (dying_with_parent)."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         ask_directly(HOST)
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -100,17 +100,20 @@ def prepare(
     max_model_len: int | None = None,
     precision: Precision | None = None,
 ) -> EngineProcess:
-    """An engine for a model (under `name`, or a name of its weights) and its adapters, not started yet; raises UserError where GPUs or
-    the port are not to be had."""
+    """An engine for a model (under `name`, or a name of its weights) and its adapters, not started yet.
+
+    Raises UserError where there are no GPUs, or the port is taken.
+    """
     precision = precision or Precision()
     layout = plan(model_shape(model, precision.weights), gpu_memory()) if on_gpus else None
     if runtime.port:
         check_port(runtime.port)
-    names = {"base": name or served_name("base", model)} | {key: served_name(key, folder) for key, folder in adapters.items()}
+    base = name or served_name("base", model)
+    loaded = {key: served_name(key, folder) for key, folder in adapters.items()}
     launch = Launch(
         model=model,
-        name=names["base"],
-        adapters={names[key]: folder for key, folder in adapters.items()},
+        name=base,
+        adapters={loaded[key]: folder for key, folder in adapters.items()},
         port=runtime.port or free_port(),
         key=secrets.token_urlsafe(),
         layout=layout,
@@ -118,17 +121,20 @@ def prepare(
         kv_cache_gib=runtime.kv_cache_gib,
         precision=precision,
     )
+    names = {"base": base} | {key: kind.adapter_model(base, adapter) for key, adapter in loaded.items()}
     served = ServedModel(f"http://{HOST}:{launch.port}/v1", names, launch.key, kind)
     return EngineProcess(kind, launch, served, runtime.engine_start_s)
 
 
 @contextmanager
 def running(engine: Engine) -> Iterator[ServedModel]:
-    """Run an engine until the block ends; raises UserError if it does not come up. One that runs already is left alone."""
+    """Run an engine until the block ends; raises UserError if it does not come up. One that was started before is waited for; one that is
+    not ours is left alone."""
     if not isinstance(engine, EngineProcess):
         yield engine.served
         return
-    engine.start()
+    if not engine.process:
+        engine.start()
     try:
         engine.wait_until_up()
         yield engine.served

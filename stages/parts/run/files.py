@@ -60,7 +60,7 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 @contextmanager
 def jsonl_writer(path: Path) -> Iterator[Callable[[Any], None]]:
     """A function that adds a row to a file of JSON lines, which is there if the block ends well."""
-    with whole_file(path) as draft, draft.open("w", encoding="utf-8") as file:
+    with whole_file(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
         yield lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
 
 

@@ -8,7 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from stages.parts.run.errors import UserError
 
-Source = Literal["sample", "csv", "url", "hub"]
+Source = Literal["sample", "csv", "folder", "url", "hub"]
+EngineName = Literal["vllm", "sglang"]
 Style = Literal["direct", "chain_of_thought"]
 Positive = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, lt=65536)]
@@ -21,16 +22,29 @@ class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Raw(Block):
-    source: Source
+class HubData(Block):
+    repository: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    configuration: str | None
     train: str
     test: str
     text_column: str
     label_column: str
 
 
+class Raw(Block):
+    source: Source
+    folder: str
+    train: str
+    test: str
+    text_column: str
+    label_column: str
+    hub: HubData
+
+
 class Split(Block):
     gold: Positive
+    check: Rate
     dev: Positive
     optimizer_val: Positive
 
@@ -55,6 +69,9 @@ class Train(Block):
     epochs: Positive
     batch: Positive
     learning_rate: Rate
+    targets: Literal["hard", "drawn"]
+    embeddings: bool
+    query_dropout: Annotated[float, Field(ge=0, lt=1)]
     warm_up: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
     clip: Annotated[float, Field(gt=0)]
@@ -80,6 +97,7 @@ class Calibrate(Block):
 
 class Report(Block):
     color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+    price_per_hour: Annotated[float, Field(gt=0)]
 
 
 class Runtime(Block):
@@ -101,10 +119,13 @@ class Serve(Block):
     host: str
     port: Port
     queue: Positive
+    cached_answers: Annotated[int, Field(ge=0)]
     timeout_s: Positive
+    examples: list[str]
 
 
-class RunningEngine(Block):
+class Engine(Block):
+    kind: EngineName
     api_base: Annotated[str, Field(pattern=r"^https?://.+/v1/?$")] | None
 
 
@@ -112,8 +133,8 @@ class LinearSettings(Block):
     kind: Literal["linear"]
 
 
-class VllmSettings(Block):
-    kind: Literal["vllm"]
+class OwnEngineSettings(Block):
+    kind: EngineName
     model: str
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
     max_tokens: Positive
@@ -153,7 +174,7 @@ class HubStudent(Block):
     max_model_len: Positive
 
 
-Teacher = Annotated[LinearSettings | VllmSettings | EndpointSettings, Field(discriminator="kind")]
+Teacher = Annotated[LinearSettings | OwnEngineSettings | EndpointSettings, Field(discriminator="kind")]
 Student = Annotated[TinyStudent | HubStudent, Field(discriminator="kind")]
 
 
@@ -186,11 +207,11 @@ class Params(Block):
     report: Report
     runtime: Runtime
     serve: Serve
-    engine: RunningEngine
+    engine: Engine
     profiles: dict[str, Profile]
 
     @property
-    def teacher(self) -> LinearSettings | VllmSettings | EndpointSettings:
+    def teacher(self) -> LinearSettings | OwnEngineSettings | EndpointSettings:
         return self.profiles[self.profile].teacher
 
     @property
@@ -206,15 +227,15 @@ def filled(values: dict[str, Any], where: str) -> dict[str, Any]:
     profiles, name = values.get("profiles"), values.get("profile")
     if not isinstance(profiles, dict) or name not in profiles:
         raise UserError(f"{where}: profile: no profile is called {name!r}; there are {', '.join(profiles or ())}")
-    found = dict(values)
+    resolved = dict(values)
     for block in FROM_PROFILE:
         own, of_profile = values.get(block), profiles[name].get(block)
         if not isinstance(own, dict) or not isinstance(of_profile, dict):
             continue  # the types' own check names it
         if unknown := sorted(of_profile.keys() - own.keys()):
             raise UserError(f"{where}: profiles.{name}.{block}.{unknown[0]}: there is no such parameter")
-        found[block] = {key: of_profile.get(key) if value is None else value for key, value in own.items()}
-    return found
+        resolved[block] = {key: of_profile.get(key) if value is None else value for key, value in own.items()}
+    return resolved
 
 
 def parse_params(values: Any, where: str = "params.yaml") -> Params:
@@ -225,7 +246,7 @@ def parse_params(values: Any, where: str = "params.yaml") -> Params:
         return Params.model_validate(filled(values, where))
     except ValidationError as error:
         first = error.errors()[0]
-        tags = {"linear", "vllm", "endpoint", "tiny", "hub"}  # pydantic names the union member in the path; the user does not
+        tags = {"linear", "vllm", "sglang", "endpoint", "tiny", "hub"}  # pydantic names the union member in the path; the user does not
         key = ".".join(str(part) for part in first["loc"] if part not in tags) or "the file"
         reason = {"extra_forbidden": "there is no such parameter", "missing": "it is missing"}.get(first["type"], first["msg"])
         shown = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {first['input']!r})"

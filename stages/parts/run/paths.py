@@ -5,8 +5,12 @@ from pathlib import Path
 
 SAMPLE = Path("data/sample")
 RAW = Path("data/raw")
+RAW_ROWS = RAW / "rows.parquet"
+RAW_LABELS = RAW / "labels.json"
 FILTERED = Path("data/filtered")
+FILTERED_ROWS = FILTERED / "rows.parquet"
 LABELS = FILTERED / "labels.json"
+DESCRIPTIONS = FILTERED / "descriptions.json"
 SPLITS = Path("data/splits")
 GOLD = SPLITS / "gold.jsonl"
 POOL = SPLITS / "pool.jsonl"
@@ -33,16 +37,24 @@ HELD_OUT = Path("models/held_out.jsonl")
 CALIBRATION = Path("models/calibration.json")
 
 REPORTS = Path("reports")
+FILTER_REPORT = REPORTS / "filter.json"
+SPLIT_REPORT = REPORTS / "split.json"
 TEACHER_REPORT = REPORTS / "teacher.json"
 SFT_REPORT = REPORTS / "sft.json"
+LEAKS = REPORTS / "leaks.json"
 LEARNING_CURVE = REPORTS / "learning_curve.json"
 DEV_REPORT = REPORTS / "dev.json"
+MODEL_CARD = REPORTS / "model_card.md"
 METRICS = REPORTS / "metrics.json"
 PREDICTIONS = REPORTS / "predictions.csv"
+ARMS = REPORTS / "arms.csv"
+BY_LABEL = REPORTS / "by_label.csv"
 CONFUSION = REPORTS / "confusion.csv"
 RELIABILITY = REPORTS / "reliability.json"
 COVERAGE = REPORTS / "coverage.json"
 TIMES = REPORTS / "times"
+COMPARE = REPORTS / "compare"  # this and seeds.json: of `make compare` and `make seeds`, no stage's
+SEEDS = REPORTS / "seeds.json"
 
 
 def cache() -> Path:

@@ -52,7 +52,7 @@ def way_back() -> str:
     in_workspace = Path(os.environ.get("DVC_ROOT", "")).resolve() == Path.cwd()
     if "DVC_EXP_NAME" not in os.environ or not in_workspace:
         return ""
-    return " (params.yaml keeps the changes of this run: `git checkout params.yaml dvc.lock` goes back)"
+    return " (params.yaml keeps the changes of this run: `git checkout HEAD -- params.yaml dvc.lock` goes back)"
 
 
 def run_stage(main: Callable[[], None]) -> None:

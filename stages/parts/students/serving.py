@@ -7,15 +7,17 @@ second on a CPU (vLLM gathers an adapter's weights for every token there); adapt
 from collections.abc import Generator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 from stages.parts.engines.engine import ServedModel, served_name
-from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.process import EngineProcess, prepare, running
 from stages.parts.run.errors import UserError
-from stages.parts.run.params import HubStudent, Params
+from stages.parts.run.params import HubStudent, Params, TinyStudent
 from stages.parts.run.paths import cache
 
 
@@ -44,7 +46,7 @@ def student_engine(model: Path, adapters: Mapping[str, Path], params: Params, na
     student = params.student
     from_hub = isinstance(student, HubStudent)
     length = student.max_model_len if isinstance(student, HubStudent) else None
-    return prepare(OWN_KIND, model, adapters, params.runtime, on_gpus=from_hub, max_model_len=length, name=name)
+    return prepare(KINDS[params.engine.kind], model, adapters, params.runtime, on_gpus=from_hub, max_model_len=length, name=name)
 
 
 def merged(base: Path, adapter: Path) -> Path:
@@ -65,13 +67,23 @@ def merged(base: Path, adapter: Path) -> Path:
 def students(base: Path, tuned: Mapping[str, Path], params: Params) -> Generator[tuple[str, ServedModel], None, None]:
     """ "base" and each tuned student's name, with an engine that runs and serves it until the next is asked for.
 
-    Close the generator to end the last engine.
+    Close the generator to end the engines. On a CPU two start at a time: a start keeps one core busy for most of a minute. GPUs have no
+    room for two.
     """
     beside = {name: folder for name, folder in tuned.items() if shares_an_engine(folder, params)}
-    with running(base_engine(base, beside, params)) as served:
-        for name in served.names:
-            yield name, served
-    for name, folder in tuned.items():
-        if name not in beside:
-            with running(tuned_engine(base, folder, served_name(name, folder), params)) as served:
-                yield name, replace(served, names={name: served.names["base"]})
+    alone = {name: folder for name, folder in tuned.items() if name not in beside}
+    turns = [(tuple(["base", *beside]), partial(base_engine, base, beside, params))]
+    turns += [((name,), partial(tuned_engine, base, folder, served_name(name, folder), params)) for name, folder in alone.items()]
+    ahead = 1 if isinstance(params.student, TinyStudent) and params.runtime.port is None else 0
+    with ExitStack() as ends:
+        up: list[EngineProcess] = []
+        for number, (names, _) in enumerate(turns):
+            for _, make in turns[len(up) : number + ahead + 1]:
+                up.append(make())
+                ends.callback(up[-1].stop)
+                up[-1].start()
+            for engine in up[number:]:  # none is asked while another starts: answers are timed
+                engine.wait_until_up()
+            with running(up[number]) as served:
+                for name in names:
+                    yield name, replace(served, names={name: served.names.get(name, served.names["base"])})

@@ -19,9 +19,17 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 MODEL_FILES = ("*config.json", "model*.safetensors", "*.safetensors.index.json", "tokenizer*", "chat_template.jinja")
 
 
-def lora_config(lora: Lora) -> LoraConfig:
-    """Adapters on all linear layers but the head."""
-    return LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+def lora_config(lora: Lora, *, embeddings: bool) -> LoraConfig:
+    """Adapters on all linear layers but the head; with `embeddings` those are trained whole, with a head that is tied to them."""
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        modules_to_save=["embed_tokens"] if embeddings else None,
+        ensure_weight_tying=embeddings,
+        task_type="CAUSAL_LM",
+    )
 
 
 def load_student(folder: Path, method: Method) -> PreTrainedModel:

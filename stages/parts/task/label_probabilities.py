@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 LABEL_HEADER = "[[ ## label ## ]]"
@@ -18,8 +19,8 @@ def label_probabilities(logprobs: Any, labels: Sequence[str]) -> dict[str, float
     found: dict[str, float] = {}
     reached, so_far = "", 1.0
     for entry in tokens_of_label(logprobs["content"] if logprobs else []):
-        reachable = [label for label in labels if label.startswith(reached)]
-        if reachable == [reached]:
+        reachable = tuple(label for label in labels if label.startswith(reached))
+        if reachable == (reached,):
             break
         chosen = entry["token"]
         for other in entry.get("top_logprobs") or ():
@@ -36,7 +37,8 @@ def label_probabilities(logprobs: Any, labels: Sequence[str]) -> dict[str, float
     return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
-def led_to(reachable: Sequence[str], reached: str, token: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def led_to(reachable: tuple[str, ...], reached: str, token: str) -> list[str]:
     """The labels that a token continues after what was reached; where it continues none, the label that it ends."""
     continued = [label for label in reachable if token and label.startswith(reached + token)]
     return continued or [label for label in reachable if label == reached]

@@ -75,7 +75,7 @@ class Labeller:
 
 
 def teacher_label(row: Query, reading: Reading) -> TeacherLabel:
-    """The record of a row. Confidence has four digits: the rest is rounding of the processor, and would make equal labels unequal files."""
+    """The record of a row. Probabilities have four digits: the rest is rounding, and would make equal labels unequal files."""
     confidence = reading.probabilities.get(reading.label)
     return TeacherLabel(
         id=row["id"],
@@ -84,6 +84,7 @@ def teacher_label(row: Query, reading: Reading) -> TeacherLabel:
         reasoning=reading.reasoning or "",
         valid=reading.label != UNKNOWN,
         confidence=None if confidence is None else round(confidence, 4),
+        probabilities={label: round(share, 4) for label, share in sorted(reading.probabilities.items())},
     )
 
 

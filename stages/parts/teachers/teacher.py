@@ -13,11 +13,11 @@ from stages.parts.engines.client import engine_client
 from stages.parts.engines.endpoint import Endpoint
 from stages.parts.engines.engine import AskedKind, Precision, ServedModel
 from stages.parts.engines.hub import snapshot
-from stages.parts.engines.kinds import OWN_KIND
+from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.meter import Price
 from stages.parts.engines.process import prepare, running
 from stages.parts.run.gpus import gpu_memory
-from stages.parts.run.params import EndpointSettings, Params, VllmSettings
+from stages.parts.run.params import EndpointSettings, OwnEngineSettings, Params
 from stages.parts.run.paths import cache
 from stages.parts.teachers.cost import known_price
 from stages.parts.teachers.endpoint import KEY_NAME, hosted
@@ -41,9 +41,9 @@ class Teacher:
 
 @contextmanager
 def teacher_of(params: Params, gold: Sequence[Query], pool: Sequence[Query], labels: Sequence[str]) -> Iterator[Teacher]:
-    """The teacher, for as long as the block lasts; raises UserError where it is not to be had."""
+    """The teacher, for as long as the block lasts; raises UserError where it can't be reached or started."""
     settings, timeout_s = params.teacher, params.runtime.timeout_s
-    if isinstance(settings, VllmSettings):
+    if isinstance(settings, OwnEngineSettings):
         gpu_memory()
         weights = cache() / "hub" / settings.revision
         snapshot(settings.model, settings.revision, weights)
@@ -51,7 +51,8 @@ def teacher_of(params: Params, gold: Sequence[Query], pool: Sequence[Query], lab
         name = "@".join(filter(None, (settings.model, settings.revision, settings.quantization)))
         precision = Precision(settings.quantization, settings.kv_cache_dtype)
         length = settings.max_model_len
-        engine = prepare(OWN_KIND, weights, {}, params.runtime, on_gpus=True, name=name, max_model_len=length, precision=precision)
+        kind = KINDS[settings.kind]
+        engine = prepare(kind, weights, {}, params.runtime, on_gpus=True, name=name, max_model_len=length, precision=precision)
         with running(engine) as served:
             yield Teacher(name, served.kind, connecting(served, timeout_s), settings.max_tokens, answers_of(name))
     elif isinstance(settings, EndpointSettings):

@@ -16,12 +16,12 @@ CURVE_POINTS = 48
 
 def complete_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a training's folder, first to last, without one that a kill cut off: its last file is missing or unreadable."""
-    found = []
+    complete = []
     for step in folder.glob("checkpoint-*"):
         with suppress(FileNotFoundError, json.JSONDecodeError):
             json.loads((step / STATE).read_text())
-            found.append(step)
-    return sorted(found, key=lambda step: int(step.name.rpartition("-")[2]))
+            complete.append(step)
+    return sorted(complete, key=lambda step: int(step.name.rpartition("-")[2]))
 
 
 def training_log(checkpoint: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *
 
 def cut(rows: Sequence[Row], length: int) -> list[Row]:
     """Rows cut to `length` tokens, without those that have nothing left to learn (as TRL does with `max_length`); says how many."""
-    kept = [{name: values[:length] for name, values in row.items()} for row in rows]
+    kept = [{**row, **{name: row[name][:length] for name in ("input_ids", "labels")}} for row in rows]
     kept = [row for row in kept if any(label != IGNORED for label in row["labels"])]
     if longer := sum(len(row["input_ids"]) > length for row in rows):
         print(f"{longer} rows are longer than the {length} tokens that the model reads: cut, and {len(rows) - len(kept)} left out")

@@ -21,13 +21,21 @@ SHARED_PREFIX = "shared_prefix"
 IGNORED = -100  # a label that carries no loss
 
 
+def first_learned(row: Mapping[str, Any]) -> int:
+    """Where the first token stands that a row learns from; its length where there is none."""
+    return next((place for place, label in enumerate(row["labels"]) if label != IGNORED), len(row["labels"]))
+
+
+def shared_start(sequences: Sequence[list[int]]) -> int:
+    """How many leading tokens all sequences share."""
+    first, last = min(map(list, sequences)), max(map(list, sequences))  # in lexical order: what these two share, all between them share
+    return next((i for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
+
+
 def common_prefix_length(rows: Sequence[Mapping[str, Any]]) -> int:
     """How many leading tokens all rows share and none learns from, less one (the token that predicts a suffix's first is its own)."""
-    unlearned = min(next((i for i, label in enumerate(row["labels"]) if label != IGNORED), len(row["labels"])) for row in rows)
-    ids = [row["input_ids"] for row in rows]
-    first, last = min(ids), max(ids)  # in lexical order: what these two share, all between them share
-    shared = next((i for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
-    return max(0, min(shared, unlearned - 1))
+    unlearned = min(first_learned(row) for row in rows)
+    return max(0, min(shared_start([row["input_ids"] for row in rows]), unlearned - 1))
 
 
 def can_share(model: PreTrainedModel) -> bool:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from stages.parts.run.errors import UserError
 from stages.parts.training.checkpoints import complete_checkpoints
+from stages.parts.training.each_epoch import Change, EachEpoch, drawn_answers, query_dropout
 from stages.parts.training.rows import Row, cut
 from stages.parts.training.shared_prefix import SHARED_PREFIX, SharedPrefixCollator, can_share, common_prefix_length, share_prefix
 from stages.parts.training.watch import OneOptimizer, Watch
@@ -27,7 +28,8 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 class Recipe:
     """How to train: AdamW, a cosine after a warm-up over the share `warm_up` of the steps, gradients no longer than `clip`.
 
-    `batch` is of all devices together, of which each computes `at_once` rows at a time (None: all of its share).
+    `batch` is of all devices together, of which each computes `at_once` rows at a time (None: all of its share). Each epoch drops a share
+    `query_dropout` of the queries' tokens anew, and, where there are `answers`, draws each row's from them by the row's `shares`.
     """
 
     epochs: int
@@ -37,6 +39,8 @@ class Recipe:
     warm_up: float
     weight_decay: float
     clip: float
+    query_dropout: float = 0.0
+    answers: tuple[tuple[int, ...], ...] = ()
     at_once: int | None = None
     lora: LoraConfig | None = None
 
@@ -100,6 +104,15 @@ def make_trainer(
         share_prefix(model)
         print(f"{len(rows)} rows share a prefix of {prefix_length} tokens: computed once a batch")
         collator = SharedPrefixCollator(prefix_length)
+    callbacks: list[TrainerCallback] = [Watch(sum(len(row["input_ids"]) for row in rows) / len(rows) * recipe.batch), OneOptimizer()]
+    changes: list[Change] = []
+    if recipe.query_dropout:
+        changes.append(query_dropout(recipe.query_dropout, rows))
+    if recipe.answers:
+        changes.append(drawn_answers(recipe.answers))
+    if changes:
+        collator = EachEpoch(collator, changes, recipe.seed)
+        callbacks.append(collator)
     on_gpu = torch.cuda.is_available()
     settings = SFTConfig(
         output_dir=str(folder),
@@ -115,7 +128,7 @@ def make_trainer(
         use_cpu=not on_gpu,
         gradient_checkpointing=on_gpu,
         dataloader_pin_memory=on_gpu,
-        logging_nan_inf_filter=False,  # else a loss that is no number is logged as 0
+        logging_nan_inf_filter=False,  # else a NaN or infinite loss is logged as 0
         logging_steps=1,
         disable_tqdm=True,
         save_strategy="epoch" if keep_epochs else "no",
@@ -135,7 +148,7 @@ def make_trainer(
         processing_class=tokenizer,
         data_collator=collator,
         peft_config=recipe.lora,
-        callbacks=[Watch(sum(len(row["input_ids"]) for row in rows) / len(rows) * recipe.batch), OneOptimizer()],
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # a line a step
     return trainer

@@ -33,8 +33,8 @@ class Watch(TrainerCallback):
         self.progress = Progress("training", state.max_steps, "step", done=state.global_step) if state.is_world_process_zero else None
         self.started, self.first = time.monotonic(), state.global_step
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **found: Any) -> None:
-        logs: Mapping[str, float] = found["logs"]
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any) -> None:
+        logs: Mapping[str, float] = event["logs"]
         if "loss" not in logs:
             return
         loss = logs["loss"]

@@ -1,56 +1,29 @@
-"""The README's commands in a clone: the embedded profile for real, then what reruns and what does not."""
+"""The README's two commands in a clone: the embedded profile for real, and its service."""
 
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 import requests
-import yaml
 
 from stages.parts.engines.network import free_port
 from tests.conftest import commit_all, make_clone, run
+from tests.end_to_end.pipeline import STAGES, api_server, borrow_environment, engines, ran, repro, wait_for
 
-STAGES = ["raw", "filter", "split", "teacher", "sft", "base", "lora", "optimize", "calibrate", "evaluate", "report"]
-
-
-def ran(output: str) -> list[str]:
-    """The stages that a `dvc repro` or `dvc exp run` really ran, in order."""
-    return re.findall(r"Running stage '([^']+)'", output)
-
-
-def edit(folder: Path, *path: str, value: object) -> None:
-    """Change one parameter in params.yaml."""
-    file = folder / "params.yaml"
-    values = yaml.safe_load(file.read_text())
-    block = values
-    for key in path[:-1]:
-        block = block[key]
-    block[path[-1]] = value
-    file.write_text(yaml.safe_dump(values, sort_keys=False))
-
-
-def repro(folder: Path) -> list[str]:
-    return ran(run(folder, "dvc", "repro").stdout)
+pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     """A clone in which `make repro` has run; this virtual environment stands in for the clone's own."""
     folder = make_clone(tmp_path_factory.mktemp("clone") / "repository")
-    (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
-    for lock in folder.glob("requirements-*.lock"):
-        os.utime(lock, (0, 0))  # copies are younger than the set-up's mark
-    os.utime(folder / "setup.sh", (0, 0))
+    borrow_environment(folder)
     done = subprocess.run(["make", "repro"], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
     assert ran(done.stdout) == STAGES
@@ -91,52 +64,6 @@ def test_held_out_rows_are_held_out(built):
 
 def test_nothing_changed_nothing_runs(built):
     assert repro(built) == []
-
-
-def test_speed_knobs_and_other_profiles_rerun_nothing_and_a_color_the_report_alone(built):
-    edit(built, "runtime", "threads", value=8)
-    edit(built, "profiles", "llama", "student", "max_model_len", value=4096)
-    assert repro(built) == []
-    edit(built, "report", "color", value="#aa3311")
-    assert repro(built) == ["report"]
-    run(built, "git", "checkout", "-q", "params.yaml")
-    assert repro(built) == []  # restored from the run cache
-
-
-def test_a_rank_reruns_lora_and_what_follows_and_going_back_restores(built):
-    before = (built / "reports/metrics.json").read_text()
-    quick = ["-S", "train.epochs=1", "-S", "optimize.candidate_programs=0", "-S", "lora.r=16", "-S", "runtime.weights=adapter"]
-    assert ran(run(built, "dvc", "exp", "run", "--name", "rank-16", *quick).stdout) == STAGES[STAGES.index("lora") :]
-    assert json.loads((built / "models/lora/epoch-1/adapter_config.json").read_text())["r"] == 16
-    run(built, "git", "checkout", "-qb", "rank-16")
-    commit_all(built, "rank 16")
-    assert "test.tuned.plain" in run(built, "dvc", "metrics", "diff", "main").stdout
-    run(built, "git", "checkout", "-q", "main")
-    assert repro(built) == []
-    assert (built / "reports/metrics.json").read_text() == before
-    assert not (built / "models/lora/epoch-1/adapter_config.json").read_text().count('"r": 16')
-
-
-def engines(folder: Path) -> list[psutil.Process]:
-    """The vLLM processes that were started from a folder."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        if process.info["cwd"] == str(folder) and "vllm" in " ".join(process.info["cmdline"] or []):
-            found.append(process)
-    return found
-
-
-def api_server(folder: Path) -> psutil.Process:
-    """The one engine's main process."""
-    [server] = [process for process in engines(folder) if "api_server" in " ".join(process.cmdline())]
-    return server
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.5)
 
 
 def test_a_killed_stage_leaves_no_engine_and_changes_nothing(built):
@@ -253,56 +180,7 @@ def test_the_service_refuses_weights_that_its_program_was_not_chosen_with(built)
     assert done.returncode == 1 and "epoch-6 is not what models/program.sidecar.json was made with" in done.stderr
 
 
-def test_chain_of_thought_asks_the_teacher_nothing_anew_and_works_to_the_end(built):
-    quick = ["-S", "train.epochs=2", "-S", "optimize.candidate_programs=0", "-S", "program.style=chain_of_thought"]
-    assert ran(run(built, "dvc", "exp", "run", *quick).stdout) == STAGES[STAGES.index("sft") :]
-    first = json.loads((built / "data/sft/train.jsonl").read_text().splitlines()[0])
-    assert re.fullmatch(
-        r"(?s)\[\[ ## reasoning ## ]]\n.+\n\n\[\[ ## label ## ]]\n\w+\n\n\[\[ ## completed ## ]]", first["messages"][2]["content"]
-    )
-    metrics = json.loads((built / "reports/metrics.json").read_text())
-    assert metrics["style"] == "chain_of_thought" and metrics["served"]["completion_tokens"] > 10
-    assert metrics["served"]["invalid"] < 0.1 * metrics["test"]["n"]  # the format is learned, reasoning and all
-    run(built, "git", "checkout", "-qf", "main")
-    assert repro(built) == []
-
-
-def test_a_queued_experiment_runs_apart_and_is_listed(built):
-    run(built, "dvc", "exp", "run", "--queue", "--name", "green", "-S", "report.color='#118844'")
-    run(built, "dvc", "queue", "start")
-    wait_for(lambda: "Success" in run(built, "dvc", "queue", "status").stdout, 180)
-    assert "green" in run(built, "dvc", "exp", "list", "--name-only").stdout
-    assert "#118844" not in (built / "params.yaml").read_text()
-    assert repro(built) == []
-
-
 def test_plots_are_drawn(built):
     run(built, "dvc", "plots", "show")
     page = (built / "dvc_plots/index.html").read_text()
     assert all(name in page for name in ("learning_curve", "confusion", "coverage", "reliability"))
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (["-S", "lora.r=0"], "lora: params.yaml: lora.r: Input should be greater than 0 (got 0)"),
-        (["-S", "train.epochs=many"], "lora: params.yaml: train.epochs: Input should be a valid integer (got 'many')"),
-        (["-S", "lora.rank=4"], "lora.rank"),
-        (["-S", "profile=lama"], "lama"),
-        (["-S", "top_n=99"], "filter: the training rows have 25 labels, fewer than top_n=99"),
-        (["-S", "split.gold=100000"], "split: split.gold=100000 leaves no pool"),
-        (["-S", "raw.source=csv", "-S", "raw.train=nowhere.csv"], "nowhere.csv"),
-        (["-S", "profile=llama", "-S", "raw.source=sample"], "needs an NVIDIA GPU"),
-        (["-S", "profile=api", "-S", "raw.source=sample"], "teacher: the api profile needs its teacher's key: set TEACHER_API_KEY"),
-    ],
-)
-def test_a_wrong_parameter_stops_a_run_and_destroys_nothing(built, change, says):
-    kept = {name: (built / name).read_text() for name in ("params.yaml", "dvc.lock", "reports/metrics.json")}
-    done = run(built, "dvc", "exp", "run", *change, check=False)
-    # Written back, not checked out: after a failed `exp run` Git's index can take the changed params.yaml for the committed one.
-    for name, text in kept.items():
-        (built / name).write_text(text)
-    assert done.returncode != 0
-    assert says in done.stdout + done.stderr
-    assert repro(built) == []
-    assert (built / "reports/metrics.json").read_text() == kept["reports/metrics.json"]

@@ -1,0 +1,63 @@
+"""The metadata of the model card and the data card, in Hugging Face's format (huggingface_hub.ModelCardData, DatasetCardData)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
+
+from stages.parts.numbers.arms import ArmRow
+from stages.parts.run.params import HubStudent, Params
+
+# Source -> its name, its id on the hub or here, its licence. Your own rows have the licence that you give them.
+SOURCES = {
+    "sample": ("Sample corpus of support queries", "sample", "apache-2.0"),
+    "url": ("Banking77", "mteb/banking77", "cc-by-4.0"),
+    "hub": ("Banking77", "mteb/banking77", "cc-by-4.0"),
+}
+OWN = ("Own rows", "own", None)
+SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+
+
+def model_metadata(params: Params, metrics: Mapping[str, Any], student: ArmRow) -> str:
+    """YAML: what the model is, and the served student's results on test."""
+    name, identifier, _ = SOURCES.get(params.raw.source, OWN)
+    figures = {"accuracy": student["accuracy"], "f1": student["macro_f1"]}
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Intent classification",
+            dataset_type=identifier,
+            dataset_name=name,
+            dataset_split="test",
+            metric_type=metric,
+            metric_name={"accuracy": "Accuracy", "f1": "Macro-F1"}[metric],
+            metric_value=round(value, 4),
+        )
+        for metric, value in figures.items()
+        if value is not None
+    ]
+    base = params.student.model if isinstance(params.student, HubStudent) else None
+    data = ModelCardData(
+        model_name=f"{metrics['profile']}-student",
+        base_model=base,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["intent-classification", "distillation", "dspy", "vllm"],
+        eval_results=results,
+    )
+    return data.to_yaml()
+
+
+def data_metadata(params: Params, rows: int, labels: Sequence[str]) -> str:
+    """YAML: what the data are; `rows` of all parts."""
+    name, _, licence = SOURCES.get(params.raw.source, OWN)
+    size = next((size for most, size in SIZES.items() if rows < most), "n>1M")
+    data = DatasetCardData(
+        pretty_name=f"{name}, {len(labels)} labels, labelled by a teacher",
+        license=licence,
+        annotations_creators=["machine-generated", "expert-generated"],
+        task_categories=["text-classification"],
+        task_ids=["intent-classification"],
+        size_categories=[size],
+    )
+    return data.to_yaml()

@@ -1,0 +1,107 @@
+"""The pipeline over several seeds, through DVC's queue: a difference of half a point in one run means nothing.
+
+python -m stages.parts.numbers.seeds 5 [-S raw.source=url ...]    # what follows goes to each `dvc exp run`
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import dvc.api
+import numpy as np
+from scipy.stats import t
+
+from stages.parts.numbers.arms import NAMES, SAME_LABELS, percent, points, served_arm
+from stages.parts.run import paths
+from stages.parts.run.errors import UserError
+from stages.parts.run.files import write_json
+from stages.parts.run.provenance import commit, today
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation of one run, and the 95 % interval of the mean (Student's t), of two values or more."""
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    reach = float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+    return {"mean": mean, "deviation": deviation, "low": mean - reach, "high": mean + reach, "values": list(values)}
+
+
+def experiments(names: Iterable[str]) -> dict[str, str]:
+    """The commits of those of the experiments that the current commit has."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout
+
+    head = git("rev-parse", "HEAD").strip()
+    listed = git("for-each-ref", f"refs/exps/{head[:2]}/{head[2:]}", "--format=%(refname:lstrip=4) %(objectname)")
+    return {name: revision for name, revision in (line.split() for line in listed.splitlines()) if name in names}
+
+
+def run_queue(names: dict[str, int], settings: Sequence[str]) -> None:
+    """Queue an experiment for each seed and wait for all; raises UserError where one can't be queued."""
+    if earlier := experiments(names):
+        subprocess.run(["dvc", "exp", "remove", "--quiet", *earlier], check=True)  # else they would stand for runs that fail now
+    for name, seed in names.items():
+        queued = subprocess.run(["dvc", "exp", "run", "--queue", "--name", name, "-S", f"seed={seed}", *settings], check=False)
+        if queued.returncode:
+            raise UserError(f"the experiment with seed {seed} could not be queued (see above)")
+    subprocess.run(["dvc", "exp", "run", "--run-all"], check=False)  # those that fail have no result below
+
+
+def results(names: dict[str, int]) -> dict[int, dict[str, Any]]:
+    """metrics.json of each experiment that ended well, by its seed."""
+    found = {names[name]: json.loads(dvc.api.read(str(paths.METRICS), rev=revision)) for name, revision in experiments(names).items()}
+    return dict(sorted(found.items()))
+
+
+def summary(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy of each arm over seeds, and of the served student less the better linear model and less the teacher."""
+    runs = list(by_seed.values())
+    arms = [arm for arm in NAMES if all(arm in run["interval"] for run in runs)]
+
+    def served_less(run: dict[str, Any], others: Sequence[str]) -> float:
+        return run["served"]["accuracy"] - max(run["interval"][arm]["accuracy"] for arm in others if arm in run["interval"])
+
+    return {
+        "day": today(),
+        "commit": commit(),
+        "profile": runs[0]["profile"],
+        "source": runs[0]["source"],
+        "seeds": list(by_seed),
+        "served_arms": [served_arm(run) for run in runs],
+        "served": spread([run["served"]["accuracy"] for run in runs]),
+        "accuracy": {arm: spread([run["interval"][arm]["accuracy"] for run in runs]) for arm in arms},
+        "served_less_linear": spread([served_less(run, SAME_LABELS) for run in runs]),
+        "served_less_teacher": spread([served_less(run, ["teacher"]) for run in runs]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.parts.numbers.seeds", description=__doc__.splitlines()[0])
+    parser.add_argument("count", type=int, help="how many seeds, two or more")
+    given, settings = parser.parse_known_args()
+    try:
+        if given.count < 2:
+            raise UserError(f"{given.count} seed says nothing of the spread: use 2 or more")
+        names = {f"seed-{seed}": seed for seed in range(given.count)}
+        run_queue(names, settings)
+        by_seed = results(names)
+        if missing := sorted(set(names.values()) - by_seed.keys()):
+            raise UserError(f"no result for seed {', '.join(map(str, missing))}: `dvc queue logs seed-{missing[0]}` says why")
+        found = summary(by_seed)
+        write_json(paths.SEEDS, found)
+    except UserError as error:
+        sys.exit(f"seeds: {error}")
+    print(f"\ntest accuracy over seeds {', '.join(map(str, by_seed))}: mean, standard deviation of a run")
+    for arm, values in {"served student": found["served"], **{NAMES[arm]: each for arm, each in found["accuracy"].items()}}.items():
+        print(f"  {arm:36}{percent(values['mean']):>8}{100 * values['deviation']:7.1f}")
+    for arm in ("linear", "teacher"):
+        less = found[f"served_less_{arm}"]
+        print(f"served student less {arm}: {points(less['mean'])} points, 95 % interval {points(less['low'])} to {points(less['high'])}")
+    print(f"written to {paths.SEEDS}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What ships the service: the image, the manifests against their schemas and the app, alerts and dashboard against its metrics.
+
+hadolint, kubernetes-validate (both from PyPI, see serve/deploy/README.md), kubectl and promtool are used where they are installed.
+"""
+
+import fnmatch
+import importlib.util
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serve.http.app import create_app
+from serve.metrics import Metrics
+from stages.parts.run.params import load_params
+from tests.conftest import ROOT, run
+
+DEPLOY = ROOT / "serve/deploy"
+KUBERNETES = DEPLOY / "kubernetes"
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def program(name: str) -> str:
+    """A program on the path or beside this interpreter; skips the test where there is none."""
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    return found or pytest.skip(f"{name} is not installed")
+
+
+def ignored(path: str) -> bool:
+    """Whether .dockerignore keeps a path out of the build: the last pattern that fits it, or a folder of it, decides."""
+    out = False
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pattern = line.removeprefix("!").removeprefix("**/")
+            parts = path.split("/")
+            heads = ["/".join(parts[: end + 1]) for end in range(len(parts))]
+            if any(fnmatch.fnmatchcase(head, pattern) for head in (*heads, *(parts if "**/" in line else ()))):
+                out = not line.startswith("!")
+    return out
+
+
+def test_the_image_holds_what_it_copies_and_no_secrets():
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.M)
+    for path in " ".join(copied).replace("${HARDWARE}", "cpu").split():
+        assert (ROOT / path).exists() and not ignored(path), path
+    for path in (
+        ".git/config",
+        ".dvc/config.local",
+        "models/base/x",
+        "data/raw/train.csv",
+        ".env",
+        "serve/.env.prod",
+        "stages/key.pem",
+        ".cache/x",
+    ):
+        assert ignored(path), path
+    assert not ignored("stages/parts/engines/vllm.py")
+    final = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert "\nUSER 10001" in final and "\nHEALTHCHECK" in final
+    assert not re.search(r"^(ARG|ENV).*(KEY|TOKEN|SECRET|PASSWORD)", DOCKERFILE, re.M)
+
+
+def test_hadolint_finds_nothing():
+    run(ROOT, program("hadolint"), "--no-color", "Dockerfile")
+
+
+def rendered(kind: str) -> list[dict]:
+    return list(yaml.safe_load_all(run(ROOT, program("kubectl"), "kustomize", str(KUBERNETES / kind)).stdout))
+
+
+@pytest.mark.parametrize("kind", ["base", "gpu"])
+def test_manifests_fit_their_schemas(kind):
+    if not importlib.util.find_spec("kubernetes_validate"):
+        pytest.skip("kubernetes-validate is not installed")
+    import kubernetes_validate
+
+    for resource in rendered(kind):
+        kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_manifests_fit_the_app():
+    files = {path.stem: yaml.safe_load(path.read_text()) for path in (KUBERNETES / "base").glob("*.yaml")}
+    assert set(files["kustomization"]["resources"]) == {f"{name}.yaml" for name in files if name != "kustomization"}
+    template = files["deployment"]["spec"]["template"]
+    service = template["spec"]["containers"][0]
+    routes = create_app(_NoService(), []).openapi()["paths"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert service[probe]["httpGet"]["path"] in routes, probe
+    params = load_params(ROOT / "params.yaml")
+    assert service["startupProbe"]["periodSeconds"] * service["startupProbe"]["failureThreshold"] >= params.runtime.engine_start_s
+    pause = int(service["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert template["spec"]["terminationGracePeriodSeconds"] >= pause + params.serve.timeout_s + 25  # the engine's own end: 20 + 5
+    assert f"EXPOSE {service['ports'][0]['containerPort']}" in DOCKERFILE
+    for container in (*template["spec"]["initContainers"], *template["spec"]["containers"]):
+        assert container["securityContext"]["readOnlyRootFilesystem"] and container["resources"]["limits"]["memory"]
+    for name in ("service", "network-policy", "disruption-budget"):
+        spec = files[name]["spec"]
+        selector = spec.get("podSelector") or spec["selector"]
+        assert selector.get("matchLabels", selector).items() <= template["metadata"]["labels"].items(), name
+    for name in ("network-policy", "service"):
+        assert "http" in json.dumps(files[name]["spec"])
+
+
+class _NoService:
+    """An app to read routes from: it is never asked."""
+
+    metrics = Metrics()
+
+
+def metric_names() -> set[str]:
+    families = list(Metrics().registry.collect())
+    names = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    return names | {f"{family.name}_{part}" for family in families if family.type == "histogram" for part in ("bucket", "sum", "count")}
+
+
+def named_metrics(expression: str) -> set[str]:
+    """The series that a PromQL expression reads."""
+    bare = re.sub(r'\{[^}]*\}|\[[^\]]*\]|"[^"]*"|\b(by|on|group_left|without) \([^)]*\)', " ", expression)
+    words = re.findall(r"[a-z_][\w:]*(?!\w*\()", bare)
+    return {word for word in words if not re.search(rf"\b{re.escape(word)}\s*\(", bare)} - {"and", "or", "unless", "by", "on"}
+
+
+def test_alerts_and_dashboard_read_metrics_that_the_service_has():
+    rules = [rule for group in yaml.safe_load((DEPLOY / "monitoring/rules.yaml").read_text())["groups"] for rule in group["rules"]]
+    panels = json.loads((DEPLOY / "monitoring/dashboard.json").read_text())["panels"]
+    known = metric_names() | {rule["record"] for rule in rules if "record" in rule} | {"up"}
+    expressions = [rule["expr"] for rule in rules] + [target["expr"] for panel in panels for target in panel["targets"]]
+    for expression in expressions:
+        assert named_metrics(expression) <= known, expression
+    shown = set().union(*map(named_metrics, expressions))
+    unread = metric_names() - shown - {name for name in metric_names() if name.endswith(("_sum", "_count", "_seconds"))}
+    assert not unread, "a metric that no alert and no panel reads"
+
+
+def test_alerts_fire_when_they_should_and_not_else():
+    run(DEPLOY / "monitoring", program("promtool"), "test", "rules", "rules_test.yaml")

