@@ -13,6 +13,7 @@ from stages.parts.run.files import jsonl_writer, read_json, read_jsonl, write_js
 from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.task.program import IntentClassifier
+from stages.parts.teachers.confusions import confusions
 from stages.parts.teachers.labelling import Answer, label_all, teacher_label
 from stages.parts.teachers.teacher import teacher_of
 
@@ -28,6 +29,7 @@ def main() -> None:
     program = IntentClassifier(labels, params.program.instructions, "chain_of_thought", descriptions)
     failures: Counter[str] = Counter()
     done = valid = 0
+    of_gold: list[str] = []
     with ExitStack() as files, teacher_of(params, gold, pool, labels) as teacher:
         outputs = (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD)
         to_pool, to_test, to_gold = (files.enter_context(jsonl_writer(path)) for path in outputs)
@@ -38,13 +40,15 @@ def main() -> None:
             nonlocal done, valid
             record = teacher_label(row, answer.reading)
             next(ends)(record)
+            if done >= len(pool) + len(test):
+                of_gold.append(record["label"])
             done += 1
             valid += record["valid"] and done <= len(pool)
             if answer.failure:
                 failures[answer.failure.reason] += 1
                 to_failed({"id": row["id"], "text": row["text"], "reason": answer.failure.reason, "said": answer.failure.said})
 
-        spent = label_all(teacher, program, chain(pool, test, gold), len(pool) + len(test) + len(gold), params.runtime, take)
+        spent = label_all(teacher, program, [*pool, *test, *gold], params.runtime, take)
     write_json(
         paths.TEACHER_REPORT,
         {
@@ -55,6 +59,8 @@ def main() -> None:
             "answers": spent.answers,
             "prompt_tokens": spent.prompt_tokens,
             "completion_tokens": spent.completion_tokens,
+            # None for a teacher that has learned from the gold rows: they show nothing of its errors.
+            "confused": None if teacher.learned_from_gold else confusions([row["label"] for row in gold], of_gold, labels),
             "cost": None if spent.dollars is None else round(spent.dollars, 6),
         },
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stages.parts.engines import layout
-from stages.parts.engines.engine import Launch
+from stages.parts.engines.engine import Launch, Precision
 from stages.parts.engines.layout import Layout, ModelShape, plan
 from stages.parts.engines.process import prepare, running
 from stages.parts.engines.vllm import Vllm
@@ -69,6 +69,18 @@ def test_the_shape_is_read_from_a_snapshot(tmp_path):
     assert layout.model_shape(tmp_path) == ModelShape(100, 8, 8, 2)
 
 
+def test_in_eight_bits_a_70b_fits_on_one_gpu(tmp_path):
+    config = {"num_attention_heads": 64, "num_key_value_heads": 8, "num_hidden_layers": 80, "vocab_size": 128_256, "hidden_size": 8192}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(LLAMA_70B.weight_bytes)  # holds nothing, so takes no room
+    shape = layout.model_shape(tmp_path, "fp8")
+    assert LLAMA_70B.weight_bytes / 2 < shape.weight_bytes < 0.53 * LLAMA_70B.weight_bytes
+    assert plan(shape, [141 * 10**9]) == Layout(1, 1, 1)
+    with pytest.raises(UserError, match="does not fit"):
+        plan(layout.model_shape(tmp_path), [141 * 10**9])
+
+
 def launch(**changes: Any) -> Launch:
     plain = {"model": Path("models/base"), "name": "base-abc", "adapters": {}, "port": 8001, "key": "k", "layout": None}
     return Launch(**plain | {"max_model_len": 4096, "kv_cache_gib": 1} | changes)
@@ -81,8 +93,9 @@ def test_command_lines_are_ones_that_vllm_takes(tmp_path):
     parser = make_arg_parser(FlexibleArgumentParser())
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "rank_pattern": {"q_proj": 12}}))
     for plan_of_gpus in (None, Layout(4, 2, 1), Layout(4, 1, 2)):
-        line = Vllm().command(launch(adapters={"epoch-6-abc": tmp_path}, layout=plan_of_gpus))
+        line = Vllm().command(launch(adapters={"epoch-6-abc": tmp_path}, layout=plan_of_gpus, precision=Precision("fp8", "fp8")))
         known = parser.parse_args(line[3:])
+        assert (known.quantization, known.kv_cache_dtype) == (("fp8", "fp8") if plan_of_gpus else (None, "auto"))
         assert (known.host, known.port, known.max_lora_rank, known.served_model_name) == ("127.0.0.1", 8001, 16, ["base-abc"])
         assert known.enable_prefix_caching and known.dtype == ("bfloat16" if plan_of_gpus else "float32")
         assert not plan_of_gpus or (known.enable_chunked_prefill and known.data_parallel_size == plan_of_gpus.copies)

@@ -42,6 +42,7 @@ class Desk:
         numbers = range(pool + test + gold)
         rows = [{"id": f"{number:016x}", "text": f"query {number}", "label": chance.choice(LABELS)} for number in numbers]
         write_json(folder / paths.LABELS, LABELS)
+        write_json(folder / paths.DESCRIPTIONS, {})
         write_jsonl(folder / "truth.jsonl", rows)
         write_jsonl(folder / paths.POOL, [{"id": row["id"], "text": row["text"]} for row in rows[:pool]])
         write_jsonl(folder / paths.TEST, [{"id": row["id"], "text": row["text"]} for row in rows[pool : pool + test]])

@@ -241,6 +241,9 @@ class SimulatedTeacher:
         self.stats["batches"] += 1
         return web.json_response(self.batches[name])
 
+    async def list_batches(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": list(self.batches.values()), "has_more": False})
+
     async def show_batch(self, request: web.Request) -> web.Response:
         """Each poll takes a batch one step on; at the last it is worked through, but for the rows that a fault takes."""
         batch = self.batches[request.match_info["name"]]
@@ -275,6 +278,7 @@ class SimulatedTeacher:
                 web.post("/v1/files", self.upload),
                 web.get("/v1/files/{name}/content", self.download),
                 web.post("/v1/batches", self.create_batch),
+                web.get("/v1/batches", self.list_batches),
                 web.get("/v1/batches/{name}", self.show_batch),
             ]
         )

@@ -9,6 +9,7 @@ import time
 import dspy
 import pytest
 
+from stages.parts.engines import batch_api
 from stages.parts.engines.endpoint import Endpoint
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run import paths
@@ -207,3 +208,31 @@ def test_a_second_run_is_told_to_wait_and_minutes_have_a_limit(tmp_path):
         assert desk.stats()["requests"] <= 1 + 2 * (time.monotonic() - started)
         first.kill()
         first.wait()
+
+
+def test_a_batch_is_half_the_price_and_a_killed_run_finds_its_batch_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
+    (tmp_path / "whole").mkdir()
+    whole = Desk(tmp_path / "whole", pool=200)
+    with whole.teacher():
+        assert not whole.label()
+    (tmp_path / "batch").mkdir()
+    desk = Desk(tmp_path / "batch", pool=200)
+    desk.set("teacher", batch=True)
+    with desk.teacher("--batch-polls", "3"):
+        process = subprocess.Popen(desk.command, cwd=desk.folder, env=desk.environment, stderr=subprocess.DEVNULL)
+        while not desk.stats().get("batches"):
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        assert not desk.label()
+        stats = desk.stats()
+        assert stats["batches"] == 1 and stats["requests"] == 0 and stats["answers"] == stats["distinct"] == 230
+    assert {name: data for name, data in desk.bytes().items() if name != "teacher.json"} == {
+        name: data for name, data in whole.bytes().items() if name != "teacher.json"
+    }
+    assert desk.report()["cost"] == pytest.approx(whole.report()["cost"] / 2, abs=1e-6)
+    shutil.rmtree(desk.folder / ".cache")
+    with desk.teacher("--fault", "500=0.2"):  # what a batch leaves open is asked one by one
+        assert not desk.label()
+        assert desk.stats()["requests"] > 20 and desk.report()["valid"] == 200

@@ -15,6 +15,14 @@ from stages.parts.task.prompt import AnswerForm
 
 
 @dataclass(frozen=True)
+class Precision:
+    """In how many bits a model is held on GPUs: `weights` as they are on disk or fp8, the KV cache as the weights' type (auto) or fp8."""
+
+    weights: str | None = None
+    kv_cache: str = "auto"
+
+
+@dataclass(frozen=True)
 class Launch:
     """What an engine is started with. `adapters` are folders by the names they are served under; `layout` None means a CPU."""
 
@@ -26,6 +34,7 @@ class Launch:
     layout: Layout | None
     max_model_len: int | None
     kv_cache_gib: int
+    precision: Precision = Precision()
 
 
 class AskedKind(Protocol):

@@ -31,11 +31,16 @@ class Layout:
     copies: int
 
 
-def model_shape(folder: Path) -> ModelShape:
-    """The shape of a downloaded model, from its config.json and the size of its safetensors."""
+def model_shape(folder: Path, quantization: str | None = None) -> ModelShape:
+    """The shape of a downloaded model, from its config.json and the size of its safetensors; quantised to fp8 as it is loaded, the linear
+    layers take half of their 16 bits, embeddings and head (counted whole, as the larger) stay."""
     config = json.loads((folder / "config.json").read_text())
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if quantization == "fp8":
+        kept = 2 * 2 * config["vocab_size"] * config["hidden_size"]
+        stored = min(stored, kept + max(0, stored - kept) // 2)
     return ModelShape(
-        weight_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        weight_bytes=stored,
         heads=config["num_attention_heads"],
         kv_heads=config.get("num_key_value_heads", config["num_attention_heads"]),
         layers=config["num_hidden_layers"],

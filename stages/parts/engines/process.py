@@ -11,7 +11,7 @@ from pathlib import Path
 
 import requests
 
-from stages.parts.engines.engine import Engine, EngineKind, Launch, ServedModel, served_name
+from stages.parts.engines.engine import Engine, EngineKind, Launch, Precision, ServedModel, served_name
 from stages.parts.engines.layout import model_shape, plan
 from stages.parts.engines.network import HOST, ask_directly, check_port, free_port
 from stages.parts.run.errors import UserError
@@ -98,12 +98,14 @@ def prepare(
     on_gpus: bool,
     name: str | None = None,
     max_model_len: int | None = None,
+    precision: Precision | None = None,
 ) -> EngineProcess:
     """An engine for a model (under `name`, or a name of its weights) and its adapters, not started yet.
 
     Raises UserError where there are no GPUs, or the port is taken.
     """
-    layout = plan(model_shape(model), gpu_memory()) if on_gpus else None
+    precision = precision or Precision()
+    layout = plan(model_shape(model, precision.weights), gpu_memory()) if on_gpus else None
     if runtime.port:
         check_port(runtime.port)
     base = name or served_name("base", model)
@@ -117,6 +119,7 @@ def prepare(
         layout=layout,
         max_model_len=max_model_len,
         kv_cache_gib=runtime.kv_cache_gib,
+        precision=precision,
     )
     names = {"base": base} | {key: kind.adapter_model(base, adapter) for key, adapter in loaded.items()}
     served = ServedModel(f"http://{HOST}:{launch.port}/v1", names, launch.key, kind)

@@ -39,6 +39,10 @@ class Sglang(OwnErrors):
         line += ["--sampling-defaults", "openai", "--log-level-http", "warning", "--dtype", "bfloat16"]
         line += ["--tensor-parallel-size", str(layout.tensor), "--pipeline-parallel-size", str(layout.pipeline)]
         line += ["--data-parallel-size", str(layout.copies)]
+        if launch.precision.weights:
+            line += ["--quantization", launch.precision.weights]
+        if launch.precision.kv_cache == "fp8":
+            line += ["--kv-cache-dtype", "fp8_e4m3"]
         if launch.max_model_len:
             line += ["--context-length", str(launch.max_model_len)]
         if launch.adapters:

@@ -36,6 +36,9 @@ class Vllm(OwnErrors):
         if layout := launch.layout:
             line += ["--dtype", "bfloat16", "--enable-chunked-prefill"]
             line += ["--tensor-parallel-size", str(layout.tensor), "--pipeline-parallel-size", str(layout.pipeline)]
+            if launch.precision.weights:
+                line += ["--quantization", launch.precision.weights]
+            line += ["--kv-cache-dtype", launch.precision.kv_cache]
             if layout.copies > 1:
                 line += ["--data-parallel-size", str(layout.copies)]
         else:

@@ -139,6 +139,8 @@ class OwnEngineSettings(Block):
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
     max_tokens: Positive
     max_model_len: Positive
+    quantization: Literal["fp8"] | None
+    kv_cache_dtype: Literal["auto", "fp8"]
 
 
 class TokenPrice(Block):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -10,7 +10,8 @@ import uvloop
 
 from stages.parts.data.rows import Query, TeacherLabel
 from stages.parts.engines.asking import Asker, in_order
-from stages.parts.engines.client import EngineError, EngineRefuses, QueryRefused, RequestRefused
+from stages.parts.engines.batch_api import Batches
+from stages.parts.engines.client import EngineClient, EngineError, EngineRefuses, QueryRefused, RequestRefused
 from stages.parts.engines.meter import Meter, OverBudget, Spent
 from stages.parts.engines.pace import Pace
 from stages.parts.engines.requests import NO_READING, ProgramRequests, Reading
@@ -90,12 +91,11 @@ def teacher_label(row: Query, reading: Reading) -> TeacherLabel:
 def label_all(
     teacher: Teacher,
     program: IntentClassifier,
-    rows: Iterable[Query],
-    count: int,
+    rows: Sequence[Query],
     runtime: Runtime,
     take: Callable[[Query, Answer], None],
 ) -> Spent:
-    """Give each of `count` rows and its answer to `take`, in order; say what they cost.
+    """Give each row and its answer to `take`, in order; say what they cost.
 
     Raises UserError where the teacher refuses to work, the budget would be passed, or more than MAX_FAILED of the rows fail. Nothing that
     was answered is lost by that.
@@ -106,7 +106,7 @@ def label_all(
     requests = ProgramRequests(program, teacher.kind, teacher.name, teacher.max_tokens, TeacherFormat(), teacher.options)
     busy = f"another run is asking {teacher.name}: wait for it, its answers are shared"
     failures: Counter[str] = Counter()
-    done = 0
+    done, count = 0, len(rows)
 
     async def run(log: AppendLog | None, progress: Progress) -> None:
         async def answer(row: Query) -> Answer:
@@ -123,6 +123,10 @@ def label_all(
         async with teacher.connect() as client:
             pace = Pace(runtime.threads, runtime.requests_per_minute, runtime.tokens_per_minute)
             labeller = Labeller(Asker(client, pace, log, meter), requests)
+            if teacher.batch:
+                assert log is not None and teacher.log and isinstance(client, EngineClient)
+                with append_log(teacher.log.with_suffix(".batches.jsonl"), busy) as jobs:
+                    await Batches(client, log, jobs, meter).ask([requests.body(row["text"]) for row in rows])
             await in_order(answer, rows, runtime.threads, take)
 
     kept = append_log(teacher.log, busy) if teacher.log else nullcontext()

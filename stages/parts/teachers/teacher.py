@@ -11,7 +11,7 @@ from stages.parts.data.rows import Query
 from stages.parts.engines.asking import Client
 from stages.parts.engines.client import engine_client
 from stages.parts.engines.endpoint import Endpoint
-from stages.parts.engines.engine import AskedKind, ServedModel
+from stages.parts.engines.engine import AskedKind, Precision, ServedModel
 from stages.parts.engines.hub import snapshot
 from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.meter import Price
@@ -26,7 +26,7 @@ from stages.parts.teachers.endpoint import KEY_NAME, hosted
 @dataclass(frozen=True)
 class Teacher:
     """Whom to ask: `connect` opens a client, `name` is the model's in requests, `log` where its answers are kept (None: they cost nothing
-    and are not kept), `price` None where it is not known."""
+    and are not kept), `price` None where it is not known, `batch` whether the vendor's batch API is used."""
 
     name: str
     kind: AskedKind
@@ -35,6 +35,8 @@ class Teacher:
     log: Path | None = None
     price: Price | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    batch: bool = False
+    learned_from_gold: bool = False
 
 
 @contextmanager
@@ -45,15 +47,19 @@ def teacher_of(params: Params, gold: Sequence[Query], pool: Sequence[Query], lab
         gpu_memory()
         weights = cache() / "hub" / settings.revision
         snapshot(settings.model, settings.revision, weights)
-        name = f"{settings.model}@{settings.revision}"  # says what a hash of 140 GB of weights would
-        engine = prepare(KINDS[settings.kind], weights, {}, params.runtime, on_gpus=True, name=name, max_model_len=settings.max_model_len)
+        # Says what a hash of 140 GB of weights would, and in which precision they answer.
+        name = "@".join(filter(None, (settings.model, settings.revision, settings.quantization)))
+        precision = Precision(settings.quantization, settings.kv_cache_dtype)
+        length = settings.max_model_len
+        kind = KINDS[settings.kind]
+        engine = prepare(kind, weights, {}, params.runtime, on_gpus=True, name=name, max_model_len=length, precision=precision)
         with running(engine) as served:
             yield Teacher(name, served.kind, connecting(served, timeout_s), settings.max_tokens, answers_of(name))
     elif isinstance(settings, EndpointSettings):
         served = hosted(settings)
         name = served.names["base"]
-        connect = connecting(served, timeout_s)
-        yield Teacher(name, served.kind, connect, settings.max_tokens, answers_of(name), known_price(settings), settings.options)
+        log, price, connect = answers_of(name), known_price(settings), connecting(served, timeout_s)
+        yield Teacher(name, served.kind, connect, settings.max_tokens, log, price, settings.options, settings.batch)
     else:
         from stages.parts.teachers.linear_client import linear_client  # takes four seconds to import
 
@@ -63,7 +69,7 @@ def teacher_of(params: Params, gold: Sequence[Query], pool: Sequence[Query], lab
         async def in_process() -> AsyncIterator[Client]:
             yield client
 
-        yield Teacher("linear", Endpoint(KEY_NAME), in_process, max_tokens=400, price=Price(0, 0))
+        yield Teacher("linear", Endpoint(KEY_NAME), in_process, max_tokens=400, price=Price(0, 0), learned_from_gold=True)
 
 
 def connecting(served: ServedModel, timeout_s: float) -> Callable[[], AbstractAsyncContextManager[Client]]:
