@@ -13,7 +13,7 @@ from stages.parts.data.rows import row_id
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, whole_file, write_json
 from stages.parts.run.params import load_params
-from stages.parts.run.paths import FILTER_REPORT, FILTERED_ROWS, LABELS, RAW_LABELS, RAW_ROWS
+from stages.parts.run.paths import DESCRIPTIONS, FILTER_REPORT, FILTERED_ROWS, LABELS, RAW_LABELS, RAW_ROWS
 from stages.parts.run.stage import run_stage
 
 
@@ -45,6 +45,7 @@ def main() -> None:
     with whole_file(FILTERED_ROWS) as draft:
         kept.to_parquet(draft, index=False)
     write_json(LABELS, labels)
+    write_json(DESCRIPTIONS, {label: named[label] for label in labels if named.get(label)})
     report = {"labels": len(labels), "rows": counts, "under_other_labels": len(rows) - len(kept) - sum(left_out.values())}
     write_json(FILTER_REPORT, {**report, "left_out": left_out})
     print(f"{counts} under {len(labels)} labels; left out: {left_out}")

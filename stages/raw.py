@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from stages.parts.data.banking77 import banking77_from_url
-from stages.parts.data.folder import read_folder
+from stages.parts.data.folder import read_folder, read_labels
 from stages.parts.data.hub import read_hub
 from stages.parts.data.tables import read_table
 from stages.parts.run.files import whole_file, write_json
@@ -27,7 +27,8 @@ def fetch(params: Params) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
         case "folder":
             return read_folder(Path(raw.folder), raw.text_column, raw.label_column)
         case "sample":
-            return {part: read_table(SAMPLE / f"{part}.csv", "text", "category") for part in ("train", "test")}, {}
+            tables = {part: read_table(SAMPLE / f"{part}.csv", "text", "category") for part in ("train", "test")}
+            return tables, read_labels(SAMPLE / "labels.csv")
         case "csv":
             files = {"train": raw.train, "test": raw.test}
             return {part: read_table(Path(file), raw.text_column, raw.label_column) for part, file in files.items()}, {}

@@ -22,8 +22,10 @@ def main() -> None:
     labels: list[str] = read_json(paths.LABELS)
     gold, pool, test = (read_jsonl(path) for path in (paths.GOLD, paths.POOL, paths.TEST))
 
+    descriptions: dict[str, str] = read_json(paths.DESCRIPTIONS)
+
     # The teacher always reasons: it is asked once, and its reasons let the student's style change without asking again.
-    program = IntentClassifier(labels, params.program.instructions, "chain_of_thought")
+    program = IntentClassifier(labels, params.program.instructions, "chain_of_thought", descriptions)
     failures: Counter[str] = Counter()
     done = valid = 0
     with ExitStack() as files, teacher_of(params, gold, pool, labels) as teacher:

@@ -134,6 +134,7 @@ def test_labels_csv_orders_the_labels_and_may_name_more_than_gold_has(folder):
     (folder.path / "labels.csv").write_text("name,description\nother,What else\nlost_card,\ncard_arrival,Where it is\n")
     folder.split()
     assert read_json(paths.LABELS) == ["other", "lost_card", "card_arrival"]
+    assert read_json(paths.DESCRIPTIONS) == {"other": "What else", "card_arrival": "Where it is"}
 
 
 def test_make_new_data_makes_a_folder_that_the_pipeline_reads(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 
 from stages.filter import most_frequent, under
 from stages.parts.data import banking77 as pinned
+from stages.parts.data.folder import read_labels
 from stages.parts.data.hub import read_hub
 from stages.parts.data.left_out import leave_out
 from stages.parts.data.tables import read_table
@@ -119,6 +120,7 @@ def test_the_sample_corpus_is_what_it_says():
     train, test = (pd.read_csv(ROOT / f"data/sample/{part}.csv") for part in ("train", "test"))
     assert sorted(train.category.unique()) == sorted(test.category.unique()) == sorted(REFERENCE_ORDER)
     assert train.category.value_counts().min() >= 60 and test.category.value_counts().min() >= 15
+    assert sorted(read_labels(ROOT / "data/sample/labels.csv")) == sorted(REFERENCE_ORDER)
     spelled = [" ".join(text.lower().split()) for text in [*train.text, *test.text]]
     assert len(set(spelled)) == len(spelled)
     grams = TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 4), use_idf=False, binary=True).fit_transform(spelled)

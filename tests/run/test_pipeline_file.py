@@ -129,7 +129,7 @@ def settled(tmp_path_factory) -> Iterator[Path]:
         (folder / f"data/splits/{dep}.jsonl").write_text("{}")
     for dep in ("train", "dev", "optimizer_val", "optimizer_train"):
         (folder / f"data/sft/{dep}.jsonl").write_text("{}")
-    for dep in ("labels.json", "rows.parquet"):
+    for dep in ("labels.json", "descriptions.json", "rows.parquet"):
         (folder / "data/filtered" / dep).write_text("{}")
     (folder / "stages/parts/training/README.md").write_text("Why.")
     run(folder, "dvc", "commit", "--force")

@@ -59,7 +59,6 @@ def finish_run(
     teacher = {"profile": "embedded", "rows": len(pool), "valid": len(pool), "prompt_tokens": 1000, "completion_tokens": 100}
     write_json(paths.TEACHER_REPORT, teacher)
     write_json(paths.FILTER_REPORT, {"left_out": dict.fromkeys(("two_labels", "in_test", "in_gold_or_test", "repeated"), 0)})
-    write_json(paths.SPLIT_REPORT, {"test_from": "test", "near_duplicates": 0, "pool": len(pool)})
     sft.main()
 
     for weights in (paths.BASE, paths.LORA / "epoch-6"):

@@ -77,3 +77,18 @@ def test_a_program_comes_back_as_saved_and_not_onto_another_shape(tmp_path):
         load_program(tmp_path / "program.json", LABELS, INSTRUCTIONS, "chain_of_thought")
     with pytest.raises(UserError, match="another style, other instructions or labels"):
         load_program(tmp_path / "program.json", [*LABELS, "one_more"], INSTRUCTIONS, "direct")
+
+
+def test_descriptions_stand_in_the_teachers_shared_prefix_and_nowhere_else():
+    labels = [*LABELS, "none_of_these"]
+
+    def messages(*described) -> list[dict[str, str]]:
+        program = IntentClassifier(labels, INSTRUCTIONS, "chain_of_thought", *described)
+        return TeacherFormat().format(predictor(program).signature, [], {"query": "where is my card"})
+
+    plain, bare, described = messages(), messages({}), messages({LABELS[0]: "What it means."})
+    sentence = "Answer none_of_these where no other intent fits."
+    assert f"- {LABELS[0]}: What it means.\n" in described[0]["content"] and f"- {LABELS[1]}\n" in described[0]["content"]
+    assert sentence in described[0]["content"] and sentence in bare[0]["content"] and sentence not in plain[0]["content"]
+    assert plain[1:] == bare[1:] == described[1:]  # the query's own message
+    assert "".join(bare[0]["content"].split(sentence)).split() == plain[0]["content"].split()

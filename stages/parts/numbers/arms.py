@@ -42,7 +42,7 @@ class ArmRow(TypedDict):
 def arm_rows(metrics: Mapping[str, Any], teacher: Mapping[str, Any], price_per_hour: float) -> list[ArmRow]:
     """The arms that were measured, in the order of NAMES.
 
-    A query's cost is the seconds it takes with many in flight times the machine's price; the teacher's is its bill over its rows.
+    A query's cost is the seconds it takes with many in flight times the machine's price; the teacher's is its bill over its answers.
     """
     served = metrics["interval"][served_arm(metrics)]["accuracy"]
     rows = []
@@ -52,7 +52,7 @@ def arm_rows(metrics: Mapping[str, Any], teacher: Mapping[str, Any], price_per_h
         interval, figures = metrics["interval"][arm], metrics.get("arms", {}).get(arm, {})
         cost = 1000 * figures["seconds"] * price_per_hour / 3600 if "seconds" in figures else None
         if arm == "teacher" and teacher.get("cost"):
-            cost = 1000 * teacher["cost"] / teacher["rows"]
+            cost = 1000 * teacher["cost"] / (teacher.get("answers") or teacher["rows"])
         less = metrics["served_less"].get(arm)
         rows.append(
             ArmRow(

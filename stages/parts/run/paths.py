@@ -10,6 +10,7 @@ RAW_LABELS = RAW / "labels.json"
 FILTERED = Path("data/filtered")
 FILTERED_ROWS = FILTERED / "rows.parquet"
 LABELS = FILTERED / "labels.json"
+DESCRIPTIONS = FILTERED / "descriptions.json"
 SPLITS = Path("data/splits")
 GOLD = SPLITS / "gold.jsonl"
 POOL = SPLITS / "pool.jsonl"

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-UNKNOWN = "unknown"
+UNKNOWN = "unknown"  # an answer that names no label
+NONE_OF_THESE = "none_of_these"  # the label of what no other label fits
 
 
 def clean_label(name: str) -> str:

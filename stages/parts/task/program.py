@@ -1,6 +1,6 @@
 """The DSPy program that teacher and student run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
@@ -16,15 +16,15 @@ class IntentClassifier(dspy.Module):
     """A DSPy program that answers every query with a label name or UNKNOWN, and never raises on what a model wrote.
 
     Predictions carry `label`, `valid`, `reasoning` (empty with style direct), `probabilities` of labels, likeliest first (empty where the
-    engine reports none), and `confidence`: the label's own, or None.
+    engine reports none), and `confidence`: the label's own, or None. `descriptions` of labels are for a teacher (`signature`).
     """
 
-    def __init__(self, labels: Sequence[str], instructions: str, style: Style) -> None:
+    def __init__(self, labels: Sequence[str], instructions: str, style: Style, descriptions: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.labels = tuple(labels)
         self.style = style
         kind = dspy.ChainOfThought if style == "chain_of_thought" else dspy.Predict
-        self.classify = kind(signature(labels, instructions))
+        self.classify = kind(signature(labels, instructions, descriptions))
 
     def forward(self, query: str) -> dspy.Prediction:
         try:

@@ -6,7 +6,7 @@ here: an adapter is a LoRA adapter.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,19 @@ import dspy
 
 from stages.parts.run.params import Style
 from stages.parts.task.label_probabilities import LABEL_HEADER
+from stages.parts.task.labels import NONE_OF_THESE
 
 
-def signature(labels: Sequence[str], instructions: str) -> type[dspy.Signature]:
-    """query -> label, with the labels in the instructions."""
-    names = "\n".join(f"- {label}" for label in labels)
-    return dspy.Signature("query: str -> label: str", f"{instructions} The intents are:\n{names}")
+def signature(labels: Sequence[str], instructions: str, descriptions: Mapping[str, str] | None = None) -> type[dspy.Signature]:
+    """query -> label, with the labels in the instructions.
+
+    `descriptions` are for a teacher, which knows nothing but the prompt: each stands behind its label's name, and a label for what no
+    other fits gets a sentence. A student learns both from its rows, and gets none (None).
+    """
+    described = descriptions or {}
+    names = "\n".join(f"- {label}: {described[label]}" if label in described else f"- {label}" for label in labels)
+    otherwise = f"\nAnswer {NONE_OF_THESE} where no other intent fits." if descriptions is not None and NONE_OF_THESE in labels else ""
+    return dspy.Signature("query: str -> label: str", f"{instructions} The intents are:\n{names}{otherwise}")
 
 
 class TeacherFormat(dspy.ChatAdapter):
