@@ -40,8 +40,9 @@ def launch(adapters: dict[str, Path], layout: Layout | None) -> Launch:
 
 
 @pytest.mark.skipif(not sglang.PYTHON.is_file(), reason=f"SGLang is not installed: {sglang.INSTALL}")
-def test_sglang_takes_our_command_lines_and_requests():
-    adapters = {"epoch-6-abc": Path("models/lora/epoch-6")}
+def test_sglang_takes_our_command_lines_and_requests(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 8}))
+    adapters = {"epoch-6-abc": tmp_path}
     launches = [launch({}, Layout(1, 1, 1)), launch(adapters, Layout(4, 2, 2))]
     lines = [[*Sglang().command(each)[3:], "--api-key", "the key"] for each in launches]
     messages = [{"role": "user", "content": "query"}, {"role": "assistant", "content": "[[ ## label ## ]]\n"}]
@@ -101,10 +102,16 @@ def test_an_adapter_is_asked_for_behind_its_base(monkeypatch, tmp_path):
     monkeypatch.setattr(process, "model_shape", lambda _: None)
     monkeypatch.setattr(process, "plan", lambda *_: Layout(1, 1, 1))
     (tmp_path / "epoch-6").mkdir()
+    config = tmp_path / "epoch-6/adapter_config.json"
+    config.write_text(json.dumps({"r": 8}))
     params = load_params(ROOT / "params.yaml")
     engine = prepare(Sglang(), tmp_path, {"epoch-6": tmp_path / "epoch-6"}, params.runtime, on_gpus=True, name="base-abc")
     assert engine.served.names["base"] == "base-abc" and engine.served.names["epoch-6"].startswith("base-abc:epoch-6-")
     assert f"{engine.served.names['epoch-6'].removeprefix('base-abc:')}={tmp_path / 'epoch-6'}" in engine.line
+
+    config.write_text(json.dumps({"r": 8, "modules_to_save": ["embed_tokens"]}))
+    with pytest.raises(UserError, match="which SGLang can't serve beside a base"):
+        prepare(Sglang(), tmp_path, {"epoch-6": tmp_path / "epoch-6"}, params.runtime, on_gpus=True, name="base-abc")
 
 
 def sglang_shop(folder: Path, **options: str) -> Shop:

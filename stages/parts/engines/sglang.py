@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.parts.engines.adapters import refuse_trained_modules
 from stages.parts.engines.engine import Launch
 from stages.parts.engines.network import HOST
 from stages.parts.engines.own_errors import OwnErrors
@@ -46,6 +47,7 @@ class Sglang(OwnErrors):
         if launch.max_model_len:
             line += ["--context-length", str(launch.max_model_len)]
         if launch.adapters:
+            refuse_trained_modules(launch.adapters.values(), "SGLang")  # it would leave them out and say nothing
             # A batch holds the base's queries beside the adapters': one place more than there are adapters. Ranks are read from them.
             line += ["--enable-lora", "--max-loras-per-batch", str(len(launch.adapters) + 1), "--lora-paths"]
             line += [f"{adapter}={folder}" for adapter, folder in launch.adapters.items()]

@@ -3,14 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.parts.engines.adapters import refuse_trained_modules
 from stages.parts.engines.engine import Launch
 from stages.parts.engines.network import HOST
 from stages.parts.engines.own_errors import OwnErrors
-from stages.parts.run.errors import UserError
 from stages.parts.run.paths import cache
 from stages.parts.task.prompt import AnswerForm
 
@@ -44,7 +44,7 @@ class Vllm(OwnErrors):
         else:
             line += ["--dtype", "float32", "--enforce-eager"]  # twice as fast as bfloat16 where the processor has no native bfloat16
         if launch.adapters:
-            refuse_trained_modules(launch.adapters.values())
+            refuse_trained_modules(launch.adapters.values(), "vLLM")
             rank = allowed_rank(max(adapter_rank(folder) for folder in launch.adapters.values()))
             line += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(len(launch.adapters)), "--lora-modules"]
             line += [f"{adapter}={folder}" for adapter, folder in launch.adapters.items()]
@@ -76,13 +76,6 @@ class Vllm(OwnErrors):
 
     def says_too_long(self, message: str) -> bool:
         return "context length" in message
-
-
-def refuse_trained_modules(adapters: Iterable[Path]) -> None:
-    """Raise UserError for an adapter that brings whole modules, such as trained embeddings: vLLM has no place for them beside a base."""
-    for folder in adapters:
-        if json.loads((folder / "adapter_config.json").read_text()).get("modules_to_save"):
-            raise UserError(f"{folder} brings trained embeddings, which vLLM can't serve beside a base: set runtime.weights to merged")
 
 
 def adapter_rank(folder: Path) -> int:
