@@ -2,9 +2,9 @@ import random
 
 import numpy as np
 import pytest
+from stages.parts.data.sources import read_csv
 
 from stages.filter import most_frequent, queries
-from stages.parts.data.sources import read_csv
 from stages.parts.task.labels import clean_label
 from stages.parts.teachers.confusions import confusions
 from tests.teachers.simulated_teacher import wrong_labels

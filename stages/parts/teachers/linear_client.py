@@ -54,11 +54,11 @@ class LinearClient:
         }
 
 
-def linear_client(gold: Sequence[Query], pool: Sequence[Query], labels: Sequence[str], seed: int) -> LinearClient:
-    """The linear teacher, fitted."""
+def linear_client(gold: Sequence[Query], pool: Sequence[Query], test: Sequence[Query], labels: Sequence[str], seed: int) -> LinearClient:
+    """The linear teacher, fitted on gold and pool; `test` are more texts that it will be asked about."""
     texts = [row["text"] for row in pool]
     fitted = SelfTrainedTeacher.fit(texts, [row["text"] for row in gold], [row["label"] for row in gold], labels, seed)
-    return LinearClient(fitted, texts)
+    return LinearClient(fitted, [*texts, *(row["text"] for row in (*test, *gold))])
 
 
 def token(text: str, probability: float) -> dict[str, Any]:

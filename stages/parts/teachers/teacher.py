@@ -40,7 +40,9 @@ class Teacher:
 
 
 @contextmanager
-def teacher_of(params: Params, gold: Sequence[Query], pool: Sequence[Query], labels: Sequence[str]) -> Iterator[Teacher]:
+def teacher_of(
+    params: Params, gold: Sequence[Query], pool: Sequence[Query], test: Sequence[Query], labels: Sequence[str]
+) -> Iterator[Teacher]:
     """The teacher, for as long as the block lasts; raises UserError where it can't be reached or started."""
     settings, timeout_s = params.teacher, params.runtime.timeout_s
     if isinstance(settings, OwnEngineSettings):
@@ -63,7 +65,7 @@ def teacher_of(params: Params, gold: Sequence[Query], pool: Sequence[Query], lab
     else:
         from stages.parts.teachers.linear_client import linear_client  # takes four seconds to import
 
-        client = linear_client(gold, pool, labels, params.seed)
+        client = linear_client(gold, pool, test, labels, params.seed)
 
         @asynccontextmanager
         async def in_process() -> AsyncIterator[Client]:
