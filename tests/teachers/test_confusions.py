@@ -2,10 +2,9 @@ import random
 
 import numpy as np
 import pytest
-from stages.parts.data.sources import read_csv
 
-from stages.filter import most_frequent, queries
-from stages.parts.task.labels import clean_label
+from stages.filter import most_frequent, under
+from stages.parts.data.tables import read_table
 from stages.parts.teachers.confusions import confusions
 from tests.teachers.simulated_teacher import wrong_labels
 
@@ -15,9 +14,10 @@ DRAWS = 20
 @pytest.mark.parametrize("errors", ["class", "random"])
 def test_a_hundred_gold_rows_name_corrupted_classes_and_few_others(banking77, errors):
     """The issue's bar on Banking77 with a teacher of 80 %: 80 % of the corrupted classes, at most 2 false alarms; mean of 20 draws."""
-    table = read_csv(banking77 / "train.csv", "text", "category")
-    labels = most_frequent([clean_label(label) for _, label in table], 25)
-    truth = {row["text"]: row["label"] for row in queries(table, labels)}
+    table = read_table(banking77 / "train.csv", "text", "category")
+    labels = most_frequent(table.label, 25)
+    kept = under(table, labels)
+    truth = dict(zip(kept.text, kept.label, strict=True))
     named, alarms = [], []
     for seed in range(DRAWS):
         said, pairs = wrong_labels(truth, errors, 0.8, seed)
