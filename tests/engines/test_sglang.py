@@ -99,7 +99,7 @@ def test_an_adapter_is_asked_for_behind_its_base(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sglang, "PYTHON", Path(sys.executable))
     monkeypatch.setattr(process, "gpu_memory", lambda: [80 * 2**30])
-    monkeypatch.setattr(process, "model_shape", lambda _: None)
+    monkeypatch.setattr(process, "model_shape", lambda *_: None)
     monkeypatch.setattr(process, "plan", lambda *_: Layout(1, 1, 1))
     (tmp_path / "epoch-6").mkdir()
     config = tmp_path / "epoch-6/adapter_config.json"

@@ -78,7 +78,7 @@ RERUNS = {
     "stages/parts/teachers/self_trained.py": "teacher",
     "stages/parts/numbers/baseline.py": "sft evaluate",
     "stages/parts/numbers/calibration.py": "calibrate evaluate",
-    "stages/parts/data/leaks.py": "raw filter sft",
+    "stages/parts/data/leaks.py": "raw filter split sft",
     "stages/parts/numbers/arms.py": "report",
     "stages/parts/numbers/plots.py": "report",
     "stages/parts/engines/vllm.py": "teacher optimize evaluate",
