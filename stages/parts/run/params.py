@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from stages.parts.run.errors import UserError
 
 Source = Literal["sample", "csv", "folder", "url", "hub"]
+Rest = Literal["drop", "none_of_these"]
 Style = Literal["direct", "chain_of_thought"]
 Positive = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, lt=65536)]
@@ -192,6 +193,7 @@ class Params(Block):
     profile: str
     seed: Annotated[int, Field(ge=0)]
     top_n: Annotated[int, Field(ge=2)]
+    rest: Rest
     raw: Raw
     split: Split
     program: Program
