@@ -10,6 +10,7 @@ from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, write_json
 from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
+from stages.parts.task.labels import NONE_OF_THESE
 from stages.parts.task.program_file import load_sidecar
 
 
@@ -33,9 +34,11 @@ def main() -> None:
     confidence = [probability for _, probability in surest]
     # An answer other than the label counts as wrong, though the label may be: rather too careful than not enough.
     right = [sure if label == wanted else 0.0 for (label, _), wanted, sure in zip(surest, labels, certainty, strict=True)]
-    threshold = lowest_threshold(confidence, right, params.calibrate.precision)
+    # none_of_these is no answer to act on: many right ones must not make up for wrong labels, those of texts that no label fits among them.
+    named = [(hit, sure) for hit, sure, (label, _) in zip(right, confidence, surest, strict=True) if label != NONE_OF_THESE]
+    threshold = lowest_threshold([sure for _, sure in named], [hit for hit, _ in named], params.calibrate.precision)
 
-    answered = [hit for hit, sure in zip(right, confidence, strict=True) if threshold is not None and sure >= threshold]
+    answered = [hit for hit, sure in named if threshold is not None and sure >= threshold]
     pair = load_sidecar(paths.SIDECAR)
     calibration = Calibration(
         checkpoint_sha256=pair.checkpoint_sha256,

@@ -16,9 +16,10 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from stages.parts.data.rows import Query, TeacherLabel
-from stages.parts.engines.requests import ProgramRequests
+from stages.parts.engines.requests import ProgramRequests, Reading
 from stages.parts.numbers.baseline import fitted_baseline
 from stages.parts.numbers.calibration import calibrated, load_calibration
+from stages.parts.numbers.outside import answered_with, outside_figures
 from stages.parts.numbers.statistics import (
     coverage_curve,
     difference_interval,
@@ -35,6 +36,7 @@ from stages.parts.run.params import Params, load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.students.scoring import Scores, latency, score
 from stages.parts.students.serving import students
+from stages.parts.task.labels import NONE_OF_THESE
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import Sidecar, load_program, load_sidecar, program_state
 
@@ -57,10 +59,13 @@ class Arm:
     scores: Scores
     alone: list[float]
     valid_free: float
+    outside: list[Reading]  # its answers to texts that no label fits
 
 
-def score_students(params: Params, pair: Sidecar, test: list[Any], before: list[Future[Any]]) -> dict[str, Arm]:
+def score_students(params: Params, pair: Sidecar, test: list[Any], outside: list[Any], before: list[Future[Any]]) -> dict[str, Arm]:
     """base_plain, base_optimized, tuned_plain, tuned_optimized: both students with both programs over the test rows; equal prompts once.
+
+    The served one is asked what is `outside`, too.
 
     Engines start at once; they are asked when `before` is done, since times are measured.
     """
@@ -79,11 +84,13 @@ def score_students(params: Params, pair: Sidecar, test: list[Any], before: list[
                 requests, free = (
                     ProgramRequests(program, served.kind, served.names[name], pair.max_tokens, held=held) for held in (True, False)
                 )
+                is_served = (weights, kind) == ("tuned", pair.program)
                 said = score(served, free, test[:FREE_QUERIES], params.runtime.threads).predicted
                 arms[f"{weights}_{kind}"] = Arm(
                     scores=score(served, requests, test, params.runtime.threads),
                     alone=latency(served, requests, [row["text"] for row in test[:LATENCY_QUERIES]]),
                     valid_free=sum(label in pair.labels for label in said) / len(said),
+                    outside=score(served, requests, outside, params.runtime.threads).readings if is_served and outside else [],
                 )
     return arms
 
@@ -140,7 +147,7 @@ def main() -> None:
     lessons = linear_lessons(gold, teacher_pool, sealed, {row["id"] for row in read_jsonl(paths.SFT_TRAIN)})
     with ThreadPoolExecutor(1) as beside:  # while the engines start
         fits = {arm: beside.submit(fitted_baseline, rows, params.seed) for arm, rows in lessons.items()}
-        of_students = score_students(params, pair, test, [*fits.values()])
+        of_students = score_students(params, pair, test, read_jsonl(paths.OUTSIDE), [*fits.values()])
     models = {arm: fit.result() for arm, fit in fits.items()}
     linear = {arm: timed_answers(model, [row["text"] for row in test]) for arm, model in models.items() if model}
     [(most_frequent, _)] = Counter(row["label"] for row in teacher_pool if row["valid"]).most_common(1)
@@ -167,6 +174,11 @@ def main() -> None:
     bins = reliability(sure, served_right)
     # What a service that abstains below the threshold would have answered.
     answered = [hit for hit, value in zip(served_right, sure, strict=True) if calibration.threshold and value >= calibration.threshold]
+    # What no label fits: rows of other labels, or, where there is a label for them, its test rows.
+    of_test = [answered_with(probabilities, calibration.temperature) for probabilities in served.probabilities]
+    inside = [text for text, label in zip(of_test, actual, strict=True) if label != NONE_OF_THESE]
+    outside = [text for text, label in zip(of_test, actual, strict=True) if label == NONE_OF_THESE]
+    outside += [answered_with(reading.probabilities, calibration.temperature) for reading in of_students[served_arm].outside]
     p50, p95 = pd.Series(of_students[served_arm].alone).quantile([0.5, 0.95])
 
     write_json(
@@ -211,6 +223,7 @@ def main() -> None:
                 "p50_ms": 1000 * float(p50),
                 "p95_ms": 1000 * float(p95),
             },
+            **({"outside": outside_figures(inside, outside, calibration.threshold)} if inside and outside else {}),
             # The served student's accuracy minus another's on the same rows: paired bootstrap, and p of McNemar's exact test.
             "served_less": {
                 arm: {

@@ -12,7 +12,7 @@ from stages.parts.data.rows import as_queries
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json, write_jsonl
 from stages.parts.run.params import Split, load_params
-from stages.parts.run.paths import FILTERED_ROWS, GOLD, POOL, SEALED, SPLIT_REPORT, TEST
+from stages.parts.run.paths import FILTERED_ROWS, GOLD, OUTSIDE, POOL, SEALED, SPLIT_REPORT, TEST
 from stages.parts.run.stage import run_stage
 
 
@@ -52,8 +52,8 @@ def check_pool(pool: pd.DataFrame, split: Split) -> None:
 def main() -> None:
     params = load_params()
     rows = pd.read_parquet(FILTERED_ROWS)
-    learned = shuffled(rows[rows.part != "test"], params.seed)
-    test = rows[rows.part == "test"]
+    learned = shuffled(rows[rows.part.isin(("train", "gold", "pool"))], params.seed)
+    test, outside = rows[rows.part == "test"], rows[rows.part == "outside"]
     if (learned.part == "train").any():  # a benchmark: the labels are there, and hidden
         if params.split.gold >= len(learned):
             raise UserError(f"split.gold={params.split.gold} leaves no pool of {len(learned)} training rows: lower it or bring more rows")
@@ -71,7 +71,15 @@ def main() -> None:
     write_jsonl(POOL, as_queries(pool.drop(columns="label")))
     write_jsonl(TEST, as_queries(test))
     write_jsonl(SEALED, ({"id": row["id"], "label": row["label"]} for row in as_queries(sealed)))
-    report = {"gold": len(gold), "pool": len(pool), "test": len(test), "test_from": test_from, "sealed": len(sealed)}
+    write_jsonl(OUTSIDE, as_queries(outside.drop(columns="label")))
+    report = {
+        "gold": len(gold),
+        "pool": len(pool),
+        "test": len(test),
+        "test_from": test_from,
+        "sealed": len(sealed),
+        "outside": len(outside),
+    }
     report["near_duplicates"] = near_duplicates(pool.text.tolist(), [*gold.text, *test.text])
     write_json(SPLIT_REPORT, report)
     print(", ".join(f"{name} {value}" for name, value in report.items()))

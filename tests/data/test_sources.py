@@ -6,7 +6,7 @@ import datasets
 import pandas as pd
 import pytest
 
-from stages.filter import most_frequent, under
+from stages.filter import most_frequent, under, with_rest
 from stages.parts.data import banking77 as pinned
 from stages.parts.data.folder import read_labels
 from stages.parts.data.hub import read_hub
@@ -45,6 +45,22 @@ def test_what_the_filter_drops_anyway_stops_nothing():
     dropped = [("x", "b"), ("x", "c"), ("text 1", "b")]
     kept, left_out = leave_out(under(benchmark([*many, *dropped], [("y", "a"), ("x", "c"), ("z", "only here")]), ["a"]))
     assert list(kept.text) == [text for text, _ in many] + ["y"] and not any(left_out.values())
+
+
+def test_the_rest_is_dropped_but_for_test_rows_or_stays_under_a_label_of_its_own():
+    rows = benchmark([("x", "a"), ("y", "b"), ("z", "c")], [("u", "a"), ("v", "c"), ("w", "only here"), ("x", "c")])
+    kept, labels = with_rest(rows, ["a", "b"], "drop")
+    kept, left_out = leave_out(under(kept, labels))
+    assert labels == ["a", "b"] and not left_out["two_labels"]
+    assert list(zip(kept.text, kept.part, strict=True)) == [
+        *[("x", "train"), ("y", "train")],
+        *[("u", "test"), ("v", "outside"), ("w", "outside")],  # the other x is in train
+    ]
+    assert kept.label[kept.part == "outside"].isna().all()
+    kept, labels = with_rest(rows[:-1], ["a", "b"], "none_of_these")
+    kept, _ = leave_out(under(kept, labels))
+    assert labels == ["a", "b", "none_of_these"] and list(kept.label) == ["a", "b", "none_of_these", "a", "none_of_these", "none_of_these"]
+    assert with_rest(rows[:2], ["a", "b"], "none_of_these")[1] == ["a", "b"]  # nothing is left over
 
 
 def test_a_few_contradictions_of_a_benchmark_are_left_out_and_many_stop_the_run():

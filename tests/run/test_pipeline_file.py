@@ -90,6 +90,8 @@ RERUNS = {
     "stages/lora.py": "lora",
     "seed=1": "split teacher sft base lora evaluate",
     "top_n=20": "filter",
+    "rest=none_of_these": "filter",
+    "stages/parts/numbers/outside.py": "evaluate",
     "raw.folder=data/sample": "raw",
     "split.gold=90": "split sft",
     "split.check=0.4": "split sft",

@@ -21,6 +21,8 @@ from stages.parts.task.program_file import Sidecar, save_program, save_sidecar
 from stages.parts.task.prompt import StudentFormat
 from tests.conftest import ROOT
 
+OUTSIDE = ["Do you sell lamps?", "Sing me a song", "What is the time?", "Who won?"]
+
 
 def mistaken(labels: Sequence[str], label: str, share: float, source: random.Random) -> str:
     """The label, or for a `share` of calls the next one."""
@@ -51,6 +53,7 @@ def finish_run(
     write_jsonl(paths.POOL, [{"id": row["id"], "text": row["text"]} for row in pool])
     write_jsonl(paths.SEALED, [{"id": row["id"], "label": row["label"]} for row in pool])
     write_jsonl(paths.TEST, test)
+    write_jsonl(paths.OUTSIDE, [{"id": row_id(text), "text": text} for text in OUTSIDE])
     write_json(paths.SPLIT_REPORT, {"gold": len(gold), "pool": len(pool), "test": len(test), "test_from": "file", "near_duplicates": 0})
 
     for path, part in ((paths.TEACHER_LABELS, pool), (paths.TEACHER_TEST, test), (paths.TEACHER_GOLD, gold)):
@@ -117,9 +120,11 @@ def finish_run(
             others = {other: (1 - sure) / (len(labels) - 1) for other in labels if other != label}
             readings.append(Reading(label, {label: sure, **others}, prompt_tokens=30, completion_tokens=1))
         right = sum(reading.label == row["label"] for reading, row in zip(readings, test, strict=True))
-        return evaluate.Arm(Scores(right / len(test), readings, seconds=len(test) / 100), alone=[0.01] * 50, valid_free=0.9)
+        return evaluate.Arm(Scores(right / len(test), readings, seconds=len(test) / 100), alone=[0.01] * 50, valid_free=0.9, outside=[])
 
     base, tuned = answered(0.95), answered(student_errors)
+    unsure = {label: 1 / len(labels) for label in labels}
+    tuned.outside.extend([Reading(labels[0], {**unsure, labels[0]: 0.95}), *[Reading(labels[0], unsure)] * 3])
     students = {"base_plain": base, "base_optimized": base, "tuned_plain": tuned, "tuned_optimized": tuned}
     monkeypatch.setattr(evaluate, "score_students", lambda *_: students)
     evaluate.main()

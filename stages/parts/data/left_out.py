@@ -32,7 +32,7 @@ def leave_out(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     stop_beyond_a_few(rows, in_test, "is a test text: drop it here or there")
     rows = rows[~in_test]
 
-    in_gold_or_test = (rows.part == "pool") & rows.id.isin(rows.id[rows.part.isin(("gold", "test"))])
+    in_gold_or_test = rows.part.isin(("pool", "outside")) & rows.id.isin(rows.id[rows.part.isin(("gold", "test", "train"))])
     rows = rows[~in_gold_or_test]
     repeated = rows.duplicated(["part", "id"])
     counts = {"two_labels": two_labels, "in_test": in_test, "in_gold_or_test": in_gold_or_test, "repeated": repeated}

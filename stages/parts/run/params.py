@@ -10,6 +10,7 @@ from stages.parts.run.errors import UserError
 
 Source = Literal["sample", "csv", "folder", "url", "hub"]
 EngineName = Literal["vllm", "sglang"]
+Rest = Literal["drop", "none_of_these"]
 Style = Literal["direct", "chain_of_thought"]
 Positive = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, lt=65536)]
@@ -196,6 +197,7 @@ class Params(Block):
     profile: str
     seed: Annotated[int, Field(ge=0)]
     top_n: Annotated[int, Field(ge=2)]
+    rest: Rest
     raw: Raw
     split: Split
     program: Program

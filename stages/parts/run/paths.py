@@ -16,6 +16,7 @@ GOLD = SPLITS / "gold.jsonl"
 POOL = SPLITS / "pool.jsonl"
 TEST = SPLITS / "test.jsonl"
 SEALED = SPLITS / "sealed.jsonl"
+OUTSIDE = SPLITS / "outside.jsonl"
 TEACHER = Path("data/teacher")
 TEACHER_LABELS = TEACHER / "labels.jsonl"
 TEACHER_TEST = TEACHER / "test.jsonl"

@@ -70,7 +70,10 @@ async def ask_all(served: ServedModel, requests: ProgramRequests, texts: Sequenc
 
 
 def score(served: ServedModel, requests: ProgramRequests, rows: Sequence[Any], at_once: int) -> Scores:
-    """Score a program on rows with `text` and `label`; whatever is no label is wrong. Raises UserError where the engine fails."""
+    """Score a program on rows with `text` and `label`; whatever is no label is wrong, and so is any answer to a row without a label.
+
+    Raises UserError where the engine fails.
+    """
     started = time.monotonic()
     try:
         readings = asyncio.run(ask_all(served, requests, [row["text"] for row in rows], at_once))
@@ -79,7 +82,7 @@ def score(served: ServedModel, requests: ProgramRequests, rows: Sequence[Any], a
         if not isinstance(error, EngineError):
             raise
         raise UserError(f"{requests.model} could not be scored: {error}; the engine's log is in .cache/logs") from None
-    right = sum(reading.label == row["label"] for reading, row in zip(readings, rows, strict=True))
+    right = sum(reading.label == row.get("label") for reading, row in zip(readings, rows, strict=True))
     return Scores(right / len(rows), readings, time.monotonic() - started)
 
 
