@@ -58,7 +58,7 @@ def finish_run(
 
     for path, part in ((paths.TEACHER_LABELS, pool), (paths.TEACHER_TEST, test), (paths.TEACHER_GOLD, gold)):
         answers = [{"id": row["id"], "text": row["text"], "label": mistaken(labels, row["label"], 0.15, source)} for row in part]
-        write_jsonl(path, [{**answer, "reasoning": "so", "valid": True, "confidence": 0.8} for answer in answers])
+        write_jsonl(path, [{**answer, "reasoning": "so", "valid": True, "confidence": 0.8, "probabilities": {}} for answer in answers])
     teacher = {"profile": "embedded", "rows": len(pool), "valid": len(pool), "prompt_tokens": 1000, "completion_tokens": 100}
     write_json(paths.TEACHER_REPORT, teacher)
     write_json(paths.FILTER_REPORT, {"left_out": dict.fromkeys(("two_labels", "in_test", "in_gold_or_test", "repeated"), 0)})
