@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -109,6 +110,7 @@ class _NoService:
     """An app to read routes from: it is never asked."""
 
     metrics = Metrics()
+    classifier = SimpleNamespace(calibration=SimpleNamespace(threshold=0.5))
 
 
 def metric_names() -> set[str]:
