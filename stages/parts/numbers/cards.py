@@ -12,15 +12,21 @@ from stages.parts.run.params import HubStudent, Params
 SOURCES = {
     "sample": ("Sample corpus of support queries", "sample", "apache-2.0"),
     "url": ("Banking77", "mteb/banking77", "cc-by-4.0"),
-    "hub": ("Banking77", "mteb/banking77", "cc-by-4.0"),
 }
 OWN = ("Own rows", "own", None)
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 
 
+def source_of(params: Params) -> tuple[str, str, str | None]:
+    """Name, id and licence of the rows; a data set of the hub is named as it is there, where its own card has the licence."""
+    if params.raw.source == "hub":
+        return params.raw.hub.repository, params.raw.hub.repository, None
+    return SOURCES.get(params.raw.source, OWN)
+
+
 def model_metadata(params: Params, metrics: Mapping[str, Any], student: ArmRow) -> str:
     """YAML: what the model is, and the served student's results on test."""
-    name, identifier, _ = SOURCES.get(params.raw.source, OWN)
+    name, identifier, _ = source_of(params)
     figures = {"accuracy": student["accuracy"], "f1": student["macro_f1"]}
     results = [
         EvalResult(
@@ -50,7 +56,7 @@ def model_metadata(params: Params, metrics: Mapping[str, Any], student: ArmRow) 
 
 def data_metadata(params: Params, rows: int, labels: Sequence[str]) -> str:
     """YAML: what the data are; `rows` of all parts."""
-    name, _, licence = SOURCES.get(params.raw.source, OWN)
+    name, _, licence = source_of(params)
     size = next((size for most, size in SIZES.items() if rows < most), "n>1M")
     data = DatasetCardData(
         pretty_name=f"{name}, {len(labels)} labels, labelled by a teacher",
