@@ -77,6 +77,11 @@ def was_cut(completion: Mapping[str, Any]) -> bool:
     return bool(completion["choices"][0]["finish_reason"] == "length")
 
 
+def still_answers(record: Mapping[str, Any] | None, body: Mapping[str, Any]) -> bool:
+    """Whether what the log has is the answer to a request: not where it was cut short and more tokens are allowed now."""
+    return record is not None and not (was_cut(record["completion"]) and record["max_tokens"] < allowed_tokens(body))
+
+
 class Asker:
     """Asks one engine. With a `log`, what is in it is not asked again. Counts each kept or new answer once, in its meter."""
 
@@ -118,10 +123,10 @@ class Asker:
         """The log's answer, counted the first time it is used."""
         assert self.log is not None
         record = self.log.get(key)
-        if record is None or (was_cut(record["completion"]) and record["max_tokens"] < allowed_tokens(body)):
+        if record is None or not still_answers(record, body):
             return None
         if self.log.first_use(key):
-            self.meter.count(body, record["completion"]["usage"], record["dollars"], kept=True)
+            self.meter.count(body, record["completion"]["usage"], record["dollars"])
         completion: dict[str, Any] = record["completion"]
         return completion
 
@@ -134,7 +139,7 @@ class Asker:
                     usage = completion["usage"]
                     self.pace.cost(sum(expected), usage["prompt_tokens"] + usage["completion_tokens"])
                     dollars = self.meter.cost(usage)
-                    self.meter.count(body, usage, dollars, kept=False)
+                    self.meter.count(body, usage, dollars)
             except QueryRefused:
                 raise
             except RequestRefused as error:

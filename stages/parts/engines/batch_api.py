@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from stages.parts.engines.asking import allowed_tokens, compact, content_key, was_cut
+from stages.parts.engines.asking import allowed_tokens, compact, content_key, still_answers
 from stages.parts.engines.client import EngineClient, EngineError, EngineRefuses, EngineTimeout
 from stages.parts.engines.meter import Meter, OverBudget
 from stages.parts.engines.pace import pause_s
@@ -58,7 +58,7 @@ class Batches:
         size = prompt = completion = 0
         for body in bodies:
             key = content_key(body)
-            if key in self.tried or key in found or self.is_kept(key, body):
+            if key in self.tried or key in found or still_answers(self.answers.get(key), body):
                 continue
             line = json.dumps({"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}) + "\n"
             more = self.meter.expected(body)
@@ -71,10 +71,6 @@ class Batches:
             found[key] = line
             size, prompt, completion = size + len(line), prompt + more[0], completion + more[1]
         return list(found.items())
-
-    def is_kept(self, key: str, body: dict[str, Any]) -> bool:
-        record = self.answers.get(key)
-        return record is not None and not (was_cut(record["completion"]) and record["max_tokens"] < allowed_tokens(body))
 
     async def finish(self, job: dict[str, Any]) -> None:
         """Start a noted job if it has not started, wait for its end, and keep its answers."""

@@ -24,10 +24,9 @@ class Price:
 
 @dataclass
 class Spent:
-    """Answers and their tokens; `dollars` None where the price is not known. `kept`: how many of the answers an earlier run paid."""
+    """Answers and their tokens; `dollars` None where the price is not known."""
 
     answers: int = 0
-    kept: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     dollars: float | None = 0.0
@@ -55,11 +54,10 @@ class Meter:
             return None
         return (usage["prompt_tokens"] * self.price.prompt + usage["completion_tokens"] * self.price.completion) / 1e6
 
-    def count(self, body: Mapping[str, Any], usage: Mapping[str, Any], dollars: float | None, kept: bool) -> None:
+    def count(self, body: Mapping[str, Any], usage: Mapping[str, Any], dollars: float | None) -> None:
         """Add an answer and what it cost."""
         spent = self.spent
         spent.answers += 1
-        spent.kept += kept
         spent.prompt_tokens += usage["prompt_tokens"]
         spent.completion_tokens += usage["completion_tokens"]
         spent.dollars = None if spent.dollars is None or dollars is None else spent.dollars + dollars

@@ -36,9 +36,6 @@ class AppendLog:
             self.end += len(line)
         file.truncate(self.end)
 
-    def __len__(self) -> int:
-        return len(self.places)
-
     def get(self, key: str) -> dict[str, Any] | None:
         """The last record of a key, or None."""
         place = self.places.get(short(key))
