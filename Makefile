@@ -35,6 +35,9 @@ compare: setup ## two revisions, A=main B=branch: metrics, plots, paired differe
 seeds: setup ## the pipeline over N=5 seeds through DVC's queue: mean and spread (reports/seeds.json); WITH="-S raw.source=url" changes more
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.seeds $(or $(N),5) $(WITH)
 
+review: setup ## look at the ROWS=100 rows that the teacher may have labelled wrongly; the next `dvc repro` learns from what you decide
+	@$(BIN)/python -m serve.review --rows $(or $(ROWS),100)
+
 serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
 

@@ -13,7 +13,7 @@ from stages.parts.engines.hub import snapshot
 from stages.parts.run.files import read_json, read_jsonl
 from stages.parts.run.gpus import gpu_memory
 from stages.parts.run.params import HubStudent, load_params
-from stages.parts.run.paths import BASE, GOLD, LABELS, POOL
+from stages.parts.run.paths import BASE, GOLD, LABELS, POOL, REVIEWED
 from stages.parts.run.stage import run_stage
 from stages.parts.students.chat_template import freeze_date
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons, start_from_word_vectors
@@ -37,7 +37,7 @@ def main() -> None:
 
     set_seed(params.seed)
     program = IntentClassifier(read_json(LABELS), params.program.instructions, params.program.style)
-    texts = [row["text"] for row in [*read_jsonl(GOLD), *read_jsonl(POOL)]]
+    texts = [row["text"] for path in (GOLD, REVIEWED, POOL) for row in read_jsonl(path)]
     tokenizer = build_tokenizer(texts, program, student.vocabulary)
     model = build_model(tokenizer, student)
     start_from_word_vectors(model, tokenizer, texts, params.seed)

@@ -104,16 +104,17 @@ def mean_tokens(scores: Scores) -> dict[str, float]:
 
 
 def linear_lessons(
-    gold: list[Query], teacher: list[TeacherLabel], sealed: Mapping[str, str], trained: set[str]
+    gold: list[Query], reviewed: list[Query], teacher: list[TeacherLabel], sealed: Mapping[str, str], trained: set[str]
 ) -> dict[str, list[tuple[str, str]]]:
     """What linear baselines learn from: gold, the teacher's labels, those of them that the student learned from, and all true labels, which
-    nobody knows where the pool is a team's own."""
+    nobody knows where the pool is a team's own. What people reviewed each of them learns, too."""
     valid = [row for row in teacher if row["valid"]]
+    people = [(row["text"], row["label"]) for row in reviewed]
     return {
-        "linear_gold": [(row["text"], row["label"]) for row in gold],
-        "linear_teacher": [(row["text"], row["label"]) for row in valid],
-        "linear_cleaned": [(row["text"], row["label"]) for row in valid if row["id"] in trained],
-        "linear_true": [(row["text"], sealed[row["id"]]) for row in teacher if row["id"] in sealed],
+        "linear_gold": [(row["text"], row["label"]) for row in gold] + people,
+        "linear_teacher": [(row["text"], row["label"]) for row in valid] + people,
+        "linear_cleaned": [(row["text"], row["label"]) for row in valid if row["id"] in trained] + people,
+        "linear_true": [(row["text"], sealed[row["id"]]) for row in teacher if row["id"] in sealed] + people if sealed else [],
     }
 
 
@@ -144,7 +145,7 @@ def main() -> None:
     actual = [row["label"] for row in test]
     calibration = load_calibration(paths.CALIBRATION)
 
-    lessons = linear_lessons(gold, teacher_pool, sealed, {row["id"] for row in read_jsonl(paths.SFT_TRAIN)})
+    lessons = linear_lessons(gold, read_jsonl(paths.REVIEWED), teacher_pool, sealed, {row["id"] for row in read_jsonl(paths.SFT_TRAIN)})
     with ThreadPoolExecutor(1) as beside:  # while the engines start
         fits = {arm: beside.submit(fitted_baseline, rows, params.seed) for arm, rows in lessons.items()}
         of_students = score_students(params, pair, test, read_jsonl(paths.OUTSIDE), [*fits.values()])

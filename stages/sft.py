@@ -1,6 +1,7 @@
 """Turn the teacher's labels into SFT rows, and hold out rows to choose checkpoints and programs on.
 
-The gold rows are no SFT rows: their labels are the only true ones, and `calibrate` needs some that the student has not learned.
+The gold rows are no SFT rows: their labels are the only true ones, and `calibrate` needs some that the student has not learned. Rows that
+people reviewed are (with a program that reasons they are not: nobody wrote down reasons).
 
 python -m stages.sft
 """
@@ -8,7 +9,7 @@ python -m stages.sft
 import random
 
 from stages.parts.data.leaks import leaks, refuse_copies, without_copies
-from stages.parts.data.rows import TeacherLabel
+from stages.parts.data.rows import Query, TeacherLabel
 from stages.parts.numbers.baseline import baseline_model
 from stages.parts.numbers.label_errors import likely_errors
 from stages.parts.run import paths
@@ -31,6 +32,12 @@ def unseal(params: Params, answered: list[TeacherLabel]) -> list[TeacherLabel]:
     return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True, "confidence": 1.0, "probabilities": {}} for row in answered]
 
 
+def by_a_person(row: Query) -> TeacherLabel:
+    """A reviewed row as if a teacher had labelled it that is never wrong."""
+    label = row["label"]
+    return TeacherLabel(id=row["id"], text=row["text"], label=label, reasoning="", valid=True, confidence=1.0, probabilities={label: 1.0})
+
+
 def main() -> None:
     params = load_params()
     answered: list[TeacherLabel] = read_jsonl(paths.TEACHER_LABELS)
@@ -50,16 +57,19 @@ def main() -> None:
     # Copies of what is scored, but for case and punctuation, are no training rows.
     scored = {"gold": read_jsonl(paths.GOLD), "dev": dev, "val": val, "test": read_jsonl(paths.TEST)}
     texts = {name: [row["text"] for row in part] for name, part in scored.items()}
+    reviewed: list[Query] = read_jsonl(paths.REVIEWED) if params.program.style == "direct" else []
+    train += [by_a_person(row) for row in reviewed]
     known, train = len(train), without_copies(train, [text for part in texts.values() for text in part])
     copies = known - len(train)
 
-    # Only training rows are pruned: dev and val stay what the teacher said, hard rows and all.
+    # Only the teacher's training rows are pruned: dev and val stay what it said, hard rows and all.
     pruned = 0
     if params.sft.prune and params.sft.labels == "teacher":
         classifier = baseline_model(params.seed, quick=True)
         wrong = likely_errors(classifier, [row["text"] for row in train], [row["label"] for row in train], params.seed)
-        pruned = int(wrong.sum())
-        train = [row for row, is_wrong in zip(train, wrong, strict=True) if not is_wrong]
+        sure = {row["id"] for row in reviewed}
+        kept = [row for row, is_wrong in zip(train, wrong, strict=True) if not is_wrong or row["id"] in sure]
+        pruned, train = len(train) - len(kept), kept
 
     found = leaks({"sft": [row["text"] for row in train], **texts})
     write_json(paths.LEAKS, found)
@@ -83,6 +93,7 @@ def main() -> None:
         "invalid": len(answered) - len(rows),
         "copies": copies,
         "pruned": pruned,
+        "reviewed": len(reviewed),
         "train": len(messages),
         "dev": len(dev),
         "optimizer_val": len(val),

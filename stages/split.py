@@ -1,5 +1,8 @@
 """Split into hand-labelled gold, an unlabelled pool and test; the pool's true labels, where there are any, are sealed.
 
+Pool rows that a person decided about in `make review` are apart: the teacher and the student learn from them as from gold, but they were
+chosen for being hard, so nothing is scored or calibrated on them.
+
 python -m stages.split
 """
 
@@ -7,12 +10,13 @@ import random
 
 import pandas as pd
 
+from stages.parts.data.decisions import read_decisions
 from stages.parts.data.left_out import near_duplicates
 from stages.parts.data.rows import as_queries
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import write_json, write_jsonl
+from stages.parts.run.files import read_json, write_json, write_jsonl
 from stages.parts.run.params import Split, load_params
-from stages.parts.run.paths import FILTERED_ROWS, GOLD, OUTSIDE, POOL, SEALED, SPLIT_REPORT, TEST
+from stages.parts.run.paths import DECISIONS, FILTERED_ROWS, GOLD, LABELS, OUTSIDE, POOL, REVIEWED, SEALED, SPLIT_REPORT, TEST
 from stages.parts.run.stage import run_stage
 
 
@@ -60,6 +64,10 @@ def main() -> None:
         gold, pool = learned[: params.split.gold], learned[params.split.gold :]
     else:
         gold, pool = learned[learned.part == "gold"], learned[learned.part == "pool"]
+    decided = read_decisions(DECISIONS, read_json(LABELS))
+    reviewed = pool[pool.id.isin(decided)]
+    reviewed = reviewed.assign(label=[decided[row].label for row in reviewed.id])
+    pool = pool[~pool.id.isin(decided)]
     check_pool(pool, params.split)
     test_from = "file"
     if test.empty:
@@ -68,12 +76,14 @@ def main() -> None:
 
     sealed = pool[pool.label.notna()]
     write_jsonl(GOLD, as_queries(gold))
+    write_jsonl(REVIEWED, as_queries(reviewed))
     write_jsonl(POOL, as_queries(pool.drop(columns="label")))
     write_jsonl(TEST, as_queries(test))
     write_jsonl(SEALED, ({"id": row["id"], "label": row["label"]} for row in as_queries(sealed)))
     write_jsonl(OUTSIDE, as_queries(outside.drop(columns="label")))
     report = {
         "gold": len(gold),
+        "reviewed": len(reviewed),
         "pool": len(pool),
         "test": len(test),
         "test_from": test_from,

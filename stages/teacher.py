@@ -21,7 +21,7 @@ from stages.parts.teachers.teacher import teacher_of
 def main() -> None:
     params = load_params()
     labels: list[str] = read_json(paths.LABELS)
-    gold, pool, test = (read_jsonl(path) for path in (paths.GOLD, paths.POOL, paths.TEST))
+    gold, reviewed, pool, test = (read_jsonl(path) for path in (paths.GOLD, paths.REVIEWED, paths.POOL, paths.TEST))
     descriptions: dict[str, str] = read_json(paths.DESCRIPTIONS)
 
     # The teacher always reasons: it is asked once, and its reasons let the student's style change without asking again.
@@ -29,7 +29,7 @@ def main() -> None:
     failures: Counter[str] = Counter()
     done = valid = 0
     of_gold: list[str] = []
-    with ExitStack() as files, teacher_of(params, gold, pool, test, labels) as teacher:
+    with ExitStack() as files, teacher_of(params, [*gold, *reviewed], pool, test, labels) as teacher:
         outputs = (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD)
         to_pool, to_test, to_gold = (files.enter_context(jsonl_writer(path)) for path in outputs)
         to_failed = files.enter_context(jsonl_writer(paths.TEACHER_FAILED))

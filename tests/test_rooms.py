@@ -6,17 +6,18 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 PARTS = ROOT / "stages/parts"
-LATER = {"run", "task", "data", "engines"}
+BELOW = {"run", "task", "data", "engines"}
 # Room -> the rooms it may import from.
 KNOWS = {
     "run": {"run"},
     "task": {"run", "task"},
     "data": {"run", "task", "data"},
-    "engines": LATER,
-    "teachers": LATER | {"teachers"},
-    "students": LATER | {"students"},
+    "engines": BELOW,
+    "teachers": BELOW | {"teachers"},
+    "students": BELOW | {"students"},
     "training": {"run", "training"},
     "numbers": {"run", "task", "data", "numbers"},
+    "review": {"run", "task", "data", "numbers", "review"},
 }
 
 

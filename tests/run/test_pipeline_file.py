@@ -12,7 +12,8 @@ from tests.conftest import ROOT, make_clone, run
 from tests.test_rooms import imported_modules
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-NO_STAGES = (paths.SAMPLE, paths.REPORTS, paths.TIMES, paths.EXPORT, paths.COMPARE, paths.SEEDS)  # not made by a stage, or not tracked
+# Not made by a stage, or not tracked.
+NO_STAGES = (paths.SAMPLE, paths.DECISIONS, paths.REPORTS, paths.TIMES, paths.EXPORT, paths.COMPARE, paths.SEEDS)
 
 
 def names(entries) -> set[str]:
@@ -93,6 +94,7 @@ RERUNS = {
     "rest=none_of_these": "filter",
     "stages/parts/numbers/outside.py": "evaluate",
     "raw.folder=data/sample": "raw",
+    "data/review/decisions.csv": "split",
     "split.gold=90": "split sft",
     "split.check=0.4": "split sft",
     "split.dev=200": "split sft",
@@ -127,7 +129,7 @@ def settled(tmp_path_factory) -> Iterator[Path]:
             file.write_text("{}")
     for dep in ("labels.jsonl", "test.jsonl", "gold.jsonl"):
         (folder / "data/teacher" / dep).write_text("{}")
-    for dep in ("gold", "pool", "test", "sealed"):
+    for dep in ("gold", "pool", "reviewed", "test", "sealed"):
         (folder / f"data/splits/{dep}.jsonl").write_text("{}")
     for dep in ("train", "dev", "optimizer_val", "optimizer_train"):
         (folder / f"data/sft/{dep}.jsonl").write_text("{}")

@@ -3,21 +3,17 @@
 import asyncio
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import openai
 import pandas as pd
 import pytest
 import requests
 from fastapi import HTTPException
-from playwright.sync_api import Page, sync_playwright
 
 from serve import supervisor
 from serve.http import guard
@@ -28,6 +24,7 @@ from stages.parts.engines.engine import RunningEngine, ServedModel
 from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.network import free_port
 from stages.parts.run.files import folder_sha256
+from tests.browser import browser_page
 from tests.conftest import run
 from tests.serve.shop import ENGINE_KEY, LABELS, ROOT, Shop, ended, last_request, make_shop, serving, start, start_engine, wait_until
 
@@ -438,25 +435,8 @@ def test_readiness_survives_a_dropped_check_but_not_three(monkeypatch):
     assert asyncio.run(checks_until_not_ready({3, 4, 6, 7, 8})) == 8
 
 
-@contextmanager
-def browser_page() -> Iterator[Page]:
-    """A page of a phone's width in a real browser; no script on it may fail."""
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("chromium is not installed: on Debian, apt-get install chromium")
-    quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *quiet.split()])
-        page = browser.new_page(viewport={"width": 390, "height": 844})
-        complaints: list[str] = []
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        yield page
-        assert not complaints
-        browser.close()
-
-
 def test_the_page_answers_in_a_real_browser(url):
-    with browser_page() as page:
+    with browser_page(url) as page:
         page.goto(url)
         assert not page.get_by_label("API key").is_visible(), "this service wants no key"
         page.get_by_label("A customer's query").fill("<img src=x onerror=alert(1)> My card got declined")

@@ -3,22 +3,19 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from stages import report
 from stages.parts.numbers.arms import advice, dollars
 from stages.parts.numbers.statistics import difference_interval, mcnemar
 from stages.parts.run import paths
 from stages.parts.run.files import read_json, write_json
+from tests.browser import browser_page
 from tests.stages.finished_run import finish_run
-
-QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +33,6 @@ def finished(original, tmp_path, monkeypatch) -> Path:
     return folder
 
 
-@contextmanager
-def browser_page(**settings: object) -> Iterator[Page]:
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("chromium is not installed: on Debian, apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=QUIET.split())
-        page = browser.new_page(**settings)
-        complaints: list[str] = []
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url) if not request.url.startswith("file:") else None)
-        yield page
-        assert not complaints, complaints
-        browser.close()
-
-
 def first_label(page: Page) -> str:
     return page.locator("#labels tbody tr:visible summary").first.inner_text()
 
@@ -61,7 +42,7 @@ def test_the_page_tells_the_run_and_its_controls_work(finished):
     text = page_file.read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!#)[^"']+""", text), "the page is not self-contained"
     metrics = read_json(paths.METRICS)
-    with browser_page(viewport={"width": 390, "height": 844}, color_scheme="dark") as page:
+    with browser_page("file:", viewport={"width": 390, "height": 844}, color_scheme="dark") as page:
         for width, scheme in ((390, "dark"), (1280, "light")):
             page.set_viewport_size({"width": width, "height": 900})
             page.emulate_media(color_scheme=scheme)

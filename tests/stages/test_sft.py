@@ -28,6 +28,7 @@ def repository(tmp_path, monkeypatch) -> Path:
     write_jsonl(paths.SEALED, [{key: row[key] for key in ("id", "label")} for row in true])
     write_jsonl(paths.TEACHER_LABELS, teacher)
     write_jsonl(paths.GOLD, [])
+    write_jsonl(paths.REVIEWED, [])
     write_jsonl(paths.TEST, [{"id": "t", "text": "something else", "label": LABELS[0]}])
     configure()
     return tmp_path
@@ -82,3 +83,17 @@ def test_copies_of_a_scored_row_are_not_learned(repository):
     found = read_json(paths.LEAKS)
     assert read_json(paths.SFT_REPORT)["copies"] + len(learned) == 32
     assert found["sft-test"]["exact"] == 0 and found["dev-test"]["exact"] + found["val-test"]["exact"] > 0
+
+
+def test_reviewed_rows_are_learned_as_people_labelled_them_and_never_pruned(repository):
+    reviewed = [{"id": f"r{number}", "text": f"{TEXTS[1]} reviewed {number}", "label": LABELS[0]} for number in range(3)]
+    write_jsonl(paths.REVIEWED, reviewed)
+    configure(prune=True)
+    sft.main()
+    learned = {row["id"]: row for row in read_jsonl(paths.SFT_TRAIN)}
+    for row in reviewed:
+        assert LABELS[0] in learned[row["id"]]["messages"][-1]["content"] and learned[row["id"]]["probabilities"] == {LABELS[0]: 1.0}
+    assert read_json(paths.SFT_REPORT)["reviewed"] == 3
+    configure(style="chain_of_thought")
+    sft.main()
+    assert not {row["id"] for row in reviewed} & {row["id"] for row in read_jsonl(paths.SFT_TRAIN)}, "nobody wrote down reasons"

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 SAMPLE = Path("data/sample")
+DECISIONS = Path("data/review/decisions.csv")
 RAW = Path("data/raw")
 RAW_ROWS = RAW / "rows.parquet"
 RAW_LABELS = RAW / "labels.json"
@@ -15,6 +16,7 @@ SPLITS = Path("data/splits")
 GOLD = SPLITS / "gold.jsonl"
 POOL = SPLITS / "pool.jsonl"
 TEST = SPLITS / "test.jsonl"
+REVIEWED = SPLITS / "reviewed.jsonl"
 SEALED = SPLITS / "sealed.jsonl"
 OUTSIDE = SPLITS / "outside.jsonl"
 TEACHER = Path("data/teacher")

@@ -24,22 +24,16 @@ from sklearn.pipeline import make_union
 from sklearn.preprocessing import normalize
 
 from stages.parts.task.features import characters, words
+from stages.parts.task.labels import NONE_OF_THESE
 
 TOPICS = 300  # LSA dimensions
 NAME_SHARING = 10.0  # weight of the names' similarity in the prior covariance of classes; flat between 5 and 30
-
-
 PENALTY = 1.0  # of the squared weights
 GOLD_WEIGHT = 5.0  # of a gold row or a name against a self-labelled row
-
-
 ROUNDS = 6
 FINAL_SHARE = 0.9  # of a class's expected rows that the last round takes
-
-
 SKEW_P = 0.01  # gold counts less likely than this under even classes count as skew
 WORDS = 1  # which view sees words alone
-
 
 Matrix = np.ndarray
 
@@ -103,9 +97,12 @@ class SelfTrainedTeacher:
     def fit(
         cls, pool: Sequence[str], gold_texts: Sequence[str], gold_labels: Sequence[str], labels: Sequence[str], seed: int
     ) -> "SelfTrainedTeacher":
-        names = [label.replace("_", " ") for label in labels]
+        # The name of what no label fits says nothing of its texts: no row, and no likeness to other names.
+        named = [number for number, label in enumerate(labels) if label != NONE_OF_THESE]
+        names = [labels[number].replace("_", " ") for number in named]
         documents = [*pool, *gold_texts, *names]
-        coupling = class_coupling(names)
+        coupling = np.eye(len(labels))
+        coupling[np.ix_(named, named)] = class_coupling(names)
         views, vectors = [], []
         for vectorizer in (make_union(words(2), characters(2, 5)), words(2), characters(3, 5)):
             tfidf = vectorizer.fit_transform(documents)
@@ -115,7 +112,7 @@ class SelfTrainedTeacher:
 
         gold = np.array([labels.index(label) for label in gold_labels])
         known = np.arange(len(pool), len(documents))
-        known_classes = np.concatenate([gold, np.arange(len(labels))])
+        known_classes = np.concatenate([gold, named])
         expected = expected_shares(gold, len(labels)) * len(pool)
         taken, taken_classes = np.empty(0, int), np.empty(0, int)
         for number in range(1, ROUNDS + 2):

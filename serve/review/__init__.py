@@ -1,0 +1,1 @@
+"""People look at rows that the teacher may have labelled wrongly, in a browser."""
