@@ -35,6 +35,10 @@ compare: setup ## two revisions, A=main B=branch: metrics, plots, paired differe
 seeds: setup ## the pipeline over N=5 seeds through DVC's queue: mean and spread (reports/seeds.json); WITH="-S raw.source=url" changes more
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.seeds $(or $(N),5) $(WITH)
 
+plan: setup ## what labelling will cost, reckoned from 20 rows: requests, tokens, dollars, time
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro -q split
+	@$(BIN)/python -m stages.parts.teachers.plan
+
 review: setup ## look at the ROWS=100 rows that the teacher may have labelled wrongly; the next `dvc repro` learns from what you decide
 	@$(BIN)/python -m serve.review --rows $(or $(ROWS),100)
 
@@ -58,6 +62,9 @@ bench-serve: setup ## the service against the reference's handler and the bare e
 
 bench-styles: setup ## the whole pipeline in both program styles: accuracy, tokens, latency (reports/bench/styles.json)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.styles
+
+bench-review: setup ## a hundred looks at the review's queue against a hundred random ones: two seeds, both corpora (reports/bench/review.json)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.review
 
 bench-student: setup ## the student against teacher and linear model: three seeds, both corpora (reports/bench/student.json)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.student

@@ -9,27 +9,23 @@ from itertools import chain
 
 from stages.parts.data.rows import Query
 from stages.parts.run import paths
-from stages.parts.run.files import jsonl_writer, read_json, read_jsonl, write_json
+from stages.parts.run.files import jsonl_writer, write_json
 from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
-from stages.parts.task.program import IntentClassifier
 from stages.parts.teachers.confusions import confusions
 from stages.parts.teachers.labelling import Answer, label_all, teacher_label
+from stages.parts.teachers.questions import read_questions
 from stages.parts.teachers.teacher import teacher_of
 
 
 def main() -> None:
     params = load_params()
-    labels: list[str] = read_json(paths.LABELS)
-    gold, reviewed, pool, test = (read_jsonl(path) for path in (paths.GOLD, paths.REVIEWED, paths.POOL, paths.TEST))
-    descriptions: dict[str, str] = read_json(paths.DESCRIPTIONS)
-
-    # The teacher always reasons: it is asked once, and its reasons let the student's style change without asking again.
-    program = IntentClassifier(labels, params.program.instructions, "chain_of_thought", descriptions)
+    questions = read_questions(params)
+    pool, test, gold = questions.pool, questions.test, questions.gold
     failures: Counter[str] = Counter()
     done = valid = 0
     of_gold: list[str] = []
-    with ExitStack() as files, teacher_of(params, [*gold, *reviewed], pool, test, labels) as teacher:
+    with ExitStack() as files, teacher_of(params, questions) as teacher:
         outputs = (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD)
         to_pool, to_test, to_gold = (files.enter_context(jsonl_writer(path)) for path in outputs)
         to_failed = files.enter_context(jsonl_writer(paths.TEACHER_FAILED))
@@ -47,7 +43,7 @@ def main() -> None:
                 failures[answer.failure.reason] += 1
                 to_failed({"id": row["id"], "text": row["text"], "reason": answer.failure.reason, "said": answer.failure.said})
 
-        spent = label_all(teacher, program, [*pool, *test, *gold], params.runtime, take)
+        spent = label_all(teacher, questions.program, questions.rows, params.runtime, take)
     write_json(
         paths.TEACHER_REPORT,
         {
@@ -59,7 +55,7 @@ def main() -> None:
             "prompt_tokens": spent.prompt_tokens,
             "completion_tokens": spent.completion_tokens,
             # None for a teacher that has learned from the gold rows: they show nothing of its errors.
-            "confused": None if teacher.learned_from_gold else confusions([row["label"] for row in gold], of_gold, labels),
+            "confused": None if teacher.learned_from_gold else confusions([row["label"] for row in gold], of_gold, questions.labels),
             "cost": None if spent.dollars is None else round(spent.dollars, 6),
         },
     )

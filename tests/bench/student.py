@@ -14,18 +14,9 @@ from typing import Any
 
 from stages.parts.run.files import write_json
 from tests.bench.machine import machine
-from tests.bench.pipeline import run_pipeline
-from tests.conftest import BANKING77
+from tests.bench.pipeline import corpora, run_pipeline
 
 COLUMNS = ("student", "linear_teacher", "teacher", "linear_true", "base", "calibration_error", "calibration_error_before")
-
-
-def corpora() -> dict[str, list[str]]:
-    """The parameters of each corpus that is at hand."""
-    found = {"sample": ["raw.source=sample"]}
-    if BANKING77.is_dir():
-        found["banking77"] = ["raw.source=csv", f"raw.train={BANKING77 / 'train.csv'}", f"raw.test={BANKING77 / 'test.csv'}"]
-    return found
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, float]:

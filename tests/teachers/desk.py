@@ -47,6 +47,7 @@ class Desk:
         write_jsonl(folder / paths.POOL, [{"id": row["id"], "text": row["text"]} for row in rows[:pool]])
         write_jsonl(folder / paths.TEST, [{"id": row["id"], "text": row["text"]} for row in rows[pool : pool + test]])
         write_jsonl(folder / paths.GOLD, rows[pool + test :])
+        write_jsonl(folder / paths.REVIEWED, [])
         self.params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
         self.params["profile"] = "api"
         self.set("teacher", api_base=f"http://127.0.0.1:{self.port}/v1")

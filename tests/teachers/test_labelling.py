@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import subprocess
+import sys
 import time
 
 import dspy
@@ -203,6 +204,7 @@ def test_a_second_run_is_told_to_wait_and_minutes_have_a_limit(tmp_path):
         started = time.monotonic()
         first = subprocess.Popen(desk.command, cwd=desk.folder, env=desk.environment, stderr=subprocess.DEVNULL)
         while desk.stats()["requests"] == 0:
+            assert first.poll() is None
             time.sleep(0.05)
         assert desk.label() == "another run is asking gpt-4o-mini: wait for it, its answers are shared"
         assert desk.stats()["requests"] <= 1 + 2 * (time.monotonic() - started)
@@ -222,6 +224,7 @@ def test_a_batch_is_half_the_price_and_a_killed_run_finds_its_batch_again(tmp_pa
     with desk.teacher("--batch-polls", "3"):
         process = subprocess.Popen(desk.command, cwd=desk.folder, env=desk.environment, stderr=subprocess.DEVNULL)
         while not desk.stats().get("batches"):
+            assert process.poll() is None
             time.sleep(0.02)
         process.kill()
         process.wait()
@@ -236,3 +239,22 @@ def test_a_batch_is_half_the_price_and_a_killed_run_finds_its_batch_again(tmp_pa
     with desk.teacher("--fault", "500=0.2"):  # what a batch leaves open is asked one by one
         assert not desk.label()
         assert desk.stats()["requests"] > 20 and desk.report()["valid"] == 200
+
+
+def test_the_plan_comes_near_what_the_run_costs_and_nothing_is_asked_twice(tmp_path):
+    desk = Desk(tmp_path, pool=400)
+    with desk.teacher("--latency-ms", "50"):
+        command = [sys.executable, "-m", "stages.parts.teachers.plan"]
+        planned = subprocess.run(command, cwd=tmp_path, env=desk.environment, text=True, capture_output=True, check=True).stdout
+        asked = desk.stats()["distinct"]
+        rows = {line[:15].strip(): [word.replace(",", "") for word in line[15:].split()] for line in planned.splitlines()[:4]}
+        assert asked == 20 and rows["pool"][0] == "400" and int(rows["together"][1]) == 430 - asked
+        before = seen(desk)
+        assert not desk.label()
+        assert desk.stats()["distinct"] == 430 == desk.stats()["answers"]
+        cost = [after - then for after, then in zip(seen(desk), before, strict=True)]
+        for found, estimate in zip(cost[1:3], rows["together"][2:4], strict=True):
+            assert int(estimate) == pytest.approx(found, rel=0.05)
+        assert rows["together"][4] == f"${cost[3]:.2f}"
+        again = subprocess.run(command, cwd=tmp_path, env=desk.environment, text=True, capture_output=True, check=True).stdout
+        assert "       0" in again and desk.stats()["answers"] == 430

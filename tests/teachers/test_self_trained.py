@@ -32,7 +32,7 @@ def rows_under(table: pd.DataFrame, labels: list[str]) -> list[Query]:
 @pytest.fixture(scope="module")
 def teacher(rows) -> SelfTrainedTeacher:
     gold, pool = rows[:12], rows[12:]
-    return SelfTrainedTeacher.fit([r["text"] for r in pool], [r["text"] for r in gold], [r["label"] for r in gold], LABELS, 0)
+    return SelfTrainedTeacher.fit([row["text"] for row in pool], gold, LABELS, 0)
 
 
 def test_twelve_gold_rows_and_three_names_label_the_rest(rows, teacher):
@@ -78,6 +78,6 @@ def test_a_teacher_on_banking77_is_right_on_three_quarters_of_the_pool(banking77
     rows = rows_under(table, labels)
     np.random.default_rng(1).shuffle(rows)
     gold, pool = rows[:100], rows[100:]
-    fitted = SelfTrainedTeacher.fit([r["text"] for r in pool], [r["text"] for r in gold], [r["label"] for r in gold], labels, 0)
+    fitted = SelfTrainedTeacher.fit([row["text"] for row in pool], gold, labels, 0)
     found = fitted.probabilities([row["text"] for row in pool]).argmax(axis=1)
     assert np.mean([labels[k] == row["label"] for k, row in zip(found, pool, strict=True)]) >= 0.75

@@ -25,6 +25,7 @@ from stages.parts.task.prompt import TeacherFormat
 from stages.parts.teachers.teacher import Teacher
 
 MAX_FAILED = 0.02  # share of the rows; more means that the teacher is ill, not the queries
+BUSY = "another run is asking {}: wait for it, its answers are shared"
 MORE_ASKS = 2  # after an answer without a label: of 2 % that come by chance one leaves 2 rows of 5,000, two none
 
 
@@ -104,7 +105,7 @@ def label_all(
     if runtime.budget_usd and not teacher.price and teacher.log:
         raise UserError(f"runtime.budget_usd needs a price, and {teacher.name}'s is not known: set teacher.price, or runtime.budget_tokens")
     requests = ProgramRequests(program, teacher.kind, teacher.name, teacher.max_tokens, TeacherFormat(), teacher.options)
-    busy = f"another run is asking {teacher.name}: wait for it, its answers are shared"
+    busy = BUSY.format(teacher.name)
     failures: Counter[str] = Counter()
     done, count = 0, len(rows)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.parts.data.rows import Query
 from stages.parts.task.label_probabilities import LABEL_HEADER
+from stages.parts.teachers.questions import Questions
 from stages.parts.teachers.self_trained import SelfTrainedTeacher
 
 QUERY = re.compile(r"\[\[ ## query ## \]\]\n(.*)\n\nRespond with the corresponding output fields", re.DOTALL)
@@ -54,11 +54,11 @@ class LinearClient:
         }
 
 
-def linear_client(gold: Sequence[Query], pool: Sequence[Query], test: Sequence[Query], labels: Sequence[str], seed: int) -> LinearClient:
-    """The linear teacher, fitted on gold and pool; `test` are more texts that it will be asked about."""
-    texts = [row["text"] for row in pool]
-    fitted = SelfTrainedTeacher.fit(texts, [row["text"] for row in gold], [row["label"] for row in gold], labels, seed)
-    return LinearClient(fitted, [*texts, *(row["text"] for row in (*test, *gold))])
+def linear_client(questions: Questions, seed: int) -> LinearClient:
+    """The linear teacher, fitted on what people labelled and the pool."""
+    pool = [row["text"] for row in questions.pool]
+    fitted = SelfTrainedTeacher.fit(pool, questions.gold, questions.labels, seed, questions.reviewed)
+    return LinearClient(fitted, [row["text"] for row in questions.rows])
 
 
 def token(text: str, probability: float) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_union
 from sklearn.preprocessing import normalize
 
+from stages.parts.data.rows import Query
 from stages.parts.task.features import characters, words
 from stages.parts.task.labels import NONE_OF_THESE
 
@@ -95,12 +96,13 @@ class SelfTrainedTeacher:
 
     @classmethod
     def fit(
-        cls, pool: Sequence[str], gold_texts: Sequence[str], gold_labels: Sequence[str], labels: Sequence[str], seed: int
+        cls, pool: Sequence[str], gold: Sequence[Query], labels: Sequence[str], seed: int, reviewed: Sequence[Query] = ()
     ) -> "SelfTrainedTeacher":
+        """`reviewed` are rows with a person's label, too, but chosen for being hard: their share of a label says nothing of the pool's."""
         # The name of what no label fits says nothing of its texts: no row, and no likeness to other names.
         named = [number for number, label in enumerate(labels) if label != NONE_OF_THESE]
         names = [labels[number].replace("_", " ") for number in named]
-        documents = [*pool, *gold_texts, *names]
+        documents = [*pool, *(row["text"] for row in (*gold, *reviewed)), *names]
         coupling = np.eye(len(labels))
         coupling[np.ix_(named, named)] = class_coupling(names)
         views, vectors = [], []
@@ -110,10 +112,10 @@ class SelfTrainedTeacher:
             views.append(View(vectorizer, svd.components_, vectorizer.get_feature_names_out(), np.empty(0)))
             vectors.append(normalize(svd.transform(tfidf)))
 
-        gold = np.array([labels.index(label) for label in gold_labels])
+        of_gold, of_reviewed = (np.array([labels.index(row["label"]) for row in rows], int) for rows in (gold, reviewed))
         known = np.arange(len(pool), len(documents))
-        known_classes = np.concatenate([gold, named])
-        expected = expected_shares(gold, len(labels)) * len(pool)
+        known_classes = np.concatenate([of_gold, of_reviewed, named])
+        expected = expected_shares(of_gold, len(labels)) * len(pool)
         taken, taken_classes = np.empty(0, int), np.empty(0, int)
         for number in range(1, ROUNDS + 2):
             rows = np.concatenate([known, taken])

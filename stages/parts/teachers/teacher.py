@@ -1,13 +1,12 @@
 """The profile's teacher, ready to be asked: served by an engine of our own, behind an endpoint, or the linear one in this process."""
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.parts.data.rows import Query
 from stages.parts.engines.asking import Client
 from stages.parts.engines.client import engine_client
 from stages.parts.engines.endpoint import Endpoint
@@ -21,6 +20,7 @@ from stages.parts.run.params import EndpointSettings, OwnEngineSettings, Params
 from stages.parts.run.paths import cache
 from stages.parts.teachers.cost import known_price
 from stages.parts.teachers.endpoint import KEY_NAME, hosted
+from stages.parts.teachers.questions import Questions
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,8 @@ class Teacher:
 
 
 @contextmanager
-def teacher_of(
-    params: Params, gold: Sequence[Query], pool: Sequence[Query], test: Sequence[Query], labels: Sequence[str]
-) -> Iterator[Teacher]:
-    """The teacher, for as long as the block lasts; raises UserError where it can't be reached or started."""
+def teacher_of(params: Params, questions: Questions) -> Iterator[Teacher]:
+    """Whoever answers the questions, for as long as the block lasts; raises UserError where it can't be reached or started."""
     settings, timeout_s = params.teacher, params.runtime.timeout_s
     if isinstance(settings, OwnEngineSettings):
         gpu_memory()
@@ -65,7 +63,7 @@ def teacher_of(
     else:
         from stages.parts.teachers.linear_client import linear_client  # takes four seconds to import
 
-        client = linear_client(gold, pool, test, labels, params.seed)
+        client = linear_client(questions, params.seed)
 
         @asynccontextmanager
         async def in_process() -> AsyncIterator[Client]:
