@@ -54,6 +54,13 @@ check: setup lint ## lint, types, and the tests that need no engine: before ever
 test: setup lint ## lint, types, and all tests
 	@$(BIN)/python -m pytest
 
+setup-tracking: ## create .venv-tracking for MLflow and W&B; then set tracking.mlflow or tracking.wandb in params.yaml
+	@test -x .venv-tracking/bin/python || "$(PYTHON)" -m venv .venv-tracking
+	@.venv-tracking/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements-tracking.lock
+
+mlflow-ui: ## MLflow's pages on http://127.0.0.1:5000, over STORE=sqlite:///mlflow.db
+	@.venv-tracking/bin/mlflow ui --backend-store-uri "$(or $(STORE),sqlite:///mlflow.db)"
+
 bench-train: setup ## stock TRL against shared-prefix training, step by step (reports/bench/train.json)
 	@$(BIN)/python -W ignore -m tests.bench.train
 
@@ -76,4 +83,5 @@ lock: ## resolve all locks anew (needs uv)
 	uv pip compile pyproject.toml --extra cpu --group dev --universal --python-version 3.11 --no-emit-package torch --generate-hashes -o requirements-cpu.lock
 	uv pip compile pyproject.toml --no-config --extra gpu --group dev --universal --python-version 3.11 --generate-hashes -o requirements-gpu.lock
 	cp requirements-cpu.lock requirements-s3.lock  # its versions are preferred
+	uv pip compile --no-config --group tracking --universal --python-version 3.11 --generate-hashes -o requirements-tracking.lock
 	uv pip compile --group s3 --universal --python-version 3.11 --generate-hashes -o requirements-s3.lock

@@ -17,6 +17,7 @@ KNOWS = {
     "students": BELOW | {"students"},
     "training": {"run", "training"},
     "numbers": {"run", "task", "data", "numbers"},
+    "tracking": {"run", "task", "tracking"},
     "review": {"run", "task", "data", "numbers", "review"},
 }
 

@@ -1,4 +1,4 @@
-"""What a hundred looks are worth: rows of the review's queue against rows drawn at random, the sealed labels as the person. `make bench-review`
+"""What a hundred looks are worth: the review's queue against random rows, the sealed labels as the person. `make bench-review`
 
 python -m tests.bench.review [--seeds 0 1] [--rows 100] [--out reports/bench/review.json]
 

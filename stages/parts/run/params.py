@@ -130,6 +130,11 @@ class Engine(Block):
     api_base: Annotated[str, Field(pattern=r"^https?://.+/v1/?$")] | None
 
 
+class Tracking(Block):
+    mlflow: str | None
+    wandb: Literal["offline", "online"] | None
+
+
 class LinearSettings(Block):
     kind: Literal["linear"]
 
@@ -210,6 +215,7 @@ class Params(Block):
     runtime: Runtime
     serve: Serve
     engine: Engine
+    tracking: Tracking
     profiles: dict[str, Profile]
 
     @property

@@ -15,6 +15,7 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json
 from stages.parts.run.paths import TIMES
 from stages.parts.run.processes import end_on_sigterm
+from stages.parts.run.tracked import tell_trackers
 
 SAMPLE_EVERY_S = 0.5
 
@@ -70,6 +71,7 @@ def run_stage(main: Callable[[], None]) -> None:
         main()
         seconds = time.monotonic() - started
         write_json(TIMES / f"{name}.json", {"seconds": round(seconds, 1), "peak_memory_mb": round(watch.stop() / 2**20)})
+        tell_trackers(name)
     except UserError as error:
         sys.exit(f"{name}: {error}{way_back()}")
     except OSError as error:
