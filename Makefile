@@ -45,6 +45,10 @@ review: setup ## look at the ROWS=100 rows that the teacher may have labelled wr
 serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
 
+serve-ray: setup ## serve on Ray: the LLM endpoint and the classifier, each scaled on its own (serve/README.md)
+	@$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-ray.lock
+	@$(BIN)/python -m serve.ray_serve
+
 export: setup ## fold the chosen adapter into its base: models/export, for vLLM and transformers
 	@$(BIN)/python -m serve.export
 
@@ -83,5 +87,7 @@ lock: ## resolve all locks anew (needs uv)
 	uv pip compile pyproject.toml --extra cpu --group dev --universal --python-version 3.11 --no-emit-package torch --generate-hashes -o requirements-cpu.lock
 	uv pip compile pyproject.toml --no-config --extra gpu --group dev --universal --python-version 3.11 --generate-hashes -o requirements-gpu.lock
 	cp requirements-cpu.lock requirements-s3.lock  # its versions are preferred
+	cp requirements-cpu.lock requirements-ray.lock
+	uv pip compile --group ray --universal --python-version 3.11 --generate-hashes -o requirements-ray.lock
 	uv pip compile --no-config --group tracking --universal --python-version 3.11 --generate-hashes -o requirements-tracking.lock
 	uv pip compile --group s3 --universal --python-version 3.11 --generate-hashes -o requirements-s3.lock

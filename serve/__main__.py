@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from serve.http.app import create_app
 from serve.http.keys import read_keys
 from serve.service import Service
-from serve.student import Student, load_student
+from serve.student import Student, load_student, pass_a_query
 from serve.supervisor import Supervisor
-from stages.parts.engines.client import EngineClient, EngineError, engine_client
+from stages.parts.engines.client import EngineError, engine_client
 from stages.parts.engines.network import check_port
 from stages.parts.engines.process import EngineProcess
 from stages.parts.run.errors import UserError
@@ -24,17 +24,6 @@ from stages.parts.run.params import Serve, load_params
 from stages.parts.run.processes import end_on_sigterm
 
 KEEP_ALIVE_S = 75  # longer than load balancers keep idle connections, so that none sends a query into one that is closing
-
-
-async def pass_a_query(student: Student, client: EngineClient) -> None:
-    """Raise EngineError unless the engine serves the student's weights and a query gets a label."""
-    name = student.classifier.model
-    served = await client.models()
-    if name not in served:
-        raise EngineError(
-            f"it serves {', '.join(served)}, not {name}: start it with --served-model-name {name}, on the weights of that hash"
-        )
-    student.classifier.answer(await client.complete(student.classifier.request("ready?")))
 
 
 async def serve(student: Student, settings: Serve, keys: list[str]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve.classifier import Classifier
+from stages.parts.engines.client import EngineClient, EngineError
 from stages.parts.engines.engine import Engine, RunningEngine, ServedModel, served_name
 from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.requests import ProgramRequests
@@ -61,3 +62,14 @@ def check_pair(pair: Sidecar, calibration: Calibration, profile: str) -> None:
         raise UserError(f"{paths.PROGRAM} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
     if (calibration.checkpoint_sha256, calibration.program_sha256) != (pair.checkpoint_sha256, pair.program_sha256):
         raise UserError(f"{paths.CALIBRATION} is of another pair than {paths.SIDECAR}: run `dvc repro calibrate`")
+
+
+async def pass_a_query(student: Student, client: EngineClient) -> None:
+    """Raise EngineError unless the engine serves the student's weights and a query gets a label."""
+    name = student.classifier.model
+    served = await client.models()
+    if name not in served:
+        raise EngineError(
+            f"it serves {', '.join(served)}, not {name}: start it with --served-model-name {name}, on the weights of that hash"
+        )
+    student.classifier.answer(await client.complete(student.classifier.request("ready?")))

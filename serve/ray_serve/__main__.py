@@ -1,0 +1,59 @@
+"""Serve on Ray: the LLM endpoint under /llm and the classifier beside it, on a Ray of this machine's own.
+
+python -m serve.ray_serve [--host 127.0.0.1] [--port 8000]
+"""
+
+import argparse
+import os
+import secrets
+import sys
+import threading
+from pathlib import Path
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from serve.http.keys import is_loopback, read_keys
+from serve.ray_serve.apps import Endpoint, Where, classifier, llm
+from serve.student import ENGINE_KEY
+from stages.parts.engines.network import check_port
+from stages.parts.run.errors import UserError
+from stages.parts.run.params import load_params
+from stages.parts.run.processes import end_on_sigterm
+
+CPUS = 8  # that Ray may hand out, whatever the machine has: replicas that wait for one would wait forever
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m serve.ray_serve", description=__doc__.splitlines()[0])
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1); others need keys")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    given = parser.parse_args()
+    os.environ.setdefault(ENGINE_KEY, secrets.token_urlsafe())
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    end_on_sigterm()
+    folder = str(Path.cwd())
+    try:
+        load_params()
+        read_keys(given.host)
+        check_port(given.port, given.host)
+        endpoint = Endpoint(folder=folder, api_base=f"http://127.0.0.1:{given.port}/llm/v1", open=not is_loopback(given.host))
+        ray.init(address="local", num_cpus=max(CPUS, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
+        serve.start(http_options=HTTPOptions(host=given.host, port=given.port))
+        serve.run(llm(Where(folder=folder)), name="llm", route_prefix="/llm")
+        serve.run(classifier(endpoint), name="classifier", route_prefix="/")
+        print(f"serving on http://{given.host}:{given.port}/classify_intent, the LLM endpoint on /llm/v1", flush=True)
+        threading.Event().wait()
+    except UserError as error:
+        sys.exit(f"serve: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
