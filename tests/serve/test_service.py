@@ -462,7 +462,7 @@ def test_the_page_answers_in_a_real_browser(url):
 
 def test_the_page_asks_for_a_key_where_the_service_does_and_shows_what_is_too_unsure(tmp_path):
     unsure = make_shop(tmp_path / "unsure", threshold=0.7)
-    with ended(start_engine(unsure)), serving(unsure, SERVE_API_KEYS=KEY) as address, browser_page() as page:
+    with ended(start_engine(unsure)), serving(unsure, SERVE_API_KEYS=KEY) as address, browser_page(address) as page:
         page.goto(address)
         page.get_by_label("A customer's query").fill("My card got declined")
         page.get_by_label("API key").fill(KEY)

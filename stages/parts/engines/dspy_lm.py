@@ -11,6 +11,7 @@ from dspy.lm15 import Request, Response, RouterConfig
 
 from stages.parts.engines.engine import ServedModel
 from stages.parts.task.dspy_context import using
+from stages.parts.task.label_probabilities import alternatives
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import StudentFormat, answer_form
 
@@ -48,7 +49,7 @@ def using_student(served: ServedModel, name: str, program: IntentClassifier, mos
         temperature=0.0,
         max_tokens=most_tokens,
         logprobs=True,
-        top_logprobs=served.kind.most_alternatives,
+        top_logprobs=alternatives(len(program.labels), served.kind.most_alternatives),
         num_retries=RETRIES,
         cache=False,
     )

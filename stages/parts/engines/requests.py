@@ -11,7 +11,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from stages.parts.engines.client import EngineError
 from stages.parts.engines.engine import AskedKind
-from stages.parts.task.label_probabilities import label_probabilities
+from stages.parts.task.label_probabilities import alternatives, label_probabilities
 from stages.parts.task.labels import UNKNOWN, match_label
 from stages.parts.task.program import IntentClassifier, predictor
 from stages.parts.task.prompt import StudentFormat, TeacherFormat, answer_form
@@ -64,7 +64,8 @@ class ProgramRequests:
         self.before_query, self.after_query = messages[place]["content"].split(PLACE)
         form = answer_form(program.labels, program.style) if held else None
         ours = kind.answer_options(form) if isinstance(self.format, StudentFormat) else {}
-        probabilities = {"logprobs": True, "top_logprobs": kind.most_alternatives}
+        labels = len(program.labels) if isinstance(self.format, StudentFormat) else 0
+        probabilities = {"logprobs": True, "top_logprobs": alternatives(labels, kind.most_alternatives)}
         wanted = {"model": model, "temperature": 0.0, "max_tokens": most_tokens, **probabilities, **ours, **(options or {})}
         self.options = {name: value for name, value in wanted.items() if value is not None}
 

@@ -23,12 +23,12 @@ class Vllm(OwnErrors):
 
     name = "vllm"
     health = "/health"
-    most_alternatives = 20  # its --max-logprobs, and OpenAI's own limit
+    most_alternatives = 128  # its --max-logprobs, which is 20 unless it is told
 
     def command(self, launch: Launch) -> list[str]:
         line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
         line += ["--model", str(launch.model), "--served-model-name", launch.name, "--host", HOST, "--port", str(launch.port)]
-        line += ["--load-format", "safetensors"]  # never a pickle
+        line += ["--load-format", "safetensors", "--max-logprobs", str(self.most_alternatives)]  # and never a pickle
         line += ["--middleware", "stages.parts.engines.vllm_guard.OnlyOpenAI"]
         line += ["--enable-prefix-caching", "--generation-config", "vllm", "--disable-uvicorn-access-log"]
         if launch.max_model_len:

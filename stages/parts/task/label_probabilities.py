@@ -6,7 +6,12 @@ from functools import lru_cache
 from typing import Any
 
 LABEL_HEADER = "[[ ## label ## ]]"
-ALTERNATIVES = 20  # tokens whose log-probabilities an engine reports at each position: OpenAI's limit, and vLLM's own
+ALTERNATIVES = 20  # tokens whose log-probabilities are asked for at each position, where there are no more labels: OpenAI's limit
+
+
+def alternatives(labels: int, most: int) -> int:
+    """How many alternatives to ask a student for, whose next tokens are the labels nearly alone, of an engine that gives `most`."""
+    return min(max(ALTERNATIVES, labels), most)
 
 
 def label_probabilities(logprobs: Any, labels: Sequence[str]) -> dict[str, float]:
