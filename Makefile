@@ -77,6 +77,9 @@ bench-styles: setup ## the whole pipeline in both program styles: accuracy, toke
 bench-review: setup ## a hundred looks at the review's queue against a hundred random ones: two seeds, both corpora (reports/bench/review.json)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.review
 
+bench-teacher: setup ## labelling through an endpoint of half a second: rows a second, processor time, memory (reports/bench/teacher.json)
+	@$(BIN)/python -m tests.bench.teacher
+
 bench-student: setup ## the student against teacher and linear model: three seeds, both corpora (reports/bench/student.json)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.student
 

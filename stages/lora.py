@@ -41,12 +41,19 @@ def checkpoint_folder(params: Params) -> Path:
 
 
 def with_shares(rows: list[Row], lessons: list[dict[str, Any]]) -> tuple[tuple[int, ...], ...]:
-    """The labels' answers as token ids; gives each row its `shares` of them, in parts of 10,000, from the teacher's distribution."""
-    answers = {lesson["label"]: tuple(row["labels"][first_learned(row) :]) for row, lesson in zip(rows, lessons, strict=True)}
+    """The labels' answers as token ids; gives each row its `shares` of them, in parts of 10,000: from the teacher's distribution, or all to
+    its label where there is none (true labels, a teacher that reports none).
+
+    Empty, and no shares, where a label's answers differ from row to row: reasons are of one label, and can't be drawn.
+    """
+    answers: dict[str, tuple[int, ...]] = {}
     for row, lesson in zip(rows, lessons, strict=True):
-        of_label = lesson["probabilities"]
-        if not of_label:
-            raise UserError("train.targets drawn needs the probabilities of a teacher that reports them, and sft.labels teacher: use hard")
+        answer = tuple(row["labels"][first_learned(row) :])
+        if answers.setdefault(lesson["label"], answer) != answer:
+            print("answers with reasons: each row's own label is learned (as with train.targets hard)")
+            return ()
+    for row, lesson in zip(rows, lessons, strict=True):
+        of_label = lesson["probabilities"] or {lesson["label"]: 1.0}
         row["shares"] = [round(10_000 * of_label.get(label, 0.0)) for label in answers]
     return tuple(answers.values())
 

@@ -43,6 +43,7 @@ from serve.student import Student, load_student
 from stages.parts.engines.network import free_port
 from stages.parts.engines.process import EngineProcess, running
 from stages.parts.run import paths
+from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, read_jsonl, write_json
 from stages.parts.run.params import Params, load_params
 from stages.parts.task.labels import UNKNOWN, match_label
@@ -292,7 +293,12 @@ def main() -> None:
 
     params, rows = load_params(), read_jsonl(paths.TEST)
     texts = [row["text"] for row in rows]
-    merged, beside = with_weights(params, "merged"), with_weights(params, "adapter")
+    merged = with_weights(params, "merged")
+    try:
+        beside = with_weights(params, "adapter")
+    except UserError as error:  # trained embeddings
+        print(f"the adapter beside its base is left out: {error}")
+        beside = None
     stub = asyncio.run(against_the_stub(texts, merged.classifier.model))
     if not isinstance(merged.engine, EngineProcess):
         raise SystemExit("engine.api_base must be empty: this bench starts its own")
@@ -300,8 +306,11 @@ def main() -> None:
         engine = asyncio.run(against_the_engine(texts, merged))
         answers = asyncio.run(forms_of_answers(rows, merged))
         repeated = asyncio.run(repeated_queries(texts, merged))
-    with running(beside.engine):
-        with_adapter = asyncio.run(adapter_rate(texts, beside))
+    weights = None
+    if beside:
+        with running(beside.engine):
+            rate = asyncio.run(adapter_rate(texts, beside))
+        weights = {"merged_vs_adapter": engine["direct_answers_per_second"] / rate, "adapter_answers_per_second": rate}
 
     found = {
         "vs_reference_handler": stub.pop("vs_reference_handler"),
@@ -315,7 +324,7 @@ def main() -> None:
         "real_engine": {"accuracy": read_json(paths.METRICS)["served"]["accuracy"], **engine},
         "repeated": repeated,
         "answers": answers,
-        "weights": {"merged_vs_adapter": engine["direct_answers_per_second"] / with_adapter, "adapter_answers_per_second": with_adapter},
+        "weights": weights,
     }
     write_json(out, found)
     print(json.dumps(found, indent=2))

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import pytest
 from transformers import TrainerState
 
 from stages.lora import with_shares
-from stages.parts.run.errors import UserError
 from stages.parts.training import trainer
 from stages.parts.training.each_epoch import Change, EachEpoch, drawn_answers, query_dropout
 from stages.parts.training.rows import Row
@@ -91,8 +89,11 @@ def test_answers_and_shares_come_from_the_teachers_distribution():
     assert [TOKENIZER.decode(answer[1:2]) for answer in answers] == list(names)
     assert all(row["shares"] == [2500, 7012] for row in rows)
     lessons[0]["probabilities"] = {}
-    with pytest.raises(UserError, match="drawn needs the probabilities of a teacher that reports them"):
-        with_shares(rows, lessons)
+    with_shares(rows, lessons)
+    assert rows[0]["shares"] == [10_000, 0], "without a distribution its own label"
+    with_reasons = [{**row} for row in rows]
+    with_reasons[2]["labels"] = [*with_reasons[2]["labels"], 5]
+    assert with_shares(with_reasons, lessons) == (), "reasons are of one label"
 
 
 def test_drawn_labels_train(tmp_path: Path):

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Lfm2Config, MambaConfig, MistralConfig, TrainerState, set_seed
 
 from stages.parts.run.errors import UserError
+from stages.parts.run.files import write_jsonl
 from stages.parts.run.params import TinyStudent
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons, start_from_word_vectors
 from stages.parts.task.examples import training_messages
@@ -173,7 +174,9 @@ def test_the_learning_curve_is_short_and_keeps_the_mean():
 def repository(tmp_path) -> Path:
     """What stage lora reads, small: base weights, 20 rows, parameters."""
     (tmp_path / "data/sft").mkdir(parents=True)
-    (tmp_path / "data/sft/train.jsonl").write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in MESSAGES))
+    shares = dict.fromkeys(PROGRAM.labels, 1 / len(PROGRAM.labels))  # labels are drawn: from the seed, whoever goes on
+    lessons = [{"messages": row, "label": PROGRAM.labels[number % 2], "probabilities": shares} for number, row in enumerate(MESSAGES)]
+    write_jsonl(tmp_path / "data/sft/train.jsonl", lessons)
     set_seed(0)
     build_model(TOKENIZER, STUDENT).save_pretrained(tmp_path / "models/base")
     TOKENIZER.save_pretrained(tmp_path / "models/base")
