@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from stages.parts.engines.adapters import refuse_trained_modules
 from stages.parts.engines.engine import Launch
 from stages.parts.engines.network import HOST
@@ -43,6 +45,7 @@ class Vllm(OwnErrors):
                 line += ["--data-parallel-size", str(layout.copies)]
         else:
             line += ["--dtype", "float32", "--enforce-eager"]  # twice as fast as bfloat16 where the processor has no native bfloat16
+            line += ["--distributed-executor-backend", "uni"]  # one process less to import all: up in 21 s for 30 on two cores
         if launch.adapters:
             refuse_trained_modules(launch.adapters.values(), "vLLM")
             rank = allowed_rank(max(adapter_rank(folder) for folder in launch.adapters.values()))
@@ -51,7 +54,10 @@ class Vllm(OwnErrors):
         return line
 
     def environment(self, launch: Launch) -> dict[str, str]:
+        # Without it vLLM would not take `uni` on a CPU, since that leaves the number of threads to whoever starts it.
+        one_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(compute_threads())}
         return {
+            **({} if launch.layout else one_process),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))),  # for vllm_guard
             "VLLM_API_KEY": launch.key,
             "VLLM_HOST_IP": HOST,  # its processes talk to each other over sockets that nobody else may reach
@@ -76,6 +82,11 @@ class Vllm(OwnErrors):
 
     def says_too_long(self, message: str) -> bool:
         return "context length" in message
+
+
+def compute_threads() -> int:
+    """Threads for an engine on a CPU, as vLLM counts them: the cores that this process may use, less one for all else."""
+    return max(1, min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False) or 1) - 1)
 
 
 def adapter_rank(folder: Path) -> int:
