@@ -10,6 +10,7 @@ import time
 import dspy
 import pytest
 
+from stages.parts.data.rows import Query
 from stages.parts.engines import batch_api
 from stages.parts.engines.endpoint import Endpoint
 from stages.parts.engines.requests import ProgramRequests
@@ -17,6 +18,7 @@ from stages.parts.run import paths
 from stages.parts.task.dspy_context import using
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
+from stages.parts.teachers.choice import chosen
 from tests.teachers.desk import KEY, LABELS, Desk
 
 FAULTS = ["429=0.01", "500=0.01", "cut=0.01", "html=0.01", "hang=0.002", "truncated=0.01", "no_label=0.01", "form=0.01"]
@@ -258,3 +260,22 @@ def test_the_plan_comes_near_what_the_run_costs_and_nothing_is_asked_twice(tmp_p
         assert rows["together"][4] == f"${cost[3]:.2f}"
         again = subprocess.run(command, cwd=tmp_path, env=desk.environment, text=True, capture_output=True, check=True).stdout
         assert "       0" in again and desk.stats()["answers"] == 430
+
+
+@pytest.mark.parametrize("how", ["cover", "random"])
+def test_fewer_rows_can_be_labelled(tmp_path, how):
+    desk = Desk(tmp_path, pool=300)
+    desk.set("teacher", rows=40, choose=how)
+    with desk.teacher():
+        assert not desk.label()
+        assert desk.stats()["distinct"] == 40 + 30
+    rows = desk.rows()
+    assert len({row["id"] for row in rows}) == 40 == desk.report()["rows"]
+    assert [row["id"] for row in rows] == sorted(row["id"] for row in rows), "in the pool's order"
+
+
+def test_rows_that_cover_the_pool_leave_no_kind_of_text_out():
+    kinds = ["where is my card", "refund for a purchase", "change the pin code", "exchange rate of euros"]
+    pool = [Query(id=str(number), text=f"{kinds[min(number % 50, 3)]} please") for number in range(400)]  # 8 rows of each rare kind
+    assert {row["text"] for row in chosen(pool, 4, "cover", 0)} == {f"{kind} please" for kind in kinds}
+    assert len(chosen(pool, 4, "random", 0)) == 4 and chosen(pool, 400, "cover", 0) == pool

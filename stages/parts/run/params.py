@@ -12,6 +12,7 @@ Source = Literal["sample", "csv", "folder", "url", "hub"]
 EngineName = Literal["vllm", "sglang"]
 Rest = Literal["drop", "none_of_these"]
 Style = Literal["direct", "chain_of_thought"]
+Choice = Literal["cover", "random"]
 Positive = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, lt=65536)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -135,11 +136,18 @@ class Tracking(Block):
     wandb: Literal["offline", "online"] | None
 
 
-class LinearSettings(Block):
+class TeacherSettings(Block):
+    """What every kind of teacher has."""
+
+    rows: Positive | None
+    choose: Choice
+
+
+class LinearSettings(TeacherSettings):
     kind: Literal["linear"]
 
 
-class OwnEngineSettings(Block):
+class OwnEngineSettings(TeacherSettings):
     kind: EngineName
     model: str
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
@@ -154,7 +162,7 @@ class TokenPrice(Block):
     completion: Annotated[float, Field(ge=0)]
 
 
-class EndpointSettings(Block):
+class EndpointSettings(TeacherSettings):
     kind: Literal["endpoint"]
     model: str
     api_base: str | None

@@ -7,11 +7,12 @@ from stages.parts.run import paths
 from stages.parts.run.files import read_json, read_jsonl
 from stages.parts.run.params import Params
 from stages.parts.task.program import IntentClassifier
+from stages.parts.teachers.choice import chosen
 
 
 @dataclass(frozen=True)
 class Questions:
-    """`pool`, `test` and `gold` are asked, in this order; a teacher that is fitted learns from `gold` and `reviewed`."""
+    """`pool` (what was chosen of it), `test` and `gold` are asked, in this order; a fitted teacher learns from `gold` and `reviewed`."""
 
     labels: list[str]
     program: IntentClassifier
@@ -31,4 +32,5 @@ def read_questions(params: Params) -> Questions:
     gold, reviewed, pool, test = (read_jsonl(path) for path in (paths.GOLD, paths.REVIEWED, paths.POOL, paths.TEST))
     # The teacher always reasons: it is asked once, and its reasons let the student's style change without asking again.
     program = IntentClassifier(labels, params.program.instructions, "chain_of_thought", read_json(paths.DESCRIPTIONS))
-    return Questions(labels, program, pool, test, gold, reviewed)
+    settings = params.teacher
+    return Questions(labels, program, chosen(pool, settings.rows, settings.choose, params.seed), test, gold, reviewed)

@@ -1,0 +1,38 @@
+"""Which rows of the pool are labelled, where not all are to be paid for."""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import TruncatedSVD
+from sklearn.preprocessing import normalize
+
+from stages.parts.data.rows import Query
+from stages.parts.run.params import Choice
+from stages.parts.task.features import words
+
+TOPICS = 100  # LSA dimensions
+BATCH = 2048
+
+
+def chosen(pool: Sequence[Query], count: int | None, how: Choice, seed: int) -> list[Query]:
+    """`count` rows in the pool's order (None, or more than there are: all): drawn at random, or to cover the pool, the row nearest to the
+    middle of each of `count` clusters of LSA vectors."""
+    if count is None or count >= len(pool):
+        return list(pool)
+    places = range(len(pool))
+    draw = random.Random(seed)
+    if how == "random":
+        return [pool[place] for place in sorted(draw.sample(places, count))]
+    tfidf = words(2).fit_transform([row["text"] for row in pool])
+    topics = max(1, min(TOPICS, min(tfidf.shape) - 1))
+    vectors = normalize(TruncatedSVD(topics, random_state=seed).fit_transform(tfidf))
+    clusters = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=BATCH).fit(vectors)
+    distances = np.linalg.norm(vectors - clusters.cluster_centers_[clusters.labels_], axis=1)
+    nearest: dict[int, int] = {}
+    for place in np.argsort(distances, kind="stable"):
+        nearest.setdefault(int(clusters.labels_[place]), int(place))
+    taken = set(nearest.values())  # fewer than wanted, where clusters are empty
+    others = [place for place in places if place not in taken]
+    return [pool[place] for place in sorted([*taken, *draw.sample(others, count - len(taken))])]
