@@ -26,8 +26,8 @@ def chosen(pool: Sequence[Query], count: int | None, how: Choice, seed: int) -> 
     if how == "random":
         return [pool[place] for place in sorted(draw.sample(places, count))]
     tfidf = words(2).fit_transform([row["text"] for row in pool])
-    topics = max(1, min(TOPICS, min(tfidf.shape) - 1))
-    vectors = normalize(TruncatedSVD(topics, random_state=seed).fit_transform(tfidf))
+    few = min(tfidf.shape) <= TOPICS
+    vectors = normalize(tfidf.toarray() if few else TruncatedSVD(TOPICS, random_state=seed).fit_transform(tfidf))
     clusters = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=BATCH).fit(vectors)
     distances = np.linalg.norm(vectors - clusters.cluster_centers_[clusters.labels_], axis=1)
     nearest: dict[int, int] = {}
