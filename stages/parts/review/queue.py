@@ -10,17 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.cluster import KMeans
-from sklearn.decomposition import TruncatedSVD
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.preprocessing import normalize
 
 from stages.parts.data.rows import TeacherLabel
 from stages.parts.numbers.baseline import baseline_model
-from stages.parts.task.features import words
+from stages.parts.task.features import topic_vectors
 
 BEFORE = 10  # doubtful rows for each that is asked for
 ROUND = 100  # rows
-TOPICS = 100  # LSA dimensions
 FOLDS = 4
 CONFUSED = 0.5  # doubt that a label brings which gold shows the teacher to give wrongly
 
@@ -59,8 +56,7 @@ def doubts(rows: Sequence[TeacherLabel], confused: Sequence[str], seed: int) -> 
 def in_order(found: Sequence[Doubt], count: int, seed: int) -> list[Doubt]:
     """The first `count` rows to look at, in rounds of ROUND; within a round the most doubtful first."""
     left = sorted(found, key=lambda one: -one.doubt)
-    tfidf = words(2).fit_transform([one.row["text"] for one in left])
-    vectors = normalize(TruncatedSVD(min(TOPICS, min(tfidf.shape) - 1), random_state=seed).fit_transform(tfidf))
+    vectors = topic_vectors([one.row["text"] for one in left], seed)
     queue: list[Doubt] = []
     waiting = list(range(len(left)))
     while len(queue) < count and waiting:

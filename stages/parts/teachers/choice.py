@@ -5,14 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from sklearn.cluster import MiniBatchKMeans
-from sklearn.decomposition import TruncatedSVD
-from sklearn.preprocessing import normalize
 
 from stages.parts.data.rows import Query
 from stages.parts.run.params import Choice
-from stages.parts.task.features import words
+from stages.parts.task.features import topic_vectors
 
-TOPICS = 100  # LSA dimensions
 BATCH = 2048
 
 
@@ -25,9 +22,7 @@ def chosen(pool: Sequence[Query], count: int | None, how: Choice, seed: int) -> 
     draw = random.Random(seed)
     if how == "random":
         return [pool[place] for place in sorted(draw.sample(places, count))]
-    tfidf = words(2).fit_transform([row["text"] for row in pool])
-    few = min(tfidf.shape) <= TOPICS
-    vectors = normalize(tfidf.toarray() if few else TruncatedSVD(TOPICS, random_state=seed).fit_transform(tfidf))
+    vectors = topic_vectors([row["text"] for row in pool], seed)
     clusters = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=BATCH).fit(vectors)
     distances = np.linalg.norm(vectors - clusters.cluster_centers_[clusters.labels_], axis=1)
     nearest: dict[int, int] = {}
