@@ -22,13 +22,17 @@ from stages.parts.task.program import IntentClassifier
 
 
 def unseal(params: Params, answered: list[TeacherLabel]) -> list[TeacherLabel]:
-    """The teacher's rows with the true labels in place of its own: what training could reach, for experiments only."""
-    if params.program.style != "direct":
+    """The teacher's rows with the sealed true labels opened, for experiments only: in its labels' place (`true`), or to leave out where it
+    is wrong (`checked`, as a metric does to a teacher's traces in DSPy's tutorial on classification fine-tuning)."""
+    wanted = params.sft.labels
+    if wanted == "true" and params.program.style != "direct":
         raise UserError("sft.labels true has no reasoning to teach: it goes with program.style direct")
-    print("EXPERIMENT: the student learns from the sealed true labels; this run's numbers are not the pipeline's")
     true = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
     if not true:
-        raise UserError("sft.labels true: nobody knows the true labels of a folder's pool: leave it at teacher")
+        raise UserError(f"sft.labels {wanted}: nobody knows the true labels of a folder's pool: leave it at teacher")
+    print("EXPERIMENT: the student's rows come of the sealed true labels; this run's numbers are not the pipeline's")
+    if wanted == "checked":
+        return [row for row in answered if row["label"] == true[row["id"]]]
     return [{**row, "label": true[row["id"]], "reasoning": "", "valid": True, "confidence": 1.0, "probabilities": {}} for row in answered]
 
 
@@ -41,7 +45,7 @@ def by_a_person(row: Query) -> TeacherLabel:
 def main() -> None:
     params = load_params()
     answered: list[TeacherLabel] = read_jsonl(paths.TEACHER_LABELS)
-    if params.sft.labels == "true":
+    if params.sft.labels != "teacher":
         answered = unseal(params, answered)
 
     rows = [record for record in answered if record["valid"]]

@@ -66,6 +66,17 @@ def test_the_switch_opens_them_and_says_so(repository, capsys):
     assert read_json(paths.SFT_REPORT)["labels"] == "true" and "EXPERIMENT" in capsys.readouterr().out
 
 
+def test_the_teachers_errors_can_be_left_out(repository, capsys):
+    right = [
+        {**row, "label": next(label for label in LABELS if label.replace("_", " ") in row["text"])}
+        for row in read_jsonl(paths.TEACHER_LABELS)
+    ]
+    write_jsonl(paths.TEACHER_LABELS, [*right[:30], *read_jsonl(paths.TEACHER_LABELS)[30:]])
+    configure(labels="checked")
+    sft.main()
+    assert rightly_labelled() == [True] * 30 and "EXPERIMENT" in capsys.readouterr().out
+
+
 def test_true_labels_come_without_reasoning(repository):
     configure(style="chain_of_thought", labels="true")
     with pytest.raises(UserError, match=r"program\.style direct"):

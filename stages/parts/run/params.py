@@ -62,7 +62,7 @@ def as_written(value: Any) -> Any:
 
 
 class Sft(Block):
-    labels: Annotated[Literal["teacher", "true"], BeforeValidator(as_written)]
+    labels: Annotated[Literal["teacher", "checked", "true"], BeforeValidator(as_written)]
     prune: bool
 
 
