@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import ExitStack
 from itertools import chain
 
-from stages.parts.data.rows import Query
+from stages.parts.data.rows import Query, TeacherLabel
 from stages.parts.run import paths
 from stages.parts.run.files import jsonl_writer, write_json
 from stages.parts.run.params import load_params
@@ -18,13 +18,21 @@ from stages.parts.teachers.questions import read_questions
 from stages.parts.teachers.teacher import teacher_of
 
 
+def on_gold(gold: list[Query], judged: list[TeacherLabel]) -> dict[str, float | None]:
+    """How often the teacher is right on gold, and what its confidence is worth: Brier's score, low where it is good, None without any."""
+    right = [row["label"] == answer["label"] for row, answer in zip(gold, judged, strict=True)]
+    known = [(hit, answer["confidence"]) for hit, answer in zip(right, judged, strict=True) if answer["confidence"] is not None]
+    brier = sum((sure - hit) ** 2 for hit, sure in known) / len(known) if known else None
+    return {"gold_accuracy": sum(right) / len(right), "gold_brier": brier}
+
+
 def main() -> None:
     params = load_params()
     questions = read_questions(params)
     pool, test, gold = questions.pool, questions.test, questions.gold
     failures: Counter[str] = Counter()
     done = valid = 0
-    of_gold: list[str] = []
+    judged: list[TeacherLabel] = []
     with ExitStack() as files, teacher_of(params, questions) as teacher:
         outputs = (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD)
         to_pool, to_test, to_gold = (files.enter_context(jsonl_writer(path)) for path in outputs)
@@ -36,7 +44,7 @@ def main() -> None:
             record = teacher_label(row, answer.reading)
             next(ends)(record)
             if done >= len(pool) + len(test):
-                of_gold.append(record["label"])
+                judged.append(record)
             done += 1
             valid += record["valid"] and done <= len(pool)
             if answer.failure:
@@ -44,6 +52,7 @@ def main() -> None:
                 to_failed({"id": row["id"], "text": row["text"], "reason": answer.failure.reason, "said": answer.failure.said})
 
         spent = label_all(teacher, questions.program, questions.rows, params.runtime, take)
+    confused = confusions([row["label"] for row in gold], [row["label"] for row in judged], questions.labels)
     write_json(
         paths.TEACHER_REPORT,
         {
@@ -51,11 +60,12 @@ def main() -> None:
             "rows": len(pool),
             "valid": valid,
             "failed": dict(failures.most_common()),
+            **({} if teacher.learned_from_gold else on_gold(gold, judged)),
             "answers": spent.answers,
             "prompt_tokens": spent.prompt_tokens,
             "completion_tokens": spent.completion_tokens,
             # None for a teacher that has learned from the gold rows: they show nothing of its errors.
-            "confused": None if teacher.learned_from_gold else confusions([row["label"] for row in gold], of_gold, questions.labels),
+            "confused": None if teacher.learned_from_gold else confused,
             "cost": None if spent.dollars is None else round(spent.dollars, 6),
         },
     )

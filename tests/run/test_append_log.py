@@ -63,3 +63,16 @@ def test_a_second_writer_is_refused(tmp_path):
         append_log(tmp_path / "answers.jsonl", "busy"),
     ):
         pass
+
+
+def test_records_are_found_while_others_are_written(tmp_path):
+    """Reads that go on beyond a buffer, between writes: a buffered reader lost some of them, which were then paid again."""
+    keys = [f"{number:032x}" for number in range(1, 200)]
+    with append_log(tmp_path / "answers.jsonl", "busy") as log:
+        for key in keys[:100]:
+            log.put(key, {"says": key * 90})
+    with append_log(tmp_path / "answers.jsonl", "busy") as log:
+        for old, new in zip(keys[:99], keys[100:], strict=True):
+            assert log.get(old) == {"key": old, "says": old * 90}
+            log.put(new, {"says": new})
+            assert log.get(new) == {"key": new, "says": new}

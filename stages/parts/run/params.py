@@ -143,15 +143,21 @@ class TeacherSettings(Block):
     choose: Choice
 
 
+class AskedSettings(TeacherSettings):
+    """What language models have."""
+
+    model: str
+    max_tokens: Positive
+    votes: Positive
+
+
 class LinearSettings(TeacherSettings):
     kind: Literal["linear"]
 
 
-class OwnEngineSettings(TeacherSettings):
+class OwnEngineSettings(AskedSettings):
     kind: EngineName
-    model: str
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-    max_tokens: Positive
     max_model_len: Positive
     quantization: Literal["fp8"] | None
     kv_cache_dtype: Literal["auto", "fp8"]
@@ -162,11 +168,9 @@ class TokenPrice(Block):
     completion: Annotated[float, Field(ge=0)]
 
 
-class EndpointSettings(TeacherSettings):
+class EndpointSettings(AskedSettings):
     kind: Literal["endpoint"]
-    model: str
     api_base: str | None
-    max_tokens: Positive
     options: dict[str, Any]
     price: TokenPrice | None
     batch: bool

@@ -1,10 +1,11 @@
 """Asking a teacher for the labels of many texts."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import uvloop
 
@@ -26,6 +27,7 @@ from stages.parts.teachers.teacher import Teacher
 
 MAX_FAILED = 0.02  # share of the rows; more means that the teacher is ill, not the queries
 BUSY = "another run is asking {}: wait for it, its answers are shared"
+VOTE_TEMPERATURE = 0.7  # of the paper's
 MORE_ASKS = 2  # after an answer without a label: of 2 % that come by chance one leaves 2 rows of 5,000, two none
 
 
@@ -46,15 +48,19 @@ class Answer:
 
 
 class Labeller:
-    """Asks for one row at a time, and where an answer has no label again with what was wrong."""
+    """Asks for one row at a time, and where an answer has no label again with what was wrong. With `votes` above 1 each row is asked so
+    often, at a temperature, and the answers vote (self-consistency, Wang et al. 2022, arXiv 2203.11171)."""
 
-    def __init__(self, asker: Asker, requests: ProgramRequests) -> None:
+    def __init__(self, asker: Asker, requests: ProgramRequests, votes: int = 1) -> None:
         self.asker = asker
         self.requests = requests
+        self.votes = votes
 
     async def answer(self, row: Query) -> Answer:
         """Raises what concerns all rows (EngineRefuses, OverBudget); what concerns this one alone is its failure."""
-        body = self.requests.body(row["text"])
+        return elected(await asyncio.gather(*map(self.one, bodies_of(row["text"], self.requests, self.votes))))
+
+    async def one(self, body: dict[str, Any]) -> Answer:
         try:
             completion = await self.asker.complete(body)
             reading = self.requests.read(completion)
@@ -73,6 +79,27 @@ class Labeller:
         except EngineError as error:
             return Answer(NO_READING, Failure("no answer", str(error)))
         return Answer(reading, Failure(reading.wrong, reading.reasoning or "") if reading.wrong else None)
+
+
+def bodies_of(text: str, requests: ProgramRequests, votes: int) -> list[dict[str, Any]]:
+    """The requests for a text; votes differ by their seed, so that each is an answer of its own, kept as such."""
+    body = requests.body(text)
+    return [body] if votes == 1 else [{**body, "temperature": VOTE_TEMPERATURE, "seed": number} for number in range(votes)]
+
+
+def elected(answers: Sequence[Answer]) -> Answer:
+    """What most answers say; probabilities are the mean of theirs, where those that report none give all to their label."""
+    valid = [answer.reading for answer in answers if not answer.failure]
+    if len(answers) == 1 or not valid:
+        return answers[0]
+    shares: dict[str, float] = defaultdict(float)
+    for reading in valid:
+        for label, share in (reading.probabilities or {reading.label: 1.0}).items():
+            shares[label] += share / len(valid)
+    votes = Counter(reading.label for reading in valid)
+    label = max(votes, key=lambda name: (votes[name], shares[name]))
+    first = next(reading for reading in valid if reading.label == label)
+    return Answer(replace(first, probabilities=dict(sorted(shares.items(), key=lambda pair: -pair[1]))))
 
 
 def teacher_label(row: Query, reading: Reading) -> TeacherLabel:
@@ -123,11 +150,12 @@ def label_all(
 
         async with teacher.connect() as client:
             pace = Pace(runtime.threads, runtime.requests_per_minute, runtime.tokens_per_minute)
-            labeller = Labeller(Asker(client, pace, log, meter), requests)
+            labeller = Labeller(Asker(client, pace, log, meter), requests, teacher.votes)
             if teacher.batch:
                 assert log is not None and teacher.log and isinstance(client, EngineClient)
+                bodies = [body for row in rows for body in bodies_of(row["text"], requests, teacher.votes)]
                 with append_log(teacher.log.with_suffix(".batches.jsonl"), busy) as jobs:
-                    await Batches(client, log, jobs, meter).ask([requests.body(row["text"]) for row in rows])
+                    await Batches(client, log, jobs, meter).ask(bodies)
             await in_order(answer, rows, runtime.threads, take)
 
     kept = append_log(teacher.log, busy) if teacher.log else nullcontext()

@@ -21,7 +21,7 @@ from stages.parts.run.append_log import append_log
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Runtime, load_params
 from stages.parts.task.prompt import TeacherFormat
-from stages.parts.teachers.labelling import BUSY, label_all
+from stages.parts.teachers.labelling import BUSY, bodies_of, label_all
 from stages.parts.teachers.questions import Questions, read_questions
 from stages.parts.teachers.teacher import Teacher, teacher_of
 
@@ -82,7 +82,7 @@ def plan(teacher: Teacher, questions: Questions, runtime: Runtime, seed: int) ->
     label_all(replace(teacher, batch=False), questions.program, few, runtime, lambda row, answer: None)
     requests = ProgramRequests(questions.program, teacher.kind, teacher.name, teacher.max_tokens, TeacherFormat(), teacher.options)
     with append_log(teacher.log, BUSY.format(teacher.name)) as log:
-        asked = [(body, log.get(content_key(body))) for body in (requests.body(row["text"]) for row in few)]
+        asked = [(body, log.get(content_key(body))) for row in few for body in bodies_of(row["text"], requests, teacher.votes)]
         answered = [(body, record) for body, record in asked if record]
         if not answered:
             raise UserError(f"none of {len(few)} rows was answered: nothing can be reckoned from them")
@@ -95,7 +95,8 @@ def plan(teacher: Teacher, questions: Questions, runtime: Runtime, seed: int) ->
 
         def open_requests(rows: Sequence[Query]) -> list[Body]:
             """Of different texts, those that the log does not answer."""
-            bodies = [requests.body(text) for text in dict.fromkeys(row["text"] for row in rows)]
+            texts = dict.fromkeys(row["text"] for row in rows)
+            bodies = [body for text in texts for body in bodies_of(text, requests, teacher.votes)]
             return [body for body in bodies if not still_answers(log.get(content_key(body)), body)]
 
         others = [*questions.test, *questions.gold]

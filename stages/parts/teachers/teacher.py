@@ -26,7 +26,7 @@ from stages.parts.teachers.questions import Questions
 @dataclass(frozen=True)
 class Teacher:
     """Whom to ask: `connect` opens a client, `name` is the model's in requests, `log` where its answers are kept (None: they cost nothing
-    and are not kept), `price` None where it is not known, `batch` whether the vendor's batch API is used."""
+    and are not kept), `price` None where it is not known, `batch` whether the vendor's batch API is used, `votes` how often it is asked."""
 
     name: str
     kind: AskedKind
@@ -36,6 +36,7 @@ class Teacher:
     price: Price | None = None
     options: dict[str, Any] = field(default_factory=dict)
     batch: bool = False
+    votes: int = 1
     learned_from_gold: bool = False
 
 
@@ -54,12 +55,12 @@ def teacher_of(params: Params, questions: Questions) -> Iterator[Teacher]:
         kind = KINDS[settings.kind]
         engine = prepare(kind, weights, {}, params.runtime, on_gpus=True, name=name, max_model_len=length, precision=precision)
         with running(engine) as served:
-            yield Teacher(name, served.kind, connecting(served, timeout_s), settings.max_tokens, answers_of(name))
+            yield Teacher(name, served.kind, connecting(served, timeout_s), settings.max_tokens, answers_of(name), votes=settings.votes)
     elif isinstance(settings, EndpointSettings):
         served = hosted(settings)
         name = served.names["base"]
         log, price, connect = answers_of(name), known_price(settings), connecting(served, timeout_s)
-        yield Teacher(name, served.kind, connect, settings.max_tokens, log, price, settings.options, settings.batch)
+        yield Teacher(name, served.kind, connect, settings.max_tokens, log, price, settings.options, settings.batch, settings.votes)
     else:
         from stages.parts.teachers.linear_client import linear_client  # takes four seconds to import
 
