@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from stages.parts.task.label_probabilities import label_probabilities
+from stages.parts.task.label_probabilities import alternatives, label_probabilities
 
 LABELS = ["card_arrival", "card_fee", "refund", "refund_missing", "top_up"]
 
@@ -49,3 +49,8 @@ def test_answers_without_a_label_or_without_logprobs_have_none():
     assert label_probabilities({"content": [entry("card", 0.9)]}, LABELS) == {}  # cut short
     assert label_probabilities({"content": []}, LABELS) == {}
     assert label_probabilities(None, LABELS) == {}
+
+
+def test_a_student_is_asked_for_all_of_its_labels_as_far_as_the_engine_goes():
+    assert [alternatives(labels, 128) for labels in (5, 25, 77, 300)] == [20, 25, 77, 128]
+    assert alternatives(77, 20) == 20
