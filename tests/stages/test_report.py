@@ -88,11 +88,14 @@ def test_what_was_not_measured_is_left_out(finished):
     for block in ("interval", "arms", "served_less", "test"):
         del metrics[block]["linear_true"]
     write_json(paths.METRICS, metrics)
-    write_json(paths.TEACHER_REPORT, {**read_json(paths.TEACHER_REPORT), "cost": 1.2})
+    confused = [{"actual": "lost_card", "said": "card_arrival", "count": 3, "rows": 4}]
+    known = {"cost": 1.2, "gold_accuracy": 0.775, "confused": confused}
+    write_json(paths.TEACHER_REPORT, {**read_json(paths.TEACHER_REPORT), **known})
     report.main()
     text = (paths.REPORTS / "index.html").read_text()
     assert "all true labels" not in text and "of the pool are right" not in text
     assert "$7.50" in text, "1.2 dollars for 160 rows are 7.5 for 1,000"
+    assert "right on 77.5 % of the gold rows" in text and "<b>lost_card</b> with <b>card_arrival</b> (3 of 4)" in text
 
 
 @pytest.mark.parametrize(
