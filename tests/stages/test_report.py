@@ -95,7 +95,7 @@ def test_what_was_not_measured_is_left_out(finished):
     text = (paths.REPORTS / "index.html").read_text()
     assert "all true labels" not in text and "of the pool are right" not in text
     assert "$7.50" in text, "1.2 dollars for 160 rows are 7.5 for 1,000"
-    assert "right on 77.5 % of the gold rows" in text and "<b>lost_card</b> with <b>card_arrival</b> (3 of 4)" in text
+    assert "right on 77.5\u00a0% of the gold rows" in text and "<b>lost_card</b> with <b>card_arrival</b> (3 of 4)" in text
 
 
 @pytest.mark.parametrize(
