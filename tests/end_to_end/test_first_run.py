@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -81,7 +82,9 @@ def test_a_killed_stage_leaves_no_engine_and_changes_nothing(built):
 def service(built):
     """The URL of `make serve`'s service on the real engine; Ctrl-C at the end leaves nothing behind."""
     port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "serve", "--port", str(port)], cwd=built, stdout=subprocess.PIPE, text=True)
+    heed_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs, and all that they start, ignore
+    line = [sys.executable, "-m", "serve", "--port", str(port)]
+    process = subprocess.Popen(line, cwd=built, stdout=subprocess.PIPE, text=True, preexec_fn=heed_sigint)
     assert process.stdout
     while "serving on" not in (line := process.stdout.readline()):
         assert line, "the service ended"

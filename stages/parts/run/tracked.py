@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+from stages.parts.run.errors import UserError
 from stages.parts.run.params import load_params
 from stages.parts.run.paths import cache
 
@@ -11,7 +12,10 @@ PATIENCE_S = 180
 
 def tell_trackers(stage: str) -> None:
     """Never raises and never fails a run: what goes wrong is one line."""
-    settings = load_params().tracking
+    try:
+        settings = load_params().tracking
+    except UserError:  # a stage that reads no parameters
+        return
     if not (settings.mlflow or settings.wandb):
         return
     python = cache().parent / ".venv-tracking/bin/python"
