@@ -29,7 +29,8 @@ def main() -> None:
     rows = [row for row in read_jsonl(paths.HELD_OUT) if row["probabilities"]]
     labels, certainty = [row["label"] for row in rows], [label_certainty(row, teacher_right) for row in rows]
 
-    temperature = best_temperature([row["probabilities"] for row in rows], labels, certainty)
+    # A student may name no label on any row: one too small for its reasons never ends them.
+    temperature = best_temperature([row["probabilities"] for row in rows], labels, certainty) if rows else 1.0
     surest = [next(iter(calibrated(row["probabilities"], temperature).items())) for row in rows]
     confidence = [probability for _, probability in surest]
     # An answer other than the label counts as wrong, though the label may be: rather too careful than not enough.
@@ -47,7 +48,7 @@ def main() -> None:
         threshold=threshold,
         wanted_precision=params.calibrate.precision,
         rows=len(rows),
-        coverage=len(answered) / len(rows),
+        coverage=len(answered) / len(rows) if rows else 0.0,
         precision=sum(answered) / len(answered) if answered else None,
     )
     write_json(paths.CALIBRATION, calibration.model_dump())
