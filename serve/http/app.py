@@ -1,6 +1,5 @@
 """The HTTP app: its routes, and what each failure answers."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from serve.http.chat import chat_router
 from serve.http.guard import Guard
 from serve.http.keys import KeyCheck
+from serve.page import PAGE_HEADERS, filled_page
 from serve.schemas import PROBLEMS, Answer, Answers, Batch, Query
 from serve.service import NotReady, Overloaded, Service, TooLarge
 from stages.parts.engines.client import EngineError, EngineTimeout, QueryRefused
 
 PAGE = Path(__file__).with_name("page.html")
-PAGE_HEADERS = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
 # Exception -> status, and seconds after which it is worth trying again. The most specific class counts.
 FAILURES: dict[type[Exception], tuple[int, int | None]] = {
     NotReady: (503, 5),
@@ -67,7 +66,7 @@ def intent_router(service: Service) -> APIRouter:
 def page_for(service: Service, wants_key: bool, examples: Sequence[str]) -> str:
     """The page to try queries on, with what it shows of this service in the place of FACTS."""
     facts = {"threshold": service.classifier.calibration.threshold, "wants_key": wants_key, "examples": list(examples)}
-    return PAGE.read_text(encoding="utf-8").replace("FACTS", json.dumps(facts).replace("<", "\\u003c"), 1)
+    return filled_page(PAGE, facts)
 
 
 def health_router(service: Service, page: str) -> APIRouter:

@@ -1,6 +1,5 @@
 """The review's page and its few routes. For loopback alone: it has no keys."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,11 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from serve.page import PAGE_HEADERS, filled_page
 from serve.review.desk import Desk
 from stages.parts.run.errors import UserError
 
 PAGE = Path(__file__).with_name("page.html")
-PAGE_HEADERS = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
 OWN_NAMES = ["127.0.0.1", "localhost"]  # a page of another site that points its name here gets nothing
 
 
@@ -34,7 +33,7 @@ def create_app(desk: Desk) -> FastAPI:
     """The app around a desk. Changes are JSON, which no other site's form can send."""
     app = FastAPI(title="Review", openapi_url=None)
     app.add_exception_handler(UserError, refused)
-    page = PAGE.read_text(encoding="utf-8").replace("LABELS", json.dumps(desk.labels).replace("<", "\\u003c"), 1)
+    page = filled_page(PAGE, desk.labels)
 
     @app.get("/", response_class=HTMLResponse)
     async def show() -> HTMLResponse:
