@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from stages.parts.data.decisions import Decision, add_decisions, take_back
 from stages.parts.review.queue import Doubt
 from stages.parts.run.errors import UserError
+from stages.parts.run.provenance import now
 
 LONGEST_S = 120  # a longer look was a break
 RECENT = 20  # decisions whose time says how long the next ones take
@@ -57,7 +57,7 @@ class Desk:
         doubt = self.current(row_id)
         if label not in self.labels:
             raise UserError(f"{label!r} is none of the {len(self.labels)} labels")
-        decision = Decision(row_id, label, doubt.row["label"], datetime.now(UTC).isoformat(timespec="seconds"))
+        decision = Decision(row_id, label, doubt.row["label"], now())
         add_decisions(self.path, [decision])
         self.seconds.append(min(time.monotonic() - self.shown, LONGEST_S))
         self.waiting.popleft()

@@ -7,7 +7,6 @@ python -m serve.review.label_studio import EXPORT.json               decisions, 
 import argparse
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -19,6 +18,7 @@ from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json
 from stages.parts.run.params import load_params
+from stages.parts.run.provenance import now
 from stages.parts.task.labels import clean_label
 
 
@@ -45,7 +45,7 @@ def decisions_of(tasks: Any, labels: list[str]) -> list[Decision]:
             if not done:
                 continue  # skipped
             label = clean_label(done[-1]["result"][0]["value"]["choices"][0])
-            data, when = exported["data"], done[-1].get("created_at") or datetime.now(UTC).isoformat(timespec="seconds")
+            data, when = exported["data"], done[-1].get("created_at") or now()
             found.append(Decision(data["id"], label, data.get("was", ""), when))
         except (KeyError, IndexError, TypeError):
             raise UserError(f"task {number} is not as Label Studio exports it (JSON, not JSON-MIN) for tasks of this command") from None

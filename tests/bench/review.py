@@ -10,7 +10,6 @@ import argparse
 import random
 import subprocess
 from contextlib import chdir
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
 
@@ -20,6 +19,7 @@ from stages.parts.data.rows import TeacherLabel
 from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, write_json
 from stages.parts.run.params import load_params
+from stages.parts.run.provenance import now
 from tests.bench.machine import machine
 from tests.bench.pipeline import cloned, corpora, run_stages
 
@@ -46,8 +46,7 @@ def arms(changes: list[str], rows: int) -> dict[str, float]:
         before = paths.DECISIONS.read_bytes()
         for arm, chosen in asked.items():
             paths.DECISIONS.write_bytes(before)
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            add_decisions(paths.DECISIONS, [Decision(row["id"], true[row["id"]], row["label"], now) for row in chosen])
+            add_decisions(paths.DECISIONS, [Decision(row["id"], true[row["id"]], row["label"], now()) for row in chosen])
             subprocess.run(["dvc", "repro", "teacher"], check=True)
             found[arm] = share_right(true)
     return found

@@ -26,7 +26,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import ServeDeploySchema
 
-from serve.ray_serve.apps import Endpoint, classifier
+from serve.ray_serve.apps import Endpoint, Where, classifier
 
 PATIENCE_S = 90
 
@@ -139,5 +139,4 @@ def test_the_file_for_serve_deploy_is_what_ray_takes():
         "classifier": "serve.ray_serve.apps:classifier",
     }
     for app in found.applications:
-        model = Endpoint if app.name == "classifier" else Endpoint.__base__
-        model.model_validate(app.args)
+        (Endpoint if app.name == "classifier" else Where).model_validate(app.args)

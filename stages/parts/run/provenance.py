@@ -32,5 +32,10 @@ def versions() -> dict[str, str]:
     return found
 
 
+def now() -> str:
+    """ISO 8601, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def today() -> str:
     return datetime.now(UTC).date().isoformat()
