@@ -125,10 +125,10 @@ def cost_against_accuracy(path: Path, arms: Sequence[tuple[str, float, float, st
     cheapest = min(cost for _, cost, _, _ in arms)
     for name, cost, accuracy, color in arms:
         axes.plot(cost, 100 * accuracy, marker="o", markersize=8, color=color)
-        right = cost > (cheapest * dearest) ** 0.5  # below the point, else above it: names at the same height would run into each other
-        place: dict[str, Any] = (
-            {"xytext": (0, -8), "ha": "right", "va": "top"} if right else {"xytext": (0, 8), "ha": "left", "va": "bottom"}
-        )
+        # On the right below the point, on the left above it: names at the same height would run into each other.
+        below: dict[str, Any] = {"xytext": (0, -8), "ha": "right", "va": "top"}
+        above: dict[str, Any] = {"xytext": (0, 8), "ha": "left", "va": "bottom"}
+        place = below if cost > (cheapest * dearest) ** 0.5 else above
         axes.annotate(name, (cost, 100 * accuracy), textcoords="offset points", fontsize=9, **place)
     axes.set_xscale("log")
     axes.set(xlim=(cheapest / 3, dearest * 3), ylim=(-12, 108), yticks=range(0, 101, 20))
