@@ -13,7 +13,7 @@ from tests.test_rooms import imported_modules
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Not made by a stage, or not tracked.
-NO_STAGES = (paths.SAMPLE, paths.DECISIONS, paths.REPORTS, paths.TIMES, paths.EXPORT, paths.COMPARE, paths.SEEDS)
+NO_STAGES = (paths.SAMPLE, paths.DECISIONS, paths.REPORTS, paths.TIMES, paths.EXPORT, paths.COMPARE, paths.SEEDS, paths.TRACES)
 
 
 def names(entries) -> set[str]:

@@ -58,6 +58,7 @@ COVERAGE = REPORTS / "coverage.json"
 TIMES = REPORTS / "times"
 COMPARE = REPORTS / "compare"  # this and seeds.json: of `make compare` and `make seeds`, no stage's
 SEEDS = REPORTS / "seeds.json"
+TRACES = Path(".cache/traces")  # of a run's own folder: not shared with runs that DVC starts elsewhere
 
 
 def cache() -> Path:
