@@ -32,7 +32,8 @@ def load_student(params: Params) -> Student:
     """Load and check everything that `make serve` needs; raises UserError where something is missing or does not belong together."""
     pair = load_sidecar(paths.SIDECAR)
     calibration = load_calibration(paths.CALIBRATION)
-    check_pair(pair, calibration, params.profile)
+    check_base(pair, params.profile)
+    check_pair(pair, calibration)
     program = load_program(paths.PROGRAM, pair.labels, pair.instructions, pair.style)
 
     base, checkpoint = Path(pair.base), Path(pair.checkpoint)
@@ -49,19 +50,28 @@ def load_student(params: Params) -> Student:
     return Student(Classifier(ProgramRequests(program, engine.served.kind, name, pair.max_tokens), calibration), engine)
 
 
-def check_pair(pair: Sidecar, calibration: Calibration, profile: str) -> None:
-    """Raise UserError where weights, program or calibration are not those that were chosen together, for this profile."""
+def check_base(pair: Sidecar, profile: str) -> None:
+    """Raise UserError where the pair is of another profile, or its base is not the one it was made with."""
     if pair.profile != profile:
         raise UserError(f"{paths.SIDECAR} is of profile {pair.profile}, params.yaml wants {profile}: run `dvc repro`")
-    for folder, expected in ((pair.base, pair.base_sha256), (pair.checkpoint, pair.checkpoint_sha256)):
-        if not Path(folder).is_dir():
-            raise UserError(f"{folder} is missing: run `dvc repro` or `dvc checkout`")
-        if folder_sha256(Path(folder)) != expected:
-            raise UserError(f"{folder} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
-    if not paths.PROGRAM.is_file() or file_sha256(paths.PROGRAM) != pair.program_sha256:
-        raise UserError(f"{paths.PROGRAM} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
+    check_folder(Path(pair.base), pair.base_sha256)
+
+
+def check_pair(pair: Sidecar, calibration: Calibration, root: Path = Path()) -> None:
+    """Raise UserError where weights, program or calibration of the repository at `root` are not those that were chosen together."""
+    check_folder(root / pair.checkpoint, pair.checkpoint_sha256)
+    program = root / paths.PROGRAM
+    if not program.is_file() or file_sha256(program) != pair.program_sha256:
+        raise UserError(f"{program} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
     if (calibration.checkpoint_sha256, calibration.program_sha256) != (pair.checkpoint_sha256, pair.program_sha256):
-        raise UserError(f"{paths.CALIBRATION} is of another pair than {paths.SIDECAR}: run `dvc repro calibrate`")
+        raise UserError(f"{root / paths.CALIBRATION} is of another pair than {paths.SIDECAR}: run `dvc repro calibrate`")
+
+
+def check_folder(folder: Path, expected: str) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing: run `dvc repro` or `dvc checkout`")
+    if folder_sha256(folder) != expected:
+        raise UserError(f"{folder} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
 
 
 async def pass_a_query(student: Student, client: EngineClient) -> None:
