@@ -28,8 +28,11 @@ class Student:
     engine: Engine
 
 
-def load_student(params: Params) -> Student:
-    """Load and check everything that `make serve` needs; raises UserError where something is missing or does not belong together."""
+def load_student(params: Params, base_there: str | None = None) -> Student:
+    """Load and check everything that `make serve` needs; raises UserError where something is missing or does not belong together.
+
+    `base_there`: the model of the engine at `engine.api_base`, where it wants its adapters asked for as BASE:ADAPTER.
+    """
     pair = load_sidecar(paths.SIDECAR)
     calibration = load_calibration(paths.CALIBRATION)
     check_base(pair, params.profile)
@@ -41,6 +44,7 @@ def load_student(params: Params) -> Student:
     engine: Engine
     if params.engine.api_base:
         api_base, key = params.engine.api_base.rstrip("/"), os.environ.get(ENGINE_KEY, "")
+        name = f"{base_there}:{name}" if base_there else name
         engine = RunningEngine(ServedModel(api_base, {checkpoint.name: name}, key, KINDS[params.engine.kind]))
     elif shares_an_engine(checkpoint, params):
         engine = base_engine(base, {checkpoint.name: checkpoint}, params)
