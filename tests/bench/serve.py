@@ -7,7 +7,7 @@ difference of things measured in turns within this run:
 
 - vs_reference_handler: answers a second at 64 clients with a stub engine of 100 ms latency, ours to the reference's handler, which runs the
   synchronous program in an async function.
-- ray_vs_make_serve: the same clients on the same stub, a classifier replica of Ray Serve to `make serve`; left out where Ray is not installed.
+- ray_vs_make_serve: the same clients on the same stub, a replica on Ray Serve to `make serve`; left out where Ray is not installed.
 - cpu_ms_added: the service's own processor time per answer in that run.
 - vs_engine_direct: answers a second from the real engine at 64 clients, through the service to without it, same request bodies.
 - p50_added_ms: median time of one query at a time through the service less that without it.
