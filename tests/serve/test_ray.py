@@ -204,6 +204,49 @@ def test_the_llm_replica_answers_with_the_adapter_and_comes_back_when_it_is_kill
     assert [ask(number).json() for number in range(4)] == before
 
 
+@pytest.mark.engine
+def test_the_production_form_takes_its_adapters_from_a_bucket(url, pair, tmp_path, monkeypatch):
+    """ray.production.yaml itself, with what a CPU and a tiny base want, and an S3 server on loopback."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    base, adapter = pair
+    made = make_shop(tmp_path / "pair", real=pair, cached_answers=0)
+    monkeypatch.chdir(made.folder)
+    server.start()
+    place = {
+        "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    bucket = pytest.importorskip("boto3").client("s3")
+    bucket.create_bucket(Bucket="BUCKET")
+
+    args = yaml.safe_load((ROOT / "serve/deploy/ray.production.yaml").read_text())["applications"][0]["args"]
+    [config] = args["llm_configs"]
+    for gone in ("accelerator_type", "deployment_config"):
+        del config[gone]
+    del config["engine_kwargs"]["revision"]
+    there = config["model_loading_config"]["model_id"]
+    config["model_loading_config"]["model_source"] = str(base)
+    config["lora_config"]["dynamic_lora_loading_path"] = "s3://BUCKET/adapters"
+    config["engine_kwargs"] |= {"dtype": "float32", "enforce_eager": True, "max_model_len": 512}
+    variables = {"env_vars": {**place, "VLLM_CPU_KVCACHE_SPACE": "1"}}
+    on_cpu = {"accelerator_config": {"kind": "cpu"}, "placement_group_config": {"bundles": [{"CPU": 1}]}, "runtime_env": variables}
+    args |= {"llm_configs": [config | on_cpu], "ingress_deployment_config": {"ray_actor_options": {"runtime_env": variables}}}
+    serve.run(pytest.importorskip("ray.serve.llm").build_openai_app(args), name="llm", route_prefix="/llm")
+    try:
+        for file in adapter.iterdir():  # while it runs
+            bucket.upload_file(str(file), "BUCKET", f"adapters/{made.model}/{file.name}")
+        endpoint = Endpoint(folder=str(made.folder), api_base=f"{url}/llm/v1", base=there, open=False)
+        serve.run(classifier(endpoint), name="classifier", route_prefix="/")
+        answer = requests.post(f"{url}/classify_intent", json={"query": "where is it"}, timeout=60).json()
+        assert answer["model"] == f"{there}:{made.model}" and answer["label"] in LABELS
+    finally:
+        server.stop()
+
+
 @pytest.mark.parametrize("file", ["ray.yaml", "ray.classifier.yaml", "ray.production.yaml"])
 def test_the_files_for_serve_deploy_are_what_ray_takes(file):
     for app in ServeDeploySchema.model_validate(yaml.safe_load((ROOT / "serve/deploy" / file).read_text())).applications:
