@@ -1,11 +1,12 @@
 """The pair that `optimize` chose, checked, and the engine that serves its weights."""
 
+import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from serve.classifier import Classifier
-from stages.parts.engines.client import EngineClient, EngineError
+from stages.parts.engines.client import EngineClient, EngineError, EngineTimeout
 from stages.parts.engines.engine import Engine, RunningEngine, ServedModel, served_name
 from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.requests import ProgramRequests
@@ -18,6 +19,7 @@ from stages.parts.students.serving import base_engine, shares_an_engine, tuned_e
 from stages.parts.task.program_file import Sidecar, load_program, load_sidecar
 
 ENGINE_KEY = "ENGINE_API_KEY"
+LISTING_S = 5  # an engine names its models at once, however busy it is; Ray's proxy holds every request while no replica is there
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,11 @@ def check_folder(folder: Path, expected: str) -> None:
 async def pass_a_query(student: Student, client: EngineClient) -> None:
     """Raise EngineError unless the engine serves the student's weights and a query gets a label."""
     name = student.classifier.model
-    served = await client.models()
+    try:
+        async with asyncio.timeout(LISTING_S):
+            served = await client.models()
+    except TimeoutError:
+        raise EngineTimeout(f"the engine did not name its models within {LISTING_S} s") from None
     if name not in served:
         raise EngineError(
             f"it serves {', '.join(served)}, not {name}: start it with --served-model-name {name}, on the weights of that hash"
