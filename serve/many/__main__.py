@@ -9,6 +9,7 @@ python -m serve.many list
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from serve.http.keys import read_keys
 from serve.http.listen import listen
 from serve.many.app import Many
 from serve.many.students import add, remove, students
+from serve.student import ENGINE_KEY
 from stages.parts.engines.client import EngineError, engine_client
-from stages.parts.engines.engine import Places
+from stages.parts.engines.engine import Engine, Places, RunningEngine, ServedModel, served_name
+from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.network import check_port
-from stages.parts.engines.process import EngineProcess
 from stages.parts.engines.vllm import allowed_rank
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
@@ -35,7 +37,7 @@ def places(params: Params) -> Places:
     return Places(PLACES, allowed_rank(params.lora.r))
 
 
-async def serve(engine: EngineProcess, settings: Serve, keys: list[str]) -> None:
+async def serve(engine: Engine, settings: Serve, keys: list[str]) -> None:
     async with engine_client(engine.served, settings.timeout_s) as client:
         many = Many(engine, client, settings, keys)
         following = asyncio.create_task(many.follow())
@@ -49,11 +51,18 @@ def start(params: Params) -> None:
     """Serve until SIGINT or SIGTERM; raises UserError where the engine never comes up."""
     settings, keys = params.serve, read_keys(params.serve.host)
     check_port(settings.port, settings.host)
-    if params.engine.kind != "vllm" or params.engine.api_base:
-        raise UserError("many students are served on a vLLM of their own: set engine.kind to vllm, and engine.api_base to nothing")
+    if params.engine.kind != "vllm":
+        raise UserError("many students are served by vLLM: set engine.kind to vllm")
     if not paths.BASE.is_dir():
         raise UserError(f"{paths.BASE} is missing: run `dvc repro` or `dvc checkout`")
-    asyncio.run(serve(base_engine(paths.BASE, {}, params, places(params)), settings, keys))
+    engine: Engine
+    if params.engine.api_base:
+        names = {"base": served_name("base", paths.BASE)}
+        key = os.environ.get(ENGINE_KEY, "")
+        engine = RunningEngine(ServedModel(params.engine.api_base.rstrip("/"), names, key, KINDS["vllm"]))
+    else:
+        engine = base_engine(paths.BASE, {}, params, places(params))
+    asyncio.run(serve(engine, settings, keys))
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from serve.service import NotReady, Service
 from serve.supervisor import Supervisor
 from stages.parts.engines.adapters import load_adapter, unload_adapter
 from stages.parts.engines.client import EngineClient, EngineError
+from stages.parts.engines.engine import Engine
 from stages.parts.engines.kinds import KINDS
-from stages.parts.engines.process import EngineProcess
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Serve
 
@@ -30,7 +30,7 @@ class Many:
     """Keeps engine and app in step with the folder of students. An engine that was started again gets its adapters back before it counts as
     ready; a student that can't be served is told of once, left out, and tried again."""
 
-    def __init__(self, engine: EngineProcess, client: EngineClient, settings: Serve, keys: Sequence[str]) -> None:
+    def __init__(self, engine: Engine, client: EngineClient, settings: Serve, keys: Sequence[str]) -> None:
         self.base = engine.served.names["base"]
         self.client = client
         self.settings = settings
@@ -38,6 +38,7 @@ class Many:
         self.supervisor = Supervisor(engine, self.in_step)
         self.served: dict[str, ManyStudent] = {}
         self.told: set[Path] = set()
+        self.loaded: set[str] = set()
         self.unwanted: set[str] = set()
         self.changing = asyncio.Lock()
         self.app = Starlette(routes=self.health(), exception_handlers={NotReady: failure})
@@ -67,12 +68,13 @@ class Many:
         """Serve what the folder holds, and nothing else; raises EngineError where the engine does not answer."""
         async with self.changing:
             wanted, present = students(), set(await self.client.models())
+            if self.base not in present:
+                raise EngineError(f"it serves {', '.join(sorted(present))}, not {self.base}: start it with --served-model-name {self.base}")
             for name in self.served.keys() - wanted.keys():
                 self.put(name, None)
             for name, folder in wanted.items():
                 await self.take_up(name, folder, present)
-            models = {student.classifier.model for student in self.served.values()}
-            unwanted = present - models - {self.base}
+            unwanted = (self.loaded & present) - {student.classifier.model for student in self.served.values()}
             for model in unwanted & self.unwanted:  # a look later: queries may have been on their way
                 await unload_adapter(self.client, model)
                 logger.info("%s is unloaded", model)
@@ -85,6 +87,7 @@ class Many:
             student = known if known and known.folder == folder else await asyncio.to_thread(read_student, name, folder, KINDS["vllm"])
             if student.classifier.model not in present:
                 await load_adapter(self.client, student.classifier.model, student.adapter)
+            self.loaded.add(student.classifier.model)
             if student is not known:
                 student.classifier.answer(await self.client.complete(student.classifier.request("ready?")))
                 self.put(name, student)

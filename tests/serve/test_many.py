@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -17,12 +19,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from serve.many.students import STUDENTS, add, remove
-from stages.parts.engines.engine import Places
+from stages.parts.engines.engine import Places, served_name
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import folder_sha256
 from tests.conftest import run
-from tests.serve.shop import LABELS, Shop, ended, make_shop, start, until, wait_until
+from tests.serve.shop import LABELS, Shop, ended, make_shop, start, start_engine, until, wait_until
 from tests.students.test_merge import pair
 
 __all__ = ["pair"]
@@ -118,6 +120,79 @@ def model(house: Shop, name: str) -> str:
     return requests.get(f"{url(house)}/{name}/v1/models", timeout=5).json()["data"][0]["id"]
 
 
+@contextmanager
+def asked(house: Shop, name: str) -> Iterator[Counter[int]]:
+    """Queries to a student all the time; gives how often each status came."""
+    statuses: Counter[int] = Counter()
+    over = threading.Event()
+
+    def ask() -> None:
+        with requests.Session() as session:
+            while not over.is_set():
+                query = {"query": f"{QUERIES[0]} {statuses.total()}"}
+                statuses[session.post(f"{url(house)}/{name}/classify_intent", json=query, timeout=60).status_code] += 1
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    try:
+        yield statuses
+    finally:
+        over.set()
+        for thread in asking:
+            thread.join()
+
+
+def in_turn(house: Shop, name: str, repository: str) -> None:
+    """Put another student in the place of one that is asked, and see that no query is lost."""
+    with asked(house, name) as statuses:
+        old = model(house, name)
+        many(house, "add", name, repository)
+        until(lambda: model(house, name) != old)
+        before = statuses.total()
+        until(lambda: statuses.total() > before + 20)
+        until(lambda: f"{old} is unloaded" in (house.folder / "log").read_text())
+    assert set(statuses) == {200}, statuses
+
+
+def test_an_engine_elsewhere_is_kept_in_step_with_the_folder(house, pair, tmp_path):
+    base, _ = pair
+    first, second = (
+        str(make_shop(tmp_path / name, labels=labels, real=(base, make_adapter(base, tmp_path / f"{name}-weights", seed))).folder)
+        for name, labels, seed in (("first", LABELS, 1), ("second", OTHER_LABELS, 2))
+    )
+    house.model = served_name("base", base)
+    params = yaml.safe_load((house.folder / "params.yaml").read_text())
+    params["engine"]["api_base"] = f"{house.engine}/v1"
+    (house.folder / "params.yaml").write_text(yaml.safe_dump(params))
+    many(house, "add", "cards", first)
+    engine = start_engine(house)
+    try:
+        with ended(start(house, "serve.many")):
+            wait_until(f"{url(house)}/readyz")
+            assert served(house) == ["cards"] and {label for label, _ in answers(house, "cards")} <= set(LABELS)
+            in_turn(house, "cards", second)
+            assert {label for label, _ in answers(house, "cards")} <= set(OTHER_LABELS)
+            page = requests.get(f"{url(house)}/cards/", timeout=5).text
+            assert 'fetch("classify_intent"' in page and requests.get(f"{url(house)}/cards/metrics", timeout=5).status_code == 200
+            many(house, "add", "spoilt", first)
+            shutil.rmtree((house.folder / STUDENTS / "spoilt").resolve() / "adapter")
+            # An engine that was started again knows no adapters: they are loaded before it counts as ready.
+            engine.kill()
+            engine.wait()
+            wait_until(f"{url(house)}/readyz", 503)
+            engine = start_engine(house)
+            wait_until(f"{url(house)}/readyz")
+            assert {label for label, _ in answers(house, "cards")} <= set(OTHER_LABELS)
+            assert (house.folder / "log").read_text().count("spoilt can't be served") == 1
+            many(house, "remove", "cards")
+            until(lambda: "cards" not in served(house))
+            assert requests.post(f"{url(house)}/cards/classify_intent", json={"query": "x"}, timeout=5).status_code == 404
+    finally:
+        engine.terminate()
+        engine.wait()
+
+
 @pytest.mark.engine
 def test_students_come_go_and_change_while_the_engine_runs(house, pair, tmp_path):
     base, _ = pair
@@ -141,29 +216,7 @@ def test_students_come_go_and_change_while_the_engine_runs(house, pair, tmp_path
         assert {label for label, _ in alone["others"]} <= set(OTHER_LABELS)
         old = model(house, "cards")
 
-        # Other weights under the name of the first, while it is asked: no query is lost, and none is answered from what the old had cached.
-        statuses: Counter[int] = Counter()
-        over = threading.Event()
-
-        def ask() -> None:
-            with requests.Session() as session:
-                while not over.is_set():
-                    query = {"query": f"{QUERIES[0]} {statuses.total()}"}
-                    statuses[session.post(f"{url(house)}/cards/classify_intent", json=query, timeout=60).status_code] += 1
-
-        asking = [threading.Thread(target=ask) for _ in range(4)]
-        for thread in asking:
-            thread.start()
-        try:
-            many(house, "add", "cards", second)
-            until(lambda: model(house, "cards") != old)
-            before = statuses.total()
-            until(lambda: statuses.total() > before + 20)
-        finally:
-            over.set()
-            for thread in asking:
-                thread.join()
-        assert set(statuses) == {200}, statuses
+        in_turn(house, "cards", second)  # and nothing is answered from what the old weights had cached
         assert answers(house, "cards") == alone["second"] and model(house, "cards").startswith("cards-")
 
         many(house, "remove", "second")
@@ -171,8 +224,6 @@ def test_students_come_go_and_change_while_the_engine_runs(house, pair, tmp_path
         assert requests.post(f"{url(house)}/second/classify_intent", json={"query": "x"}, timeout=5).status_code == 404
 
         # What is served comes back with the engine, from the folder alone; vLLM itself knows no other names.
-        log = house.folder / "log"
-        until(lambda: f"{old} is unloaded" in log.read_text())
         [engine] = [child for child in psutil.Process(service.pid).children() if "vllm.entrypoints" in " ".join(child.cmdline())]
         key = {"Authorization": f"Bearer {engine.environ()['VLLM_API_KEY']}"}
         place = f"http://127.0.0.1:{engine.cmdline()[engine.cmdline().index('--port') + 1]}/v1"
