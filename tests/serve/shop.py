@@ -52,6 +52,7 @@ def make_shop(
     threshold: float = 0.5,
     labels: list[str] = LABELS,
     real: tuple[Path, Path] | None = None,
+    max_tokens: int = 8,
     **serve: object,
 ) -> Shop:
     """Write params.yaml and models/ as `dvc repro` would leave them, for `real` weights (the folders of base and adapter), or for some
@@ -81,7 +82,7 @@ def make_shop(
         program="optimized",
         program_sha256=file_sha256(folder / paths.PROGRAM),
         prompt_format=StudentFormat.__name__,
-        max_tokens=8,
+        max_tokens=max_tokens,
         base=str(paths.BASE),
         base_sha256=folder_sha256(base),
         checkpoint=str(paths.LORA / "epoch-1"),

@@ -103,18 +103,18 @@ def test_ray_services_fit_kuberays_schema_and_serve_what_the_files_say(name):
     cluster = service["spec"]["rayClusterConfig"]
     assert f"ray[serve]=={cluster['rayVersion']}" in (ROOT / "pyproject.toml").read_text()
     pods = [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
-    for policy in yaml.safe_load_all((KUBERNETES / "ray/network-policy.yaml").read_text()):
-        if policy["metadata"]["name"] == name:
-            assert all(policy["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items() for pod in pods)
+    policies = list(yaml.safe_load_all((KUBERNETES / "ray/network-policy.yaml").read_text()))
+    [chosen] = [policy["spec"]["podSelector"]["matchLabels"] for policy in policies if policy["metadata"]["name"] == name]
+    assert all(chosen.items() <= pod["metadata"]["labels"].items() for pod in pods)
     if crd := os.environ.get("KUBERAY_CRD"):
         [version] = [version for version in yaml.safe_load(Path(crd).read_text())["spec"]["versions"] if version["name"] == "v1"]
         jsonschema.validate(service["spec"], strict(version["schema"]["openAPIV3Schema"]["properties"]["spec"]))
     if importlib.util.find_spec("kubernetes_validate"):
         import kubernetes_validate
 
-        for pod in pods:
-            whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **pod["metadata"]}, "spec": pod["spec"]}
-            kubernetes_validate.validate(whole, kubernetes_validate.latest_version(), strict=True)
+        whole = [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **pod["metadata"]}, "spec": pod["spec"]} for pod in pods]
+        for resource in (*whole, *policies):
+            kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
 
 
 def test_manifests_fit_the_app():

@@ -164,7 +164,7 @@ def test_a_killed_replica_comes_back(shop, url):
 
 @pytest.mark.engine
 def test_the_llm_replica_answers_with_the_adapter_and_comes_back_when_it_is_killed(url, pair, tmp_path, monkeypatch):
-    made = make_shop(tmp_path / "pair", real=pair, cached_answers=0)
+    made = make_shop(tmp_path / "pair", real=pair, max_tokens=24, cached_answers=0)
     params = yaml.safe_load((made.folder / "params.yaml").read_text())
     params["runtime"]["weights"] = "adapter"
     (made.folder / "params.yaml").write_text(yaml.safe_dump(params))
@@ -197,7 +197,7 @@ def test_the_llm_replica_answers_with_the_adapter_and_comes_back_when_it_is_kill
         found = ask(0)
         if found.status_code != 200:
             failed.append(found)
-        return found.status_code == 200 and len(failed) > 0
+        return found.status_code == 200
 
     until(answers, patience_s=300)
     # Ray holds queries while no replica is there: the first ones end by the time limit, until the service knows.
@@ -212,7 +212,7 @@ def test_the_production_form_takes_its_adapters_from_a_bucket(url, pair, tmp_pat
     """ray.production.yaml itself, with what a CPU and a tiny base want, and an S3 server on loopback."""
     server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     base, adapter = pair
-    made = make_shop(tmp_path / "pair", real=pair, cached_answers=0)
+    made = make_shop(tmp_path / "pair", real=pair, max_tokens=24, cached_answers=0)
     monkeypatch.chdir(made.folder)
     server.start()
     place = {
@@ -228,9 +228,7 @@ def test_the_production_form_takes_its_adapters_from_a_bucket(url, pair, tmp_pat
 
     args = yaml.safe_load((ROOT / "serve/deploy/ray.production.yaml").read_text())["applications"][0]["args"]
     [config] = args["llm_configs"]
-    for gone in ("accelerator_type", "deployment_config"):
-        del config[gone]
-    del config["engine_kwargs"]["revision"]
+    del config["accelerator_type"], config["engine_kwargs"]["revision"]
     there = config["model_loading_config"]["model_id"]
     config["model_loading_config"]["model_source"] = str(base)
     config["lora_config"]["dynamic_lora_loading_path"] = "s3://BUCKET/adapters"
