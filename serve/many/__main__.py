@@ -86,7 +86,7 @@ def main() -> None:
         elif given.command == "list":
             for name, folder in students().items():
                 pair = load_sidecar(folder / paths.SIDECAR.name)
-                print(f"{name}: {len(pair.labels)} labels, {pair.dev_accuracy:.1%} right on dev, adapter {pair.checkpoint_sha256[:12]}")
+                print(f"{name}: {len(pair.labels)} labels, {pair.dev_accuracy:.1%} right on dev, served as {folder.name}")
         else:
             start(params)
     except (UserError, EngineError) as error:

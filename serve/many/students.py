@@ -1,8 +1,8 @@
 """The students that are served together: models/students.
 
-models/students/NAME is a link to NAME-HASH, a folder with adapter, program, sidecar and calibration that never changes; another student
-under the same name is another folder. The engine may read an adapter again at any time: from a path whose weights had changed it would
-answer wrongly under the old name.
+models/students/NAME is a link to NAME-HASH, a folder with adapter, program, sidecar and calibration that never changes, and the adapter's
+name in the engine; another student under the same name is another folder. The engine may read an adapter again at any time: from a path
+whose weights had changed it would answer wrongly under the old name.
 """
 
 import re
@@ -14,7 +14,7 @@ from serve.classifier import Classifier
 from serve.student import check_pair
 from stages.parts.data.rows import row_id
 from stages.parts.engines.adapters import refuse_trained_modules
-from stages.parts.engines.engine import EngineKind, Places, served_name
+from stages.parts.engines.engine import EngineKind, Places
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.engines.vllm import adapter_rank
 from stages.parts.numbers.calibration import load_calibration
@@ -48,13 +48,12 @@ def students() -> dict[str, Path]:
 
 
 def read_student(name: str, folder: Path, kind: EngineKind) -> ManyStudent:
-    """Read a student, whose adapter is served under its name and hash; raises UserError where something is missing or changed."""
+    """Read a student, whose adapter is served under its folder's name; raises UserError where something is missing or changed."""
     program, sidecar, calibration = (folder / file.name for file in FILES)
     pair = load_sidecar(sidecar)
     if folder_sha256(folder / ADAPTER) != pair.checkpoint_sha256:
         raise UserError(f"{folder} is damaged: add {name} again")
-    model = served_name(name, folder / ADAPTER)
-    requests = ProgramRequests(load_program(program, pair.labels, pair.instructions, pair.style), kind, model, pair.max_tokens)
+    requests = ProgramRequests(load_program(program, pair.labels, pair.instructions, pair.style), kind, folder.name, pair.max_tokens)
     return ManyStudent(folder, Classifier(requests, load_calibration(calibration)))
 
 

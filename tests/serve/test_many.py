@@ -102,7 +102,7 @@ def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path):
         add("better", good.folder, paths.BASE, places)
     assert "no student is called 'better'; there are: good" in many(house, "remove", "better")
     assert (house.folder / STUDENTS / "good").resolve() == before and before.is_dir()
-    assert many(house, "list") == f"good: {len(LABELS)} labels, 50.0% right on dev, adapter {good.model.rpartition('-')[2]}"
+    assert many(house, "list") == f"good: {len(LABELS)} labels, 50.0% right on dev, served as {before.name}"
     remove("good")
     assert not list(STUDENTS.iterdir())
 
