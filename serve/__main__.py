@@ -9,6 +9,7 @@ import logging
 import sys
 
 import uvicorn
+import uvloop
 from pydantic import ValidationError
 
 from serve.http.app import create_app
@@ -38,6 +39,7 @@ async def serve(student: Student, settings: Serve, keys: list[str]) -> None:
             port=settings.port,
             log_level="warning",
             access_log=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=settings.timeout_s,
             timeout_keep_alive=KEEP_ALIVE_S,
             server_header=False,
@@ -87,7 +89,7 @@ def main() -> None:
         settings = changed(params.serve, wanted)
         keys = read_keys(settings.host)
         check_port(settings.port, settings.host)
-        asyncio.run(serve(load_student(params), settings, keys))
+        uvloop.run(serve(load_student(params), settings, keys))
     except (UserError, EngineError) as error:
         sys.exit(f"serve: {error}")
     except KeyboardInterrupt:
