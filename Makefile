@@ -9,7 +9,7 @@ FOLDER ?= data/mine
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  HARDWARE=gpu make setup   the same with CUDA builds; PYTHON=python3.12 make setup for another interpreter"
 
 setup: $(READY) ## create .venv and install the locked packages
@@ -45,6 +45,9 @@ review: setup ## look at the ROWS=100 rows that the teacher may have labelled wr
 serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
 
+serve-many: setup ## serve many students on one base: python -m serve.many add NAME REPOSITORY takes one in (serve/README.md)
+	@$(BIN)/python -m serve.many
+
 serve-ray: setup ## serve on Ray: the LLM endpoint and the classifier, each scaled on its own (serve/README.md)
 	@$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-ray.lock
 	@$(BIN)/python -m serve.ray_serve
@@ -70,6 +73,9 @@ bench-train: setup ## stock TRL against shared-prefix training, step by step (re
 
 bench-serve: setup ## the service against the reference's handler and the bare engine (reports/bench/serve.json)
 	@$(BIN)/python -m tests.bench.serve
+
+bench-adapters: setup ## ten students on one base against engines of their own: memory, starts, answers (reports/bench/adapters.json)
+	@$(BIN)/python -m tests.bench.adapters
 
 bench-styles: setup ## the whole pipeline in both program styles: accuracy, tokens, latency (reports/bench/styles.json)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.styles

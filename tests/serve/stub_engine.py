@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+from pathlib import Path
 
 from aiohttp import web
 
@@ -49,12 +50,15 @@ def answer(body: dict) -> dict:
 
 def create_app(model: str, key: str, latency_s: float) -> web.Application:
     last = {"body": b"{}"}
+    served: dict[str, str] = {model: ""}  # names and adapters' folders
 
     async def chat(request: web.Request) -> web.Response:
         if key and request.headers.get("Authorization") != f"Bearer {key}":
             return web.json_response({"error": "Unauthorized"}, status=401)
         last["body"] = await request.read()
         body = json.loads(last["body"])
+        if body["model"] not in served:
+            return web.json_response({"error": {"message": f"The model `{body['model']}` does not exist."}}, status=404)
         query = body["messages"][-2]["content"]
         if "SIMULATE-500" in query:
             return web.json_response({"error": "the engine broke"}, status=500)
@@ -70,13 +74,28 @@ def create_app(model: str, key: str, latency_s: float) -> web.Application:
         return web.json_response(answer(body))
 
     async def models(_: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": model, "object": "model"}]})
+        cards = [{"id": name, "object": "model", "root": path, "parent": None if name == model else model} for name, path in served.items()]
+        return web.json_response({"object": "list", "data": cards})
+
+    async def load(request: web.Request) -> web.Response:
+        wanted = await request.json()
+        if not Path(wanted["lora_path"], "adapter_config.json").is_file():
+            return web.json_response({"error": {"message": f"No adapter found for {wanted['lora_path']}"}}, status=404)
+        if wanted["lora_name"] in served:
+            return web.json_response({"error": {"message": "has already been loaded"}}, status=400)
+        served[wanted["lora_name"]] = wanted["lora_path"]
+        return web.Response(text="Success")
+
+    async def unload(request: web.Request) -> web.Response:
+        wanted = await request.json()
+        return web.Response(text="Success") if served.pop(wanted["lora_name"], None) else web.Response(status=404)
 
     async def show_last(_: web.Request) -> web.Response:
         return web.Response(body=last["body"], content_type="application/json")
 
     app = web.Application(client_max_size=2**24)
     app.add_routes([web.post("/v1/chat/completions", chat), web.get("/v1/models", models), web.get("/last", show_last)])
+    app.add_routes([web.post("/v1/load_lora_adapter", load), web.post("/v1/unload_lora_adapter", unload)])
     return app
 
 
