@@ -114,6 +114,8 @@ RERUNS = {
     "engine.api_base=http://gpu:8001/v1": "",
     "serve.queue=8": "",
     "profiles.llama.student.max_model_len=4096": "",
+    "profiles.tutorial.top_n=7": "",
+    "profiles.embedded.top_n=20": "filter",
     "profiles.embedded.student.layers=3": "base optimize evaluate",
 }
 

@@ -197,10 +197,11 @@ Student = Annotated[TinyStudent | HubStudent, Field(discriminator="kind")]
 
 
 class Profile(Block):
-    """A teacher and a student. The other blocks hold what params.yaml leaves empty; their values are checked where they are in force."""
+    """A teacher and a student. The rest is what params.yaml leaves empty; its values are checked where they are in force."""
 
     teacher: Teacher
     student: Student
+    top_n: Any
     raw: dict[str, Any]
     program: dict[str, Any]
     split: dict[str, Any]
@@ -247,7 +248,7 @@ def filled(values: dict[str, Any], where: str) -> dict[str, Any]:
     profiles, name = values.get("profiles"), values.get("profile")
     if not isinstance(profiles, dict) or name not in profiles:
         raise UserError(f"{where}: profile: no profile is called {name!r}; there are {', '.join(profiles or ())}")
-    resolved = dict(values)
+    resolved = {key: profiles[name].get(key) if value is None else value for key, value in values.items()}
     for block in FROM_PROFILE:
         own, of_profile = values.get(block), profiles[name].get(block)
         if not isinstance(own, dict) or not isinstance(of_profile, dict):
