@@ -55,6 +55,6 @@ class AskedEngine:
         return self  # DSPy copies LMs freely
 
 
-def asked_lm(engine: AskedEngine, name: str) -> dspy.LM:
-    """A DSPy language model on an engine that retries and keeps answers itself."""
-    return dspy.LM(f"openai/{name}", engine=engine, cache=False, num_retries=0)
+def asked_lm(engine: AskedEngine) -> dspy.LM:
+    """A DSPy language model on an engine that retries and keeps answers itself, and knows which model it asks."""
+    return dspy.LM("openai/asked", engine=engine, cache=False, num_retries=0)

@@ -37,6 +37,10 @@ def asker_thread(connect: Callable[[], AbstractAsyncContextManager[Client]], mak
         async with connect() as client:
             up.set_result(AskerThread(make(client), asyncio.get_running_loop()))
             await over.wait()
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)  # while the client is still open
 
     def body() -> None:
         try:

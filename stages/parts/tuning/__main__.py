@@ -25,7 +25,8 @@ FEWEST_GOLD = 20  # McNemar's test tells two prompts apart where six rows are ri
 
 
 def tune(params: Params) -> dict[str, Any]:
-    """The report; writes the chosen program. Raises UserError where there is nothing to tune, or the teacher does not answer."""
+    """Write the chosen program and the report; gives the report. Raises UserError where there is nothing to tune, the teacher does not
+    answer, or the budget would be passed."""
     settings = params.teacher
     if not isinstance(settings, AskedSettings):
         raise UserError(f"the {settings.kind} teacher of profile {params.profile} has no prompt: choose another profile in params.yaml")
@@ -52,7 +53,7 @@ def tune(params: Params) -> dict[str, Any]:
         descriptions=questions.descriptions,
     )
     save_prompt(program, origin, prompt_path(params.profile))
-    return {
+    report = {
         "profile": params.profile,
         "model": settings.model,
         "gold": len(gold),
@@ -65,6 +66,8 @@ def tune(params: Params) -> dict[str, Any]:
         "completion_tokens": spent.completion_tokens,
         "cost": None if spent.dollars is None else round(spent.dollars, 6),
     }
+    write_json(paths.TUNING_REPORT, report)
+    return report
 
 
 def shown(report: Mapping[str, Any]) -> str:
@@ -88,7 +91,7 @@ def shown(report: Mapping[str, Any]) -> str:
     if report["cost"] is not None:
         cost += f", ${report['cost']:.2f}"
     path = prompt_path(report["profile"])
-    private = "; it holds gold texts" if chosen in LEARNS else ""
+    private = "; it may hold texts of gold rows" if chosen in LEARNS else ""
     lines.append(f"of {report['gold']} gold rows, each answered by what had not learned from it; all {report['answers']:,} answers: {cost}")
     lines.append(f"chosen: {chosen}: {why}. Written to {path}{private}; look at it, commit it, and `dvc repro` asks with it")
     return "\n".join(lines)
@@ -100,7 +103,9 @@ def main() -> None:
         report = tune(load_params())
     except UserError as error:
         sys.exit(f"tune-teacher: {error}")
-    write_json(paths.TUNING_REPORT, report)
+    except KeyboardInterrupt:
+        print("tune-teacher: stopped; the answers so far are kept, and another run goes on with them", file=sys.stderr)
+        sys.exit(130)
     print(shown(report))
 
 

@@ -18,6 +18,7 @@ from stages.parts.task.dspy_context import using
 from stages.parts.task.examples import metric
 from stages.parts.task.program import IntentClassifier, predictor
 from stages.parts.task.prompt import TeacherFormat
+from stages.parts.task.sanitise import harmless
 from stages.parts.tuning.session import Session
 
 REFLECTED_ROWS = 8  # that one new prompt is made from: of DSPy's 3 hardly one is an error where nine of ten are right (8: 57 %)
@@ -108,10 +109,14 @@ def optimised(
             found = optimiser.compile(start, trainset=trainset, valset=valset, num_trials=trials, minibatch=False)
     program, best = start.deepcopy(), predictor(found)
     predictor(program).signature = best.signature.with_instructions(naming_all(best.signature.instructions, start.labels))
-    predictor(program).demos = [
-        dspy.Example(**{name: demo[name] for name in ("query", "reasoning", "label") if demo.get(name)}) for demo in best.demos
-    ]
+    predictor(program).demos = [demonstration(demo, start.labels) for demo in best.demos]
     return program
+
+
+def demonstration(demo: Mapping[str, Any], labels: Sequence[str]) -> dspy.Example:
+    """A demonstration with what a prompt shows of it."""
+    shown = {"query": harmless(demo["query"], labels), "reasoning": demo.get("reasoning"), "label": demo["label"]}
+    return dspy.Example(**{name: value for name, value in shown.items() if value})
 
 
 @contextmanager

@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dspy
-
 from stages.parts.data.rows import Query
 from stages.parts.run.params import Params, Recipe
 from stages.parts.task.program import IntentClassifier, predictor
-from stages.parts.task.sanitise import harmless
 from stages.parts.teachers.questions import Questions
 from stages.parts.teachers.tuned import OPTIMISED, shown_by_nearness
-from stages.parts.tuning.optimisers import optimised
+from stages.parts.tuning.optimisers import demonstration, optimised
 from stages.parts.tuning.session import Session
 
 LEARNS: tuple[Recipe, ...] = ("examples", *OPTIMISED)  # from gold rows
@@ -52,8 +49,8 @@ class Recipes:
     def demos(self, rows: Sequence[Query]) -> list[Any]:
         """Rows as demonstrations: with the teacher's own reasoning where that led it to the label, else without any, as DSPy has them."""
         answers, _ = self.session.answers(self.questions.program, rows)
-        demos = []
-        for row, answer in zip(rows, answers, strict=True):
-            reasoning = {"reasoning": answer.reading.reasoning} if answer.reading.label == row["label"] and answer.reading.reasoning else {}
-            demos.append(dspy.Example(query=harmless(row["text"], self.questions.labels), **reasoning, label=row["label"]))
-        return demos
+        reasons = [
+            answer.reading.reasoning if answer.reading.label == row["label"] else None for row, answer in zip(rows, answers, strict=True)
+        ]
+        shown = ({"query": row["text"], "reasoning": why, "label": row["label"]} for row, why in zip(rows, reasons, strict=True))
+        return [demonstration(demo, self.questions.labels) for demo in shown]

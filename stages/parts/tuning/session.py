@@ -97,7 +97,7 @@ class Session:
         writing = {**free, **longer, **({"temperature": 1.0} if "temperature" in free else {})}
         engines = [AskedEngine(self.thread, options, self.answered) for options in (labelling, writing)]
         try:
-            first, second = (asked_lm(engine, self.teacher.name) for engine in engines)
+            first, second = (asked_lm(engine) for engine in engines)
             yield first, second
         finally:  # an optimiser may take the failure for wrong answers, or raise something of its own for it
             for engine in engines:
