@@ -39,6 +39,10 @@ plan: setup ## what labelling will cost, reckoned from 20 rows: requests, tokens
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro -q split
 	@$(BIN)/python -m stages.parts.teachers.plan
 
+tune-teacher: setup ## compare prompts on the gold rows: the cheapest that none beats goes into data/prompts/PROFILE.json
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro -q split
+	@$(BIN)/python -m stages.parts.tuning
+
 review: setup ## look at the ROWS=100 rows that the teacher may have labelled wrongly; the next `dvc repro` learns from what you decide
 	@$(BIN)/python -m serve.review --rows $(or $(ROWS),100)
 
