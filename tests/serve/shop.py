@@ -45,15 +45,17 @@ class Shop:
         return f"http://127.0.0.1:{self.engine_port}"
 
 
-def make_shop(folder: Path, style: Style = "direct", threshold: float = 0.5, **serve: object) -> Shop:
+def make_shop(
+    folder: Path, style: Style = "direct", threshold: float = 0.5, labels: Sequence[str] = tuple(LABELS), **serve: object
+) -> Shop:
     """Write params.yaml and models/ as `dvc repro` would leave them, for weights that nobody will load."""
     folder.mkdir()
     base, adapter = folder / paths.BASE, folder / paths.LORA / "epoch-1"
     for weights in (base, adapter):
         weights.mkdir(parents=True)
         (weights / "weights").write_text(weights.name)
-    program = IntentClassifier(LABELS, "Classify.", style)
-    predictor(program).demos = [dspy.Example(query="where is it", reasoning="It waits.", label="card_arrival")]
+    program = IntentClassifier(list(labels), "Classify.", style)
+    predictor(program).demos = [dspy.Example(query="where is it", reasoning="It waits.", label=labels[0])]
     shop = Shop(folder, program, style, served_name("epoch-1", adapter))
 
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -63,7 +65,7 @@ def make_shop(folder: Path, style: Style = "direct", threshold: float = 0.5, **s
     save_program(program, folder / paths.PROGRAM)
     sidecar = Sidecar(
         profile="embedded",
-        labels=LABELS,
+        labels=list(labels),
         instructions="Classify.",
         style=style,
         program="optimized",
