@@ -90,6 +90,10 @@ bench-review: setup ## a hundred looks at the review's queue against a hundred r
 bench-teacher: setup ## labelling through an endpoint of half a second: rows a second, processor time, memory (reports/bench/teacher.json)
 	@$(BIN)/python -m tests.bench.teacher
 
+bench-batch: setup ## whole files on Ray and on the plain path: rows a second, processor time, memory (reports/bench/batch.json)
+	@$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-ray.lock
+	@$(BIN)/python -m tests.bench.batch
+
 bench-student: setup ## the student against teacher and linear model: three seeds, both corpora (reports/bench/student.json)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.student
 
