@@ -5,7 +5,7 @@ python -m stages.teacher
 
 from collections import Counter
 from contextlib import ExitStack
-from itertools import chain
+from itertools import chain, repeat
 
 from stages.parts.data.rows import Query, TeacherLabel
 from stages.parts.run import paths
@@ -37,7 +37,7 @@ def main() -> None:
         outputs = (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD)
         to_pool, to_test, to_gold = (files.enter_context(jsonl_writer(path)) for path in outputs)
         to_failed = files.enter_context(jsonl_writer(paths.TEACHER_FAILED))
-        ends = chain([to_pool] * len(pool), [to_test] * len(test), [to_gold] * len(gold))
+        ends = chain(repeat(to_pool, len(pool)), repeat(to_test, len(test)), repeat(to_gold))
 
         def take(row: Query, answer: Answer) -> None:
             nonlocal done, valid

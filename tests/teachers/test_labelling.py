@@ -245,6 +245,23 @@ def test_a_batch_is_half_the_price_and_a_killed_run_finds_its_batch_again(tmp_pa
         assert desk.stats()["requests"] > 20 and desk.report()["valid"] == 200
 
 
+def test_a_batch_keeps_to_the_budget_and_says_what_is_wrong_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
+    desk = Desk(tmp_path, pool=300)
+    desk.set("teacher", batch=True)
+    with desk.teacher():
+        desk.key = "wrong"
+        assert desk.label().startswith("the endpoint refuses the key in TEACHER_API_KEY")
+        desk.key = KEY
+        desk.set("runtime", budget_tokens=60_000)
+        assert "of runtime.budget_tokens 60,000 are spent" in desk.label()
+        stats = desk.stats()
+        assert stats["batches"] > 1 and 50_000 < stats["prompt_tokens"] + stats["completion_tokens"] <= 60_000
+        desk.set("runtime", budget_tokens=None)
+        assert not desk.label()
+        assert desk.stats()["answers"] == desk.stats()["distinct"] == 330 and counted(desk)[:3] == seen(desk)[:3]
+
+
 def test_the_plan_comes_near_what_the_run_costs_and_nothing_is_asked_twice(tmp_path):
     desk = Desk(tmp_path, pool=400)
     with desk.teacher("--latency-ms", "50"):

@@ -8,6 +8,7 @@ from stages.parts.run.files import read_json, read_jsonl
 from stages.parts.run.params import Params
 from stages.parts.task.program import IntentClassifier
 from stages.parts.teachers.choice import chosen
+from stages.parts.teachers.rows import JoinedRows, Rows, StoredRows
 
 
 @dataclass(frozen=True)
@@ -16,20 +17,21 @@ class Questions:
 
     labels: list[str]
     program: IntentClassifier
-    pool: list[Query]
-    test: list[Query]
+    pool: Rows
+    test: Rows
     gold: list[Query]
     reviewed: list[Query]
 
     @property
-    def rows(self) -> list[Query]:
-        return [*self.pool, *self.test, *self.gold]
+    def rows(self) -> Rows:
+        return JoinedRows(self.pool, self.test, self.gold)
 
 
 def read_questions(params: Params) -> Questions:
     """From data/splits; raises UserError where it is not there."""
     labels = read_json(paths.LABELS)
-    gold, reviewed, pool, test = (read_jsonl(path) for path in (paths.GOLD, paths.REVIEWED, paths.POOL, paths.TEST))
+    gold, reviewed = read_jsonl(paths.GOLD), read_jsonl(paths.REVIEWED)
+    pool, test = StoredRows(paths.POOL), StoredRows(paths.TEST)
     # The teacher always reasons: it is asked once, and its reasons let the student's style change without asking again.
     program = IntentClassifier(labels, params.program.instructions, "chain_of_thought", read_json(paths.DESCRIPTIONS))
     settings = params.teacher
