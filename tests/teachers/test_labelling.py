@@ -73,21 +73,21 @@ def test_five_percent_of_faults_cost_no_row(tmp_path):
     assert rows[0]["reasoning"] == "Its words say so." and len(desk.rows(paths.TEACHER_GOLD)) == 10
 
 
-def test_kill_9_at_any_moment_loses_nothing_but_what_was_in_flight(tmp_path):
-    (tmp_path / "whole").mkdir()
-    whole = Desk(tmp_path / "whole", pool=600)
+def test_kill_9_at_any_moment_loses_nothing_but_what_was_in_flight(tmp_path, pytestconfig):
+    """At random moments under load; `pytest tests/teachers -k kill_9 --kills 20 -s` tells what was asked again."""
+    kills, chance = pytestconfig.getoption("kills"), random.Random(0)
+    whole, desk = (Desk(tmp_path / name, pool=200 * kills) for name in ("whole", "killed"))
     with whole.teacher():
         assert not whole.label()
-    (tmp_path / "killed").mkdir()
-    desk = Desk(tmp_path / "killed", pool=600)
-    kills, in_flight, chance = 2, desk.params["runtime"]["threads"], random.Random(0)
-    with desk.teacher("--latency-ms", "100"):
+    with desk.teacher("--latency-ms", "50"):
         for _ in range(kills):
-            desk.label_and_kill(chance.uniform(0.1, 0.6))
+            desk.label_and_kill(chance.randint(1, 150))
         assert not (desk.folder / paths.TEACHER_LABELS).exists()
         assert not desk.label()
         assert counted(desk) == seen(desk)
-        assert desk.stats()["answers"] - desk.stats()["distinct"] <= kills * in_flight
+        again, in_flight = desk.stats()["answers"] - desk.stats()["distinct"], desk.params["runtime"]["threads"]
+        print(f"{kills} kills, {desk.stats()['distinct']} rows, {again} answers paid twice")
+        assert again <= kills * in_flight
     assert desk.bytes() == whole.bytes()
 
 
