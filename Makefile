@@ -80,6 +80,12 @@ bench-review: setup ## a hundred looks at the review's queue against a hundred r
 bench-teacher: setup ## labelling through an endpoint of half a second: rows a second, processor time, memory (reports/bench/teacher.json)
 	@$(BIN)/python -m tests.bench.teacher
 
+bench-cleaning: setup ## what dropping likely label errors is worth, a teacher of 80 % on Banking77: three kinds of errors (reports/bench/cleaning.json)
+	@$(BIN)/python -m tests.bench.cleaning
+
+bench-cross-fit: setup ## what gold rows say of the linear teacher against the pool's true labels: five seeds, both corpora (reports/bench/cross_fit.json)
+	@$(BIN)/python -m tests.bench.cross_fit
+
 bench-student: setup ## the student against teacher and linear model: three seeds, both corpora (reports/bench/student.json)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.student
 

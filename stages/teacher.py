@@ -19,7 +19,8 @@ from stages.parts.teachers.teacher import teacher_of
 
 
 def on_gold(gold: list[Query], judged: list[TeacherLabel]) -> dict[str, float | None]:
-    """How often the teacher is right on gold, and what its confidence is worth: Brier's score, low where it is good, None without any."""
+    """How often the teacher is right on gold rows whose labels it was not told, and what its confidence is worth: Brier's score, low where
+    it is good, None without any."""
     right = [row["label"] == answer["label"] for row, answer in zip(gold, judged, strict=True)]
     known = [(hit, answer["confidence"]) for hit, answer in zip(right, judged, strict=True) if answer["confidence"] is not None]
     brier = sum((sure - hit) ** 2 for hit, sure in known) / len(known) if known else None
@@ -60,12 +61,11 @@ def main() -> None:
             "rows": len(pool),
             "valid": valid,
             "failed": dict(failures.most_common()),
-            **({} if teacher.learned_from_gold else on_gold(gold, judged)),
+            **on_gold(gold, judged),
             "answers": spent.answers,
             "prompt_tokens": spent.prompt_tokens,
             "completion_tokens": spent.completion_tokens,
-            # None for a teacher that has learned from the gold rows: they show nothing of its errors.
-            "confused": None if teacher.learned_from_gold else confused,
+            "confused": confused,
             "cost": None if spent.dollars is None else round(spent.dollars, 6),
         },
     )

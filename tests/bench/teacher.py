@@ -83,7 +83,7 @@ def label(rows: int, in_flight: int, latency_s: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.teacher", description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 50_000])
+    parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 50_000])
     parser.add_argument("--memory", type=int, nargs="*", default=[10_000, 50_000, 200_000])
     parser.add_argument("--in-flight", type=int, default=256)
     parser.add_argument("--latency-ms", type=int, default=500)

@@ -100,7 +100,7 @@ def running_review(folder: Path) -> Iterator[str]:
     """The real command on a folder with a teacher's labels."""
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     write_json(folder / paths.LABELS, LABELS)
-    write_json(folder / paths.TEACHER_REPORT, {"confused": None})
+    write_json(folder / paths.TEACHER_REPORT, {"confused": []})
     write_jsonl(folder / paths.TEACHER_LABELS, [*rows(), labelled("<img src=x onerror=alert(1)> lost it", "top_up", 0.1)])
     port = free_port()
     command = [sys.executable, "-m", "serve.review", "--rows", "3", "--port", str(port)]

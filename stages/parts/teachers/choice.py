@@ -3,10 +3,8 @@
 import random
 
 import numpy as np
-from sklearn.cluster import MiniBatchKMeans
 
 from stages.parts.run.params import Choice
-from stages.parts.task.features import topic_vectors
 from stages.parts.teachers.rows import Rows, at_places
 
 BATCH = 2048
@@ -20,6 +18,10 @@ def chosen(pool: Rows, count: int | None, how: Choice, seed: int) -> Rows:
     draw = random.Random(seed)
     if how == "random":
         return at_places(pool, set(draw.sample(range(len(pool)), count)))
+    from sklearn.cluster import MiniBatchKMeans  # 150 MB and seconds, which those who ask about all rows are spared
+
+    from stages.parts.task.features import topic_vectors
+
     vectors = topic_vectors([row["text"] for row in pool], seed)
     clusters = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=BATCH).fit(vectors)
     distances = np.linalg.norm(vectors - clusters.cluster_centers_[clusters.labels_], axis=1)
