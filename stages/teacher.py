@@ -5,7 +5,7 @@ python -m stages.teacher
 
 from collections import Counter
 from contextlib import ExitStack
-from itertools import chain
+from itertools import chain, repeat
 
 from stages.parts.data.rows import Query, TeacherLabel
 from stages.parts.run import paths
@@ -20,7 +20,8 @@ from stages.parts.teachers.tuned import OPTIMISED
 
 
 def on_gold(gold: list[Query], judged: list[TeacherLabel]) -> dict[str, float | None]:
-    """How often the teacher is right on gold, and what its confidence is worth: Brier's score, low where it is good, None without any."""
+    """How often the teacher is right on gold rows whose labels it was not told, and what its confidence is worth: Brier's score, low where
+    it is good, None without any."""
     right = [row["label"] == answer["label"] for row, answer in zip(gold, judged, strict=True)]
     known = [(hit, answer["confidence"]) for hit, answer in zip(right, judged, strict=True) if answer["confidence"] is not None]
     brier = sum((sure - hit) ** 2 for hit, sure in known) / len(known) if known else None
@@ -38,7 +39,7 @@ def main() -> None:
         outputs = (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD)
         to_pool, to_test, to_gold = (files.enter_context(jsonl_writer(path)) for path in outputs)
         to_failed = files.enter_context(jsonl_writer(paths.TEACHER_FAILED))
-        ends = chain([to_pool] * len(pool), [to_test] * len(test), [to_gold] * len(gold))
+        ends = chain(repeat(to_pool, len(pool)), repeat(to_test, len(test)), repeat(to_gold))
 
         def take(row: Query, answer: Answer) -> None:
             nonlocal done, valid
@@ -52,8 +53,8 @@ def main() -> None:
                 failures[answer.failure.reason] += 1
                 to_failed({"id": row["id"], "text": row["text"], "reason": answer.failure.reason, "said": answer.failure.said})
 
-        learned_from_gold = teacher.learned_from_gold or questions.recipe in OPTIMISED
         spent = label_all(teacher, questions.program, questions.rows, params.runtime, take)
+    learned_from_gold = questions.recipe in OPTIMISED
     confused = confusions([row["label"] for row in gold], [row["label"] for row in judged], questions.labels)
     write_json(
         paths.TEACHER_REPORT,
@@ -67,7 +68,7 @@ def main() -> None:
             "answers": spent.answers,
             "prompt_tokens": spent.prompt_tokens,
             "completion_tokens": spent.completion_tokens,
-            # None for a teacher, or a prompt, that has learned from the gold rows: they show nothing of its errors.
+            # None for a prompt that was optimised on the gold rows: they show nothing of its errors.
             "confused": None if learned_from_gold else confused,
             "cost": None if spent.dollars is None else round(spent.dollars, 6),
         },

@@ -86,13 +86,13 @@ class Desk:
                 return str(error)
         return ""
 
-    def label_and_kill(self, seconds: float) -> None:
-        """Run the stage and kill -9 it so long after it has begun to ask."""
-        before = self.stats()["requests"]
+    def label_and_kill(self, answers: int) -> None:
+        """Run the stage and kill -9 it as soon as it is seen to have got so many answers."""
+        before = self.stats()["answers"]
         process = subprocess.Popen(self.command, cwd=self.folder, env=self.environment, stderr=subprocess.DEVNULL)
-        while self.stats()["requests"] == before and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(seconds)
+        while self.stats()["answers"] < before + answers:
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.wait()
 

@@ -38,6 +38,7 @@ ERRORS = ("random", "hard", "class")
 TAUGHT = ("descriptions", "examples", "instruction")
 INSIGHT = "Decide by what the customer wants done."
 FAULTS = ("429", "500", "cut", "html", "hang", "truncated", "no_label", "form")
+WRONG_KEY = (401, "invalid_api_key", "Incorrect API key provided.")
 PRICE = (0.15, 0.60)  # dollars for a million tokens: gpt-4o-mini's in DSPy's table
 CORRUPTED = 0.9  # share of a corrupted class's rows that are taken for another class
 
@@ -99,6 +100,10 @@ def label_tokens(label: str) -> list[str]:
 def share(*parts: object) -> float:
     """A number in [0, 1) that is always the same for the same parts."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big") / 2**48
+
+
+def complaint(status: int, code: str, message: str) -> web.Response:
+    return web.json_response({"error": {"message": message, "code": code}}, status=status)
 
 
 class SimulatedTeacher:
@@ -198,7 +203,7 @@ class SimulatedTeacher:
         """Status, code and message for what every request would get."""
         options = self.options
         if key != f"Bearer {options.key}":
-            return 401, "invalid_api_key", "Incorrect API key provided."
+            return WRONG_KEY
         if body["model"] != options.model:
             return 404, "model_not_found", f"The model `{body['model']}` does not exist or you do not have access to it."
         if options.refuse and options.refuse in body:
@@ -211,8 +216,7 @@ class SimulatedTeacher:
         self.stats["requests"] += 1
         body = await request.json()
         if refused := self.refusal(body, request.headers.get("Authorization", "")):
-            status, code, message = refused
-            return web.json_response({"error": {"message": message, "code": code}}, status=status)
+            return complaint(*refused)
         self.in_flight += 1
         self.stats["most_at_once"] = max(self.stats["most_at_once"], self.in_flight)
         try:
@@ -257,6 +261,8 @@ class SimulatedTeacher:
         return web.json_response({**self.stats, "distinct_dollars": dollars})
 
     async def upload(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {self.options.key}":
+            return complaint(*WRONG_KEY)
         form = await request.post()
         assert form["purpose"] == "batch"
         name = f"file-{len(self.files)}"

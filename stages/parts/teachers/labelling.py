@@ -23,6 +23,7 @@ from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
+from stages.parts.teachers.rows import Rows
 from stages.parts.teachers.teacher import Teacher
 
 MAX_FAILED = 0.02  # share of the rows; more means that the teacher is ill, not the queries
@@ -120,7 +121,7 @@ def teacher_label(row: Query, reading: Reading) -> TeacherLabel:
 def label_all(
     teacher: Teacher,
     program: IntentClassifier,
-    rows: Sequence[Query],
+    rows: Rows,
     runtime: Runtime,
     take: Callable[[Query, Answer], None],
 ) -> Spent:
@@ -151,20 +152,21 @@ def label_all(
 
         async with teacher.connect() as client:
             pace = Pace(runtime.threads, runtime.requests_per_minute, runtime.tokens_per_minute)
-            labeller = Labeller(Asker(client, pace, log, meter), requests, teacher.votes)
+            asker = Asker(client, pace, log, meter)
+            labeller = Labeller(asker, requests, teacher.votes)
             if teacher.batch:
-                assert log is not None and teacher.log and isinstance(client, EngineClient)
-                bodies = [body for row in rows for body in bodies_of(row["text"], requests, teacher.votes)]
+                assert teacher.log and isinstance(client, EngineClient)
+                bodies = (body for row in rows for body in bodies_of(row["text"], requests, teacher.votes))
                 with append_log(teacher.log.with_suffix(".batches.jsonl"), busy) as jobs:
-                    await Batches(client, log, jobs, meter).ask(bodies)
+                    await Batches(client, asker, jobs).ask(bodies)
             await in_order(answer, rows, runtime.threads, take)
 
     kept = append_log(teacher.log, busy) if teacher.log else nullcontext()
     try:
         with kept as log, Progress(f"asking {teacher.name}", count) as progress, asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
             loop.run(run(log, progress))
-    except ExceptionGroup as group:
-        error = group.exceptions[0]
+    except (ExceptionGroup, EngineError, OverBudget) as raised:  # a batch is no group of tasks
+        error = raised.exceptions[0] if isinstance(raised, ExceptionGroup) else raised
         if isinstance(error, EngineRefuses):
             raise UserError(f"{error}; {done} of {count} rows are labelled, their answers are kept") from None
         if isinstance(error, OverBudget):

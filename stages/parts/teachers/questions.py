@@ -8,6 +8,7 @@ from stages.parts.run.files import read_json, read_jsonl
 from stages.parts.run.params import LinearSettings, Params, Recipe
 from stages.parts.task.program import IntentClassifier
 from stages.parts.teachers.choice import chosen
+from stages.parts.teachers.rows import JoinedRows, Rows, StoredRows
 from stages.parts.teachers.tuned import load_prompt, prompt_path
 
 
@@ -18,16 +19,16 @@ class Questions:
 
     labels: list[str]
     program: IntentClassifier
-    pool: list[Query]
-    test: list[Query]
+    pool: Rows
+    test: Rows
     gold: list[Query]
     reviewed: list[Query]
     descriptions: dict[str, str]
     recipe: Recipe | None = None
 
     @property
-    def rows(self) -> list[Query]:
-        return [*self.pool, *self.test, *self.gold]
+    def rows(self) -> Rows:
+        return JoinedRows(self.pool, self.test, self.gold)
 
 
 def read_questions(params: Params) -> Questions:
@@ -43,7 +44,8 @@ def read_questions(params: Params) -> Questions:
 def untuned_questions(params: Params) -> Questions:
     """The same with the labels and their descriptions as the prompt."""
     labels = read_json(paths.LABELS)
-    gold, reviewed, pool, test = (read_jsonl(path) for path in (paths.GOLD, paths.REVIEWED, paths.POOL, paths.TEST))
+    gold, reviewed = read_jsonl(paths.GOLD), read_jsonl(paths.REVIEWED)
+    pool, test = StoredRows(paths.POOL), StoredRows(paths.TEST)
     descriptions = read_json(paths.DESCRIPTIONS)
     # The teacher always reasons: it is asked once, and its reasons let the student's style change without asking again.
     program = IntentClassifier(labels, params.program.instructions, "chain_of_thought", descriptions)
