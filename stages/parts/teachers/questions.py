@@ -1,6 +1,6 @@
 """What a teacher is asked: the rows, and the program that asks."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from stages.parts.data.rows import Query
 from stages.parts.run import paths
@@ -23,7 +23,7 @@ class Questions:
     test: Rows
     gold: list[Query]
     reviewed: list[Query]
-    descriptions: dict[str, str]
+    descriptions: dict[str, str] = field(default_factory=dict)
     recipe: Recipe | None = None
 
     @property
