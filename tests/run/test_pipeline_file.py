@@ -110,6 +110,7 @@ RERUNS = {
     "split.dev=200": "split sft",
     "train.learning_rate=0.001": "lora",
     "train.epochs=2": "lora",
+    "train.targets=hard": "sft lora",
     "train.query_dropout=0.1": "lora",
     "lora.r=16": "lora",
     "optimize.train_rows=50": "sft optimize",
