@@ -48,9 +48,11 @@ def students() -> dict[str, Path]:
 
 
 def read_student(name: str, folder: Path, kind: EngineKind) -> ManyStudent:
-    """Read a student, whose adapter is served under its name and hash; raises UserError where something is missing."""
+    """Read a student, whose adapter is served under its name and hash; raises UserError where something is missing or changed."""
     program, sidecar, calibration = (folder / file.name for file in FILES)
     pair = load_sidecar(sidecar)
+    if folder_sha256(folder / ADAPTER) != pair.checkpoint_sha256:
+        raise UserError(f"{folder} is damaged: add {name} again")
     model = served_name(name, folder / ADAPTER)
     requests = ProgramRequests(load_program(program, pair.labels, pair.instructions, pair.style), kind, model, pair.max_tokens)
     return ManyStudent(folder, Classifier(requests, load_calibration(calibration)))
@@ -76,7 +78,7 @@ def add(name: str, repository: Path, base: Path, places: Places) -> None:
 
     edition = row_id("".join(file_sha256(repository / file) for file in FILES))
     folder = STUDENTS / f"{name}-{edition}"
-    if not folder.is_dir():
+    if folder_sha256(folder / ADAPTER) != pair.checkpoint_sha256:
         with whole_folder(folder) as draft:
             shutil.copytree(repository / pair.checkpoint, draft / ADAPTER)
             for file in FILES:

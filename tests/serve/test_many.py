@@ -45,12 +45,13 @@ def make_adapter(base: Path, folder: Path, seed: int, std: float = 0.5, r: int =
 
 
 @pytest.fixture
-def house(pair, tmp_path) -> Shop:
-    """The repository that serves: its own student is none of those that are served."""
+def house(pair, tmp_path, monkeypatch) -> Shop:
+    """The repository that serves, and the current folder: its own student is none of those that are served."""
     made = make_shop(tmp_path / "house", real=pair)
     params = yaml.safe_load((made.folder / "params.yaml").read_text())
     params["engine"]["api_base"] = None
     (made.folder / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.chdir(made.folder)
     return made
 
 
@@ -66,7 +67,7 @@ def many(house: Shop, *command: str) -> str:
     return done.stderr.strip() or done.stdout.strip()
 
 
-def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path, monkeypatch):
+def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path):
     base, _ = pair
     good = make_shop(tmp_path / "good", real=(base, make_adapter(base, tmp_path / "a", 1)))
     assert not many(house, "add", "good", str(good.folder))
@@ -82,7 +83,6 @@ def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path, mo
     changed = make_shop(tmp_path / "changed", real=pair)
     (changed.folder / paths.LORA / "epoch-1/adapter_config.json").write_text("{}")
 
-    monkeypatch.chdir(house.folder)
     places = Places(adapters=1, rank=32)
     hashes = [folder_sha256(folder)[:12] for folder in (other_base.folder / paths.BASE, base)]
     for shop, says in (
@@ -104,6 +104,11 @@ def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path, mo
     assert many(house, "list") == f"good: {len(LABELS)} labels, 50.0% right on dev, adapter {good.model.rpartition('-')[2]}"
     remove("good")
     assert not list(STUDENTS.iterdir())
+
+
+def take_in(name: str, repository: str) -> None:
+    """What `add` does, without the start of a command."""
+    add(name, Path(repository), paths.BASE, Places(adapters=16, rank=32))
 
 
 def answers(house: Shop, name: str) -> list[tuple[str, float]]:
@@ -147,7 +152,7 @@ def in_turn(house: Shop, name: str, repository: str) -> None:
     """Put another student in the place of one that is asked, and see that no query is lost."""
     with asked(house, name) as statuses:
         old = model(house, name)
-        many(house, "add", name, repository)
+        take_in(name, repository)
         until(lambda: model(house, name) != old)
         before = statuses.total()
         until(lambda: statuses.total() > before + 20)
@@ -165,7 +170,7 @@ def test_an_engine_elsewhere_is_kept_in_step_with_the_folder(house, pair, tmp_pa
     params = yaml.safe_load((house.folder / "params.yaml").read_text())
     params["engine"]["api_base"] = f"{house.engine}/v1"
     (house.folder / "params.yaml").write_text(yaml.safe_dump(params))
-    many(house, "add", "cards", first)
+    take_in("cards", first)
     engine = start_engine(house)
     try:
         with ended(start(house, "serve.many")):
@@ -175,7 +180,7 @@ def test_an_engine_elsewhere_is_kept_in_step_with_the_folder(house, pair, tmp_pa
             assert {label for label, _ in answers(house, "cards")} <= set(OTHER_LABELS)
             page = requests.get(f"{url(house)}/cards/", timeout=5).text
             assert 'fetch("classify_intent"' in page and requests.get(f"{url(house)}/cards/metrics", timeout=5).status_code == 200
-            many(house, "add", "spoilt", first)
+            take_in("spoilt", first)
             shutil.rmtree((house.folder / STUDENTS / "spoilt").resolve() / "adapter")
             # An engine that was started again knows no adapters: they are loaded before it counts as ready.
             engine.kill()
@@ -185,7 +190,10 @@ def test_an_engine_elsewhere_is_kept_in_step_with_the_folder(house, pair, tmp_pa
             wait_until(f"{url(house)}/readyz")
             assert {label for label, _ in answers(house, "cards")} <= set(OTHER_LABELS)
             assert (house.folder / "log").read_text().count("spoilt can't be served") == 1
-            many(house, "remove", "cards")
+            take_in("spoilt", first)
+            until(lambda: "spoilt" in served(house))
+            assert {label for label, _ in answers(house, "spoilt")} <= set(LABELS)
+            remove("cards")
             until(lambda: "cards" not in served(house))
             assert requests.post(f"{url(house)}/cards/classify_intent", json={"query": "x"}, timeout=5).status_code == 404
     finally:
@@ -203,12 +211,12 @@ def test_students_come_go_and_change_while_the_engine_runs(house, pair, tmp_path
         )
 
     first, second, as_base, other = shop("first", 1), shop("second", 2), shop("base-alone", 3, std=0), shop("other", 4, labels=OTHER_LABELS)
-    many(house, "add", "cards", first)
+    take_in("cards", first)
     with ended(start(house, "serve.many")) as service:
         wait_until(f"{url(house)}/readyz", patience_s=300)
         assert served(house) == ["cards"]
         for name, repository in (("second", second), ("untrained", as_base), ("others", other)):
-            many(house, "add", name, repository)
+            take_in(name, repository)
         until(lambda: len(served(house)) == 4)
 
         alone = {name: answers(house, name) for name in ("cards", "second", "untrained", "others")}
@@ -219,7 +227,7 @@ def test_students_come_go_and_change_while_the_engine_runs(house, pair, tmp_path
         in_turn(house, "cards", second)  # and nothing is answered from what the old weights had cached
         assert answers(house, "cards") == alone["second"] and model(house, "cards").startswith("cards-")
 
-        many(house, "remove", "second")
+        remove("second")
         until(lambda: served(house) == ["cards", "others", "untrained"])
         assert requests.post(f"{url(house)}/second/classify_intent", json={"query": "x"}, timeout=5).status_code == 404
 
