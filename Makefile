@@ -39,6 +39,10 @@ plan: setup ## what labelling will cost, reckoned from 20 rows: requests, tokens
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro -q split
 	@$(BIN)/python -m stages.parts.teachers.plan
 
+tune-teacher: setup ## compare prompts on the gold rows: the cheapest that none beats goes into data/prompts/PROFILE.json
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro -q split
+	@$(BIN)/python -m stages.parts.tuning
+
 review: setup ## look at the ROWS=100 rows that the teacher may have labelled wrongly; the next `dvc repro` learns from what you decide
 	@$(BIN)/python -m serve.review --rows $(or $(ROWS),100)
 
@@ -85,6 +89,16 @@ bench-review: setup ## a hundred looks at the review's queue against a hundred r
 
 bench-teacher: setup ## labelling through an endpoint of half a second: rows a second, processor time, memory (reports/bench/teacher.json)
 	@$(BIN)/python -m tests.bench.teacher
+
+bench-batch: setup ## whole files on Ray and on the plain path: rows a second, processor time, memory (reports/bench/batch.json)
+	@$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-ray.lock
+	@$(BIN)/python -m tests.bench.batch
+
+bench-cleaning: setup ## what dropping likely label errors is worth, a teacher of 80 % on Banking77: three kinds of errors (reports/bench/cleaning.json)
+	@$(BIN)/python -m tests.bench.cleaning
+
+bench-cross-fit: setup ## what gold rows say of the linear teacher against the pool's true labels: five seeds, both corpora (reports/bench/cross_fit.json)
+	@$(BIN)/python -m tests.bench.cross_fit
 
 bench-student: setup ## the student against teacher and linear model: three seeds, both corpora (reports/bench/student.json)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.student

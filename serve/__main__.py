@@ -4,10 +4,10 @@ python -m serve [--host 127.0.0.1] [--port 8000]
 """
 
 import argparse
-import asyncio
 import logging
 import sys
 
+import uvloop
 from pydantic import ValidationError
 
 from serve.http.app import create_app
@@ -53,7 +53,7 @@ def main() -> None:
         settings = changed(params.serve, wanted)
         keys = read_keys(settings.host)
         check_port(settings.port, settings.host)
-        asyncio.run(serve(load_student(params), settings, keys))
+        uvloop.run(serve(load_student(params), settings, keys))
     except (UserError, EngineError) as error:
         sys.exit(f"serve: {error}")
     except KeyboardInterrupt:

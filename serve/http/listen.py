@@ -21,6 +21,7 @@ async def listen(app: ASGIApp, supervisor: Supervisor, settings: Serve, path: st
         port=settings.port,
         log_level="warning",
         access_log=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=settings.timeout_s,
         timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,

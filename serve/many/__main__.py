@@ -13,6 +13,8 @@ import os
 import sys
 from pathlib import Path
 
+import uvloop
+
 from serve.http.keys import read_keys
 from serve.http.listen import listen
 from serve.many.app import Many
@@ -62,7 +64,7 @@ def start(params: Params) -> None:
         engine = RunningEngine(ServedModel(params.engine.api_base.rstrip("/"), names, key, KINDS["vllm"]))
     else:
         engine = base_engine(paths.BASE, {}, params, places(params))
-    asyncio.run(serve(engine, settings, keys))
+    uvloop.run(serve(engine, settings, keys))
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def make_shop(
     folder: Path,
     style: Style = "direct",
     threshold: float = 0.5,
-    labels: list[str] = LABELS,
+    labels: Sequence[str] = tuple(LABELS),
     real: tuple[Path, Path] | None = None,
     max_tokens: int = 8,
     **serve: object,
@@ -65,7 +65,7 @@ def make_shop(
         else:
             weights.mkdir(parents=True)
             (weights / "weights").write_text(weights.name)
-    program = IntentClassifier(labels, "Classify.", style)
+    program = IntentClassifier(list(labels), "Classify.", style)
     predictor(program).demos = [dspy.Example(query="where is it", reasoning="It waits.", label=labels[0])]
     shop = Shop(folder, program, style, served_name("epoch-1", adapter))
 
@@ -76,7 +76,7 @@ def make_shop(
     save_program(program, folder / paths.PROGRAM)
     sidecar = Sidecar(
         profile="embedded",
-        labels=labels,
+        labels=list(labels),
         instructions="Classify.",
         style=style,
         program="optimized",
