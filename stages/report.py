@@ -12,6 +12,7 @@ from stages.parts.numbers import plots
 from stages.parts.numbers.arms import NAMES, ArmRow, advice, arm_rows, best_linear, percent, served_arm
 from stages.parts.numbers.by_label import LabelFigures, by_label
 from stages.parts.numbers.cards import data_metadata, model_metadata
+from stages.parts.numbers.confusion import confusion_shares
 from stages.parts.numbers.page import rendered
 from stages.parts.run import paths
 from stages.parts.run.files import folder_sha256, read_json, read_jsonl, whole_file, write_text
@@ -26,7 +27,7 @@ STAGES = ("raw", "filter", "split", "teacher", "sft", "base", "lora", "optimize"
 def draw(
     metrics: dict[str, Any], dev: dict[str, Any], times: dict[str, Any], arms: list[ArmRow], labels: list[str], color: str
 ) -> dict[str, str]:
-    """All pictures into reports/, and as SVG by name."""
+    """The page's pictures into reports/, and as SVG by name."""
     folder, served, test = paths.REPORTS, metrics["served"], pd.read_csv(paths.PREDICTIONS)
     colors = [color if row["arm"].startswith("tuned") else plots.GREY for row in arms]
     on_dev = {NAMES[f"{weights}_{kind}"]: dev["dev"][weights][kind] for weights in ("base", "tuned") for kind in ("plain", "optimized")}
@@ -61,7 +62,6 @@ def draw(
         "label_counts": plots.label_counts(
             folder / "label_counts.png", Counter(test.teacher), {label: int((test.actual == label).sum()) for label in labels}, color
         ),
-        "confusion": plots.confusion(folder / "confusion.png", list(test.actual), list(test[served_arm(metrics)]), labels, color),
         "cost": plots.cost_against_accuracy(folder / "cost.png", priced),
         "times": plots.stage_times(folder / "times.png", {name: time["seconds"] for name, time in times.items()}, color),
     }
@@ -89,11 +89,14 @@ def main() -> None:
     said = predictions[served_arm(metrics)]
     figures = by_label(list(predictions.actual), list(said), [texts[row] for row in predictions.id], labels)
     write_tables(arms, figures)
+    shares = confusion_shares(list(predictions.actual), list(said), labels)
+    plots.confusion(paths.REPORTS / "confusion.png", shares, params.report.color)
     facts = {
         "advice": advice(arms, student),
         "arms": arms,
         "by_label": figures,
         "color": params.report.color,
+        "confusion": shares,
         "data_metadata": data_metadata(params, split["gold"] + split["pool"] + split["test"], labels),
         "dev": dev,
         "leaks": read_json(paths.LEAKS),

@@ -16,6 +16,7 @@ from stages.parts.teachers.confusions import confusions
 from stages.parts.teachers.labelling import Answer, label_all, teacher_label
 from stages.parts.teachers.questions import read_questions
 from stages.parts.teachers.teacher import teacher_of
+from stages.parts.teachers.tuned import OPTIMISED
 
 
 def on_gold(gold: list[Query], judged: list[TeacherLabel]) -> dict[str, float | None]:
@@ -53,6 +54,7 @@ def main() -> None:
                 to_failed({"id": row["id"], "text": row["text"], "reason": answer.failure.reason, "said": answer.failure.said})
 
         spent = label_all(teacher, questions.program, questions.rows, params.runtime, take)
+    learned_from_gold = questions.recipe in OPTIMISED
     confused = confusions([row["label"] for row in gold], [row["label"] for row in judged], questions.labels)
     write_json(
         paths.TEACHER_REPORT,
@@ -61,11 +63,13 @@ def main() -> None:
             "rows": len(pool),
             "valid": valid,
             "failed": dict(failures.most_common()),
-            **on_gold(gold, judged),
+            "prompt": questions.recipe,
+            **({} if learned_from_gold else on_gold(gold, judged)),
             "answers": spent.answers,
             "prompt_tokens": spent.prompt_tokens,
             "completion_tokens": spent.completion_tokens,
-            "confused": confused,
+            # None for a prompt that was optimised on the gold rows: they show nothing of its errors.
+            "confused": None if learned_from_gold else confused,
             "cost": None if spent.dollars is None else round(spent.dollars, 6),
         },
     )

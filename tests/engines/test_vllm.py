@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stages.parts.engines import layout
-from stages.parts.engines.engine import Launch, Precision
+from stages.parts.engines.engine import Launch, Places, Precision
 from stages.parts.engines.layout import Layout, ModelShape, plan
 from stages.parts.engines.process import prepare, running
 from stages.parts.engines.vllm import Vllm
@@ -102,6 +102,12 @@ def test_command_lines_are_ones_that_vllm_takes(tmp_path):
         assert (known.tensor_parallel_size, known.pipeline_parallel_size) == (
             (plan_of_gpus.tensor, plan_of_gpus.pipeline) if plan_of_gpus else (1, 1)
         )
+
+    come = launch(places=Places(adapters=16, rank=12))
+    known = parser.parse_args(Vllm().command(come)[3:])
+    assert (known.enable_lora, known.max_loras, known.max_lora_rank, known.lora_modules) == (True, 16, 16, None)
+    allowed = [Vllm().environment(start)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] for start in (come, launch())]
+    assert allowed == ["1", "0"], "adapters come and go at run time where there are places for them, and nowhere else"
 
 
 def test_an_adapter_with_trained_embeddings_is_refused_beside_a_base(tmp_path):

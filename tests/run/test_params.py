@@ -15,12 +15,16 @@ def values() -> Any:
 
 
 def test_every_profile_is_valid_and_an_empty_value_takes_the_profiles_own(values):
-    styles = {}
-    for profile in values["profiles"]:
-        styles[profile] = parse_params({**values, "profile": profile}).program.style
-    assert styles == {"embedded": "direct", "llama": "chain_of_thought", "api": "chain_of_thought"}
-    values["program"]["style"] = "chain_of_thought"
-    assert parse_params(values).program.style == "chain_of_thought"
+    found = {profile: parse_params({**values, "profile": profile}) for profile in values["profiles"]}
+    reasons = "chain_of_thought"
+    assert {name: (params.top_n, params.program.style) for name, params in found.items()} == {
+        "embedded": (25, "direct"),
+        "llama": (25, reasons),
+        "api": (25, reasons),
+        "tutorial": (77, reasons),
+    }
+    values["program"]["style"], values["top_n"] = reasons, 3
+    assert (parse_params(values).program.style, parse_params(values).top_n) == (reasons, 3)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +34,8 @@ def test_every_profile_is_valid_and_an_empty_value_takes_the_profiles_own(values
         (("lora", "r"), "8", "params.yaml: lora.r: Input should be a valid integer (got '8')"),
         (("lora", "r"), 0, "params.yaml: lora.r: Input should be greater than 0 (got 0)"),
         (("lora", "r"), True, "params.yaml: lora.r: Input should be a valid integer (got True)"),
-        (("profile",), "lama", "no profile is called 'lama'; there are embedded, llama, api"),
+        (("profiles", "embedded", "top_n"), "all", "params.yaml: top_n: Input should be a valid integer (got 'all')"),
+        (("profile",), "lama", "no profile is called 'lama'; there are embedded, llama, api, tutorial"),
         (("raw", "source"), "cvs", "params.yaml: raw.source: Input should be 'sample', 'csv', 'folder', 'url' or 'hub' (got 'cvs')"),
         (("profiles", "llama", "teacher", "revision"), "main", "params.yaml: profiles.llama.teacher.revision: String should match"),
         (("profiles", "embedded", "student", "kind"), "huge", "params.yaml: profiles.embedded.student: Input tag 'huge'"),

@@ -13,7 +13,17 @@ from tests.test_rooms import imported_modules
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Not made by a stage, or not tracked.
-NO_STAGES = (paths.SAMPLE, paths.DECISIONS, paths.REPORTS, paths.TIMES, paths.EXPORT, paths.COMPARE, paths.SEEDS)
+NO_STAGES = (
+    paths.SAMPLE,
+    paths.DECISIONS,
+    paths.REPORTS,
+    paths.TIMES,
+    paths.EXPORT,
+    paths.COMPARE,
+    paths.SEEDS,
+    paths.PROMPTS,
+    paths.TUNING_REPORT,
+)
 
 
 def names(entries) -> set[str]:
@@ -113,8 +123,14 @@ RERUNS = {
     "runtime.threads=8": "",
     "engine.kind=sglang": "optimize evaluate",
     "engine.api_base=http://gpu:8001/v1": "",
+    "tune.examples=4": "",
+    "stages/parts/tuning/recipes.py": "",
+    "data/prompts/README.md": "",
+    "data/prompts/api.json": "teacher",
     "serve.queue=8": "",
     "profiles.llama.student.max_model_len=4096": "",
+    "profiles.tutorial.top_n=7": "",
+    "profiles.embedded.top_n=20": "filter",
     "profiles.embedded.student.layers=3": "base optimize evaluate",
 }
 
@@ -137,6 +153,7 @@ def settled(tmp_path_factory) -> Iterator[Path]:
     for dep in ("labels.json", "descriptions.json", "rows.parquet"):
         (folder / "data/filtered" / dep).write_text("{}")
     (folder / "stages/parts/training/README.md").write_text("Why.")
+    (folder / "data/prompts/api.json").write_text("{}")
     run(folder, "dvc", "commit", "--force")
     yield folder
 

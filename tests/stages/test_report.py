@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from playwright.sync_api import Page
 
 from stages import report
 from stages.parts.numbers.arms import advice, dollars
+from stages.parts.numbers.confusion import confusion_shares
 from stages.parts.numbers.statistics import difference_interval, mcnemar
 from stages.parts.run import paths
 from stages.parts.run.files import read_json, write_json
@@ -43,7 +45,7 @@ def test_the_page_tells_the_run_and_its_controls_work(finished):
     assert not re.findall(r"""(?:src|href)=["'](?!#)[^"']+""", text), "the page is not self-contained"
     metrics = read_json(paths.METRICS)
     with browser_page("file:", viewport={"width": 390, "height": 844}, color_scheme="dark") as page:
-        for width, scheme in ((390, "dark"), (1280, "light")):
+        for width, scheme in product((390, 1280), ("dark", "light")):
             page.set_viewport_size({"width": width, "height": 900})
             page.emulate_media(color_scheme=scheme)
             page.goto(page_file.as_uri())
@@ -54,13 +56,17 @@ def test_the_page_tells_the_run_and_its_controls_work(finished):
             assert f"{100 * metrics['served']['accuracy']:.1f}" in served.inner_text() and served.count() == 1
             assert page.locator("#arms tbody tr").count() == len(metrics["interval"])
             assert "p < 0.001" in page.locator("#arms tr", has_text="most frequent label").inner_text()
-            assert page.locator("figure svg").count() == 8
+            assert page.locator("figure svg").count() == 7
             ink, behind = page.evaluate(
                 "['body', '.card'].map(s => getComputedStyle(document.querySelector(s))).map((c, i) => i ? c.backgroundColor : c.color)"
             )
             assert (max(map(int, re.findall(r"\d+", behind))) < 60) == (scheme == "dark") and ink != behind
             assert page.evaluate("getComputedStyle(document.querySelector('#coverage text')).fill") == ink
 
+            recall = pd.read_csv(paths.BY_LABEL).set_index("label").recall
+            for label in recall.index:
+                diagonal = page.locator(f"#confusion td[title='{label} said to be {label}']")
+                assert diagonal.inner_text() == f"{100 * recall[label]:.0f}" and diagonal.is_visible()
             by_f1 = pd.read_csv(paths.BY_LABEL).sort_values("f1").label
             page.get_by_role("button", name="F1").click()
             assert first_label(page) == by_f1.iloc[0]
@@ -70,6 +76,26 @@ def test_the_page_tells_the_run_and_its_controls_work(finished):
             assert page.locator("#labels tbody tr:visible").count() == 1 and "1 of 4 labels" in page.locator("#shown").inner_text()
             page.locator("#labels summary:visible").click()
             page.locator("#labels details[open] li").first.wait_for()
+
+
+def test_of_77_labels_the_confusion_keeps_its_names_in_view(finished, monkeypatch):
+    """A phone shows a corner of them at a time."""
+    names = [f"label_of_a_rather_long_name_{number:02}" for number in range(77)]
+    shares = confusion_shares(names, [*names[1:], names[0]], names)
+    monkeypatch.setattr(report, "confusion_shares", lambda *_: shares)
+    report.main()
+    with browser_page("file:") as page:
+        for width in (390, 1280):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.goto((finished / "reports/index.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            frame, cell = page.locator(".matrix"), page.get_by_title(f"{names[69]} said to be {names[70]}")
+            cell.scroll_into_view_if_needed()
+            around, shown = frame.bounding_box(), cell.bounding_box()
+            of_row = page.locator("#confusion tbody th", has_text=re.compile("69$")).bounding_box()
+            of_column = page.locator("#confusion thead th", has_text=names[70]).bounding_box()
+            assert around["x"] <= of_row["x"] < shown["x"] < around["x"] + around["width"] and of_row["y"] == shown["y"]
+            assert around["y"] <= of_column["y"] < shown["y"] < around["y"] + around["height"] and of_column["x"] == shown["x"]
 
 
 def test_a_query_is_text_on_the_page_whatever_it_holds(finished):

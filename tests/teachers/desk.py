@@ -23,6 +23,8 @@ from stages.parts.engines.network import free_port
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_jsonl
+from stages.parts.run.params import load_params
+from stages.parts.tuning.__main__ import tune
 from stages.teacher import main
 from tests.conftest import ROOT
 from tests.teachers.simulated_teacher import arguments, simulated_teacher
@@ -71,6 +73,15 @@ class Desk:
         with chdir(self.folder), patch.dict(os.environ, TEACHER_API_KEY=self.key):
             try:
                 main()
+            except UserError as error:
+                return str(error)
+        return ""
+
+    def tune(self) -> str:
+        """Compare prompts, in this process; gives the line of a UserError, or nothing."""
+        with chdir(self.folder), patch.dict(os.environ, TEACHER_API_KEY=self.key):
+            try:
+                tune(load_params())
             except UserError as error:
                 return str(error)
         return ""

@@ -13,10 +13,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix
 
 from stages.parts.run.files import whole_file
-from stages.parts.task.labels import UNKNOWN
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -61,7 +59,8 @@ def accuracy_bars(
     axes.barh(list(bars), values, color=list(colors), xerr=np.abs(ends - values) if intervals else None, ecolor=INK, capsize=2)
     reach = ends[1] if intervals else values
     for number, value in enumerate(values):
-        x, color = (1, "white") if value > 20 else (reach[number] + 1, INK)  # behind bar and whisker, where the bar is short
+        inside = "black" if colors[number] == GREY else "white"
+        x, color = (1, inside) if value > 20 else (reach[number] + 1, INK)  # behind bar and whisker, where the bar is short
         axes.text(x, number, f"{value:.1f} %", va="center", color=color, fontsize=9)
     axes.invert_yaxis()
     axes.set(xlim=(0, 100), xlabel="percent")
@@ -69,15 +68,15 @@ def accuracy_bars(
     return save(figure, path)
 
 
-def confusion(path: Path, actual: Sequence[str], predicted: Sequence[str], labels: Sequence[str], color: str) -> str:
-    """Rows are true labels, columns predicted ones, by name; shares of the row. Grows with the labels, so that 77 stay readable."""
-    names = [*sorted(labels), UNKNOWN] if set(predicted) - set(labels) else sorted(labels)
-    counts = confusion_matrix(actual, [label if label in labels else UNKNOWN for label in predicted], labels=names)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+def confusion(path: Path, shares: pd.DataFrame, color: str) -> None:
+    """Rows are true labels, columns predicted ones (`confusion_shares`). Grows with the labels, so that 77 stay readable in the file; the
+    page has a table."""
+    names = list(shares.index)
     side = 2.6 + max(4.0, 0.27 * len(names))  # room for the names
     figure, axes = plt.subplots(figsize=(side, side))
-    for row, column in zip(*np.nonzero(shares), strict=True):
-        share = shares[row, column]
+    table = shares.to_numpy(dtype=float)
+    for row, column in zip(*np.nonzero(table), strict=True):
+        share = table[row, column]
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, alpha=0.08 + 0.92 * share, linewidth=0))
         if share >= 0.03:
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5, color="white" if share > 0.5 else INK)
@@ -92,7 +91,7 @@ def confusion(path: Path, actual: Sequence[str], predicted: Sequence[str], label
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="predicted", ylabel="true")
     figure.suptitle("Percent of each true label, served student on test")
     axes.set_aspect("equal")
-    return save(figure, path)
+    save(figure, path)
 
 
 def curve(
@@ -127,11 +126,14 @@ def cost_against_accuracy(path: Path, arms: Sequence[tuple[str, float, float, st
     cheapest = min(cost for _, cost, _, _ in arms)
     for name, cost, accuracy, color in arms:
         axes.plot(cost, 100 * accuracy, marker="o", markersize=8, color=color)
-        right = cost > (cheapest * dearest) ** 0.5
-        place: dict[str, Any] = {"xytext": (-8, 0) if right else (8, 0), "ha": "right" if right else "left"}
-        axes.annotate(name, (cost, 100 * accuracy), textcoords="offset points", va="center", fontsize=9, **place)
+        # On the right below the point, on the left above it: names at the same height would run into each other.
+        below: dict[str, Any] = {"xytext": (0, -8), "ha": "right", "va": "top"}
+        above: dict[str, Any] = {"xytext": (0, 8), "ha": "left", "va": "bottom"}
+        place = below if cost > (cheapest * dearest) ** 0.5 else above
+        axes.annotate(name, (cost, 100 * accuracy), textcoords="offset points", fontsize=9, **place)
     axes.set_xscale("log")
-    axes.set(xlim=(cheapest / 3, dearest * 3), ylim=(0, 100), xlabel="dollars for 1,000 queries", ylabel="test accuracy in percent")
+    axes.set(xlim=(cheapest / 3, dearest * 3), ylim=(-12, 108), yticks=range(0, 101, 20))
+    axes.set(xlabel="dollars for 1,000 queries", ylabel="test accuracy in percent")
     figure.suptitle("Accuracy against cost")
     axes.grid(alpha=0.3)
     return save(figure, path)

@@ -13,6 +13,7 @@ EngineName = Literal["vllm", "sglang"]
 Rest = Literal["drop", "none_of_these"]
 Style = Literal["direct", "chain_of_thought"]
 Choice = Literal["cover", "random"]
+Recipe = Literal["plain", "descriptions", "examples", "gepa", "miprov2"]
 Positive = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, lt=65536)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -131,6 +132,13 @@ class Engine(Block):
     api_base: Annotated[str, Field(pattern=r"^https?://.+/v1/?$")] | None
 
 
+class Tune(Block):
+    candidates: Annotated[list[Recipe], Field(min_length=1)]
+    folds: Annotated[int, Field(ge=2)]
+    examples: Positive
+    optimiser_calls: Positive
+
+
 class Tracking(Block):
     mlflow: str | None
     wandb: Literal["offline", "online"] | None
@@ -197,10 +205,11 @@ Student = Annotated[TinyStudent | HubStudent, Field(discriminator="kind")]
 
 
 class Profile(Block):
-    """A teacher and a student. The other blocks hold what params.yaml leaves empty; their values are checked where they are in force."""
+    """A teacher and a student. The rest is what params.yaml leaves empty; its values are checked where they are in force."""
 
     teacher: Teacher
     student: Student
+    top_n: Any
     raw: dict[str, Any]
     program: dict[str, Any]
     split: dict[str, Any]
@@ -227,6 +236,7 @@ class Params(Block):
     runtime: Runtime
     serve: Serve
     engine: Engine
+    tune: Tune
     tracking: Tracking
     profiles: dict[str, Profile]
 
@@ -247,7 +257,7 @@ def filled(values: dict[str, Any], where: str) -> dict[str, Any]:
     profiles, name = values.get("profiles"), values.get("profile")
     if not isinstance(profiles, dict) or name not in profiles:
         raise UserError(f"{where}: profile: no profile is called {name!r}; there are {', '.join(profiles or ())}")
-    resolved = dict(values)
+    resolved = {key: profiles[name].get(key) if value is None else value for key, value in values.items()}
     for block in FROM_PROFILE:
         own, of_profile = values.get(block), profiles[name].get(block)
         if not isinstance(own, dict) or not isinstance(of_profile, dict):

@@ -10,7 +10,7 @@ from typing import Any
 import uvloop
 
 from stages.parts.data.rows import Query, TeacherLabel
-from stages.parts.engines.asking import Asker, in_order
+from stages.parts.engines.asking import Asker, Client, in_order
 from stages.parts.engines.batch_api import Batches
 from stages.parts.engines.client import EngineClient, EngineError, EngineRefuses, QueryRefused, RequestRefused
 from stages.parts.engines.meter import Meter, OverBudget, Spent
@@ -29,6 +29,7 @@ from stages.parts.teachers.teacher import Teacher
 MAX_FAILED = 0.02  # share of the rows; more means that the teacher is ill, not the queries
 BUSY = "another run is asking {}: wait for it, its answers are shared"
 VOTE_TEMPERATURE = 0.7  # of the paper's
+NO_ANSWER = "no answer"  # a failure that is the engine's, not the row's
 MORE_ASKS = 2  # after an answer without a label: of 2 % that come by chance one leaves 2 rows of 5,000, two none
 
 
@@ -52,7 +53,7 @@ class Labeller:
     """Asks for one row at a time, and where an answer has no label again with what was wrong. With `votes` above 1 each row is asked so
     often, at a temperature, and the answers vote (self-consistency, Wang et al. 2022, arXiv 2203.11171)."""
 
-    def __init__(self, asker: Asker, requests: ProgramRequests, votes: int = 1) -> None:
+    def __init__(self, asker: Client, requests: ProgramRequests, votes: int = 1) -> None:
         self.asker = asker
         self.requests = requests
         self.votes = votes
@@ -78,7 +79,7 @@ class Labeller:
         except EngineRefuses:
             raise
         except EngineError as error:
-            return Answer(NO_READING, Failure("no answer", str(error)))
+            return Answer(NO_READING, Failure(NO_ANSWER, str(error)))
         return Answer(reading, Failure(reading.wrong, reading.reasoning or "") if reading.wrong else None)
 
 
@@ -189,5 +190,8 @@ class TooManyFailures(Exception):
 
 def note(spent: Spent, failed: float) -> str:
     """What a progress line says beside the count."""
-    cost = f"{spent.tokens:,} tokens" if spent.dollars is None else f"${spent.dollars:.2f}"
-    return f"{cost}, {failed:.1%} invalid"
+    return f"{cost(spent)}, {failed:.1%} invalid"
+
+
+def cost(spent: Spent) -> str:
+    return f"{spent.tokens:,} tokens" if spent.dollars is None else f"${spent.dollars:.2f}"
