@@ -1,6 +1,7 @@
 # The service, without weights: mount the models that `dvc repro` or `dvc pull` left (serve/deploy/README.md).
 #   docker build -t intent-classifier:cpu .
 #   docker build -t intent-classifier:gpu --build-arg HARDWARE=gpu .
+#   docker build -t intent-classifier:cpu-ray --build-arg EXTRAS="s3 ray" .
 ARG HARDWARE=cpu
 ARG PYTHON=3.11
 
@@ -9,8 +10,10 @@ ARG HARDWARE
 WORKDIR /build
 COPY pyproject.toml requirements-${HARDWARE}.lock setup.sh ./
 RUN PYTHON=python3 VENV=/opt/venv HARDWARE=${HARDWARE} PIP_NO_CACHE_DIR=1 sh setup.sh
-COPY requirements-s3.lock ./
-RUN /opt/venv/bin/python -m pip install --no-cache-dir --no-deps --require-hashes -r requirements-s3.lock
+ARG EXTRAS=s3
+COPY requirements-s3.lock requirements-ray.lock ./
+RUN set -e; for extra in ${EXTRAS}; do \
+    /opt/venv/bin/python -m pip install --no-cache-dir --no-deps --require-hashes -r "requirements-${extra}.lock"; done
 
 # libnuma1: vLLM's CPU kernels. util-linux (setpriv) is there already.
 FROM python:${PYTHON}-slim-bookworm AS cpu

@@ -9,7 +9,7 @@ FOLDER ?= data/mine
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  HARDWARE=gpu make setup   the same with CUDA builds; PYTHON=python3.12 make setup for another interpreter"
 
 setup: $(READY) ## create .venv and install the locked packages
@@ -39,11 +39,18 @@ plan: setup ## what labelling will cost, reckoned from 20 rows: requests, tokens
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro -q split
 	@$(BIN)/python -m stages.parts.teachers.plan
 
+tune-teacher: setup ## compare prompts on the gold rows: the cheapest that none beats goes into data/prompts/PROFILE.json
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro -q split
+	@$(BIN)/python -m stages.parts.tuning
+
 review: setup ## look at the ROWS=100 rows that the teacher may have labelled wrongly; the next `dvc repro` learns from what you decide
 	@$(BIN)/python -m serve.review --rows $(or $(ROWS),100)
 
 serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
+
+serve-many: setup ## serve many students on one base: python -m serve.many add NAME REPOSITORY takes one in (serve/README.md)
+	@$(BIN)/python -m serve.many
 
 serve-ray: setup ## serve on Ray: the LLM endpoint and the classifier, each scaled on its own (serve/README.md)
 	@$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-ray.lock
@@ -71,6 +78,9 @@ bench-train: setup ## stock TRL against shared-prefix training, step by step (re
 bench-serve: setup ## the service against the reference's handler and the bare engine (reports/bench/serve.json)
 	@$(BIN)/python -m tests.bench.serve
 
+bench-adapters: setup ## ten students on one base against engines of their own: memory, starts, answers (reports/bench/adapters.json)
+	@$(BIN)/python -m tests.bench.adapters
+
 bench-styles: setup ## the whole pipeline in both program styles: accuracy, tokens, latency (reports/bench/styles.json)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.styles
 
@@ -79,6 +89,16 @@ bench-review: setup ## a hundred looks at the review's queue against a hundred r
 
 bench-teacher: setup ## labelling through an endpoint of half a second: rows a second, processor time, memory (reports/bench/teacher.json)
 	@$(BIN)/python -m tests.bench.teacher
+
+bench-batch: setup ## whole files on Ray and on the plain path: rows a second, processor time, memory (reports/bench/batch.json)
+	@$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-ray.lock
+	@$(BIN)/python -m tests.bench.batch
+
+bench-cleaning: setup ## what dropping likely label errors is worth, a teacher of 80 % on Banking77: three kinds of errors (reports/bench/cleaning.json)
+	@$(BIN)/python -m tests.bench.cleaning
+
+bench-cross-fit: setup ## what gold rows say of the linear teacher against the pool's true labels: five seeds, both corpora (reports/bench/cross_fit.json)
+	@$(BIN)/python -m tests.bench.cross_fit
 
 bench-student: setup ## the student against teacher and linear model: three seeds, both corpora (reports/bench/student.json)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.student

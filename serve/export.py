@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from serve.student import check_pair
+from serve.student import check_base, check_pair
 from stages.parts.engines.engine import served_name
 from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.requests import ProgramRequests
@@ -30,7 +30,8 @@ def request_form(pair: Sidecar, name: str) -> dict[str, object]:
 def export_pair(to: Path) -> None:
     """Write the folder, whole or not at all; raises UserError where something is missing or does not belong together."""
     pair = load_sidecar(paths.SIDECAR)
-    check_pair(pair, load_calibration(paths.CALIBRATION), load_params().profile)
+    check_base(pair, load_params().profile)
+    check_pair(pair, load_calibration(paths.CALIBRATION))
     checkpoint = Path(pair.checkpoint)
     name = served_name(checkpoint.name, checkpoint)
     if not paths.MODEL_CARD.is_file() or f"--served-model-name {name}\n" not in paths.MODEL_CARD.read_text(encoding="utf-8"):

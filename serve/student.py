@@ -1,11 +1,12 @@
 """The pair that `optimize` chose, checked, and the engine that serves its weights."""
 
+import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from serve.classifier import Classifier
-from stages.parts.engines.client import EngineClient, EngineError
+from stages.parts.engines.client import EngineClient, EngineError, EngineTimeout
 from stages.parts.engines.engine import Engine, RunningEngine, ServedModel, served_name
 from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.requests import ProgramRequests
@@ -18,6 +19,7 @@ from stages.parts.students.serving import base_engine, shares_an_engine, tuned_e
 from stages.parts.task.program_file import Sidecar, load_program, load_sidecar
 
 ENGINE_KEY = "ENGINE_API_KEY"
+LISTING_S = 5  # an engine names its models at once, however busy it is; Ray's proxy holds every request while no replica is there
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,15 @@ class Student:
     engine: Engine
 
 
-def load_student(params: Params) -> Student:
-    """Load and check everything that `make serve` needs; raises UserError where something is missing or does not belong together."""
+def load_student(params: Params, base_there: str | None = None) -> Student:
+    """Load and check everything that `make serve` needs; raises UserError where something is missing or does not belong together.
+
+    `base_there`: the model of the engine at `engine.api_base`, where it wants its adapters asked for as BASE:ADAPTER.
+    """
     pair = load_sidecar(paths.SIDECAR)
     calibration = load_calibration(paths.CALIBRATION)
-    check_pair(pair, calibration, params.profile)
+    check_base(pair, params.profile)
+    check_pair(pair, calibration)
     program = load_program(paths.PROGRAM, pair.labels, pair.instructions, pair.style)
 
     base, checkpoint = Path(pair.base), Path(pair.checkpoint)
@@ -40,6 +46,7 @@ def load_student(params: Params) -> Student:
     engine: Engine
     if params.engine.api_base:
         api_base, key = params.engine.api_base.rstrip("/"), os.environ.get(ENGINE_KEY, "")
+        name = f"{base_there}:{name}" if base_there else name
         engine = RunningEngine(ServedModel(api_base, {checkpoint.name: name}, key, KINDS[params.engine.kind]))
     elif shares_an_engine(checkpoint, params):
         engine = base_engine(base, {checkpoint.name: checkpoint}, params)
@@ -49,25 +56,38 @@ def load_student(params: Params) -> Student:
     return Student(Classifier(ProgramRequests(program, engine.served.kind, name, pair.max_tokens), calibration), engine)
 
 
-def check_pair(pair: Sidecar, calibration: Calibration, profile: str) -> None:
-    """Raise UserError where weights, program or calibration are not those that were chosen together, for this profile."""
+def check_base(pair: Sidecar, profile: str) -> None:
+    """Raise UserError where the pair is of another profile, or its base is not the one it was made with."""
     if pair.profile != profile:
         raise UserError(f"{paths.SIDECAR} is of profile {pair.profile}, params.yaml wants {profile}: run `dvc repro`")
-    for folder, expected in ((pair.base, pair.base_sha256), (pair.checkpoint, pair.checkpoint_sha256)):
-        if not Path(folder).is_dir():
-            raise UserError(f"{folder} is missing: run `dvc repro` or `dvc checkout`")
-        if folder_sha256(Path(folder)) != expected:
-            raise UserError(f"{folder} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
-    if not paths.PROGRAM.is_file() or file_sha256(paths.PROGRAM) != pair.program_sha256:
-        raise UserError(f"{paths.PROGRAM} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
+    check_folder(Path(pair.base), pair.base_sha256)
+
+
+def check_pair(pair: Sidecar, calibration: Calibration, root: Path = Path()) -> None:
+    """Raise UserError where weights, program or calibration of the repository at `root` are not those that were chosen together."""
+    check_folder(root / pair.checkpoint, pair.checkpoint_sha256)
+    program = root / paths.PROGRAM
+    if not program.is_file() or file_sha256(program) != pair.program_sha256:
+        raise UserError(f"{program} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
     if (calibration.checkpoint_sha256, calibration.program_sha256) != (pair.checkpoint_sha256, pair.program_sha256):
-        raise UserError(f"{paths.CALIBRATION} is of another pair than {paths.SIDECAR}: run `dvc repro calibrate`")
+        raise UserError(f"{root / paths.CALIBRATION} is of another pair than {paths.SIDECAR}: run `dvc repro calibrate`")
+
+
+def check_folder(folder: Path, expected: str) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing: run `dvc repro` or `dvc checkout`")
+    if folder_sha256(folder) != expected:
+        raise UserError(f"{folder} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
 
 
 async def pass_a_query(student: Student, client: EngineClient) -> None:
     """Raise EngineError unless the engine serves the student's weights and a query gets a label."""
     name = student.classifier.model
-    served = await client.models()
+    try:
+        async with asyncio.timeout(LISTING_S):
+            served = await client.models()
+    except TimeoutError:
+        raise EngineTimeout(f"the engine did not name its models within {LISTING_S} s") from None
     if name not in served:
         raise EngineError(
             f"it serves {', '.join(served)}, not {name}: start it with --served-model-name {name}, on the weights of that hash"

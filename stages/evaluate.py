@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from stages.parts.data.rows import Query, TeacherLabel
+from stages.parts.data.rows import Query, TeacherLabel, own_columns
 from stages.parts.engines.requests import ProgramRequests, Reading
 from stages.parts.numbers.baseline import fitted_baseline
 from stages.parts.numbers.calibration import calibrated, load_calibration
@@ -131,9 +131,9 @@ def timed_answers(model: Pipeline, texts: list[str]) -> tuple[list[str], dict[st
     return said, {"seconds": seconds, "p50_ms": 1000 * float(pd.Series(alone).median())}
 
 
-def own_columns(rows: list[Any]) -> dict[str, list[str | None]]:
+def columns_of_test(rows: list[Any]) -> dict[str, list[str | None]]:
     """The user's other columns (an id, a date), which came along as `raw.NAME`."""
-    names = dict.fromkeys(name for row in rows for name in row if name.startswith("raw."))
+    names = dict.fromkeys(name for row in rows for name in own_columns(row))
     return {name: [row.get(name) for row in rows] for name in names}
 
 
@@ -238,7 +238,7 @@ def main() -> None:
     )
     with whole_file(paths.PREDICTIONS) as draft:
         columns = {"id": [row["id"] for row in test], "actual": actual, **predicted, "confidence": sure}
-        pd.DataFrame(columns | own_columns(test)).to_csv(draft, index=False)
+        pd.DataFrame(columns | columns_of_test(test)).to_csv(draft, index=False)
     with whole_file(paths.CONFUSION) as draft:
         pd.DataFrame({"actual": actual, "predicted": served.predicted}).to_csv(draft, index=False)
     write_json(paths.RELIABILITY, bins)

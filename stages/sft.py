@@ -11,6 +11,7 @@ import random
 from stages.parts.data.leaks import leaks, refuse_copies, without_copies
 from stages.parts.data.rows import Query, TeacherLabel
 from stages.parts.numbers.baseline import baseline_model
+from stages.parts.numbers.doubtful import likely_wrong
 from stages.parts.numbers.label_errors import likely_errors
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
@@ -42,6 +43,19 @@ def by_a_person(row: Query) -> TeacherLabel:
     return TeacherLabel(id=row["id"], text=row["text"], label=label, reasoning="", valid=True, confidence=1.0, probabilities={label: 1.0})
 
 
+def pruned(params: Params, rows: list[TeacherLabel], gold: list[Query], by_people: set[str]) -> list[TeacherLabel]:
+    """The rows without likely errors of the teacher. Where a student takes labels at their word, those first that its own confidence speaks
+    against; one that draws them from the teacher's distribution learns that doubt."""
+    if params.train.targets == "hard":
+        judged = {row["id"]: row for row in read_jsonl(paths.TEACHER_GOLD)}
+        right = [judged[row["id"]]["label"] == row["label"] for row in gold]
+        doubtful = likely_wrong([row["confidence"] for row in rows], [judged[row["id"]]["confidence"] for row in gold], right)
+        rows = [row for row, is_wrong in zip(rows, doubtful, strict=True) if not is_wrong or row["id"] in by_people]
+    classifier = baseline_model(params.seed, quick=True)
+    errors = likely_errors(classifier, [row["text"] for row in rows], [row["label"] for row in rows], params.seed)
+    return [row for row, is_wrong in zip(rows, errors, strict=True) if not is_wrong or row["id"] in by_people]
+
+
 def main() -> None:
     params = load_params()
     answered: list[TeacherLabel] = read_jsonl(paths.TEACHER_LABELS)
@@ -67,13 +81,12 @@ def main() -> None:
     copies = known - len(train)
 
     # Only the teacher's training rows are pruned: dev and val stay what it said, hard rows and all.
-    pruned = 0
+    before = len(train)
     if params.sft.prune and params.sft.labels == "teacher":
-        classifier = baseline_model(params.seed, quick=True)
-        wrong = likely_errors(classifier, [row["text"] for row in train], [row["label"] for row in train], params.seed)
-        sure = {row["id"] for row in reviewed}
-        kept = [row for row, is_wrong in zip(train, wrong, strict=True) if not is_wrong or row["id"] in sure]
-        pruned, train = len(train) - len(kept), kept
+        train = pruned(params, train, scored["gold"], {row["id"] for row in reviewed})
+    dropped = before - len(train)
+    if not train:
+        raise UserError("nothing is left to learn from: the teacher is wrong on most gold rows; take a better one, or sft.prune=false")
 
     found = leaks({"sft": [row["text"] for row in train], **texts})
     write_json(paths.LEAKS, found)
@@ -96,7 +109,7 @@ def main() -> None:
         "labels": params.sft.labels,
         "invalid": len(answered) - len(rows),
         "copies": copies,
-        "pruned": pruned,
+        "pruned": dropped,
         "reviewed": len(reviewed),
         "train": len(messages),
         "dev": len(dev),

@@ -5,7 +5,7 @@ python -m stages.teacher
 
 from collections import Counter
 from contextlib import ExitStack
-from itertools import chain
+from itertools import chain, repeat
 
 from stages.parts.data.rows import Query, TeacherLabel
 from stages.parts.run import paths
@@ -16,10 +16,12 @@ from stages.parts.teachers.confusions import confusions
 from stages.parts.teachers.labelling import Answer, label_all, teacher_label
 from stages.parts.teachers.questions import read_questions
 from stages.parts.teachers.teacher import teacher_of
+from stages.parts.teachers.tuned import OPTIMISED
 
 
 def on_gold(gold: list[Query], judged: list[TeacherLabel]) -> dict[str, float | None]:
-    """How often the teacher is right on gold, and what its confidence is worth: Brier's score, low where it is good, None without any."""
+    """How often the teacher is right on gold rows whose labels it was not told, and what its confidence is worth: Brier's score, low where
+    it is good, None without any."""
     right = [row["label"] == answer["label"] for row, answer in zip(gold, judged, strict=True)]
     known = [(hit, answer["confidence"]) for hit, answer in zip(right, judged, strict=True) if answer["confidence"] is not None]
     brier = sum((sure - hit) ** 2 for hit, sure in known) / len(known) if known else None
@@ -37,7 +39,7 @@ def main() -> None:
         outputs = (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD)
         to_pool, to_test, to_gold = (files.enter_context(jsonl_writer(path)) for path in outputs)
         to_failed = files.enter_context(jsonl_writer(paths.TEACHER_FAILED))
-        ends = chain([to_pool] * len(pool), [to_test] * len(test), [to_gold] * len(gold))
+        ends = chain(repeat(to_pool, len(pool)), repeat(to_test, len(test)), repeat(to_gold))
 
         def take(row: Query, answer: Answer) -> None:
             nonlocal done, valid
@@ -52,6 +54,7 @@ def main() -> None:
                 to_failed({"id": row["id"], "text": row["text"], "reason": answer.failure.reason, "said": answer.failure.said})
 
         spent = label_all(teacher, questions.program, questions.rows, params.runtime, take)
+    learned_from_gold = questions.recipe in OPTIMISED
     confused = confusions([row["label"] for row in gold], [row["label"] for row in judged], questions.labels)
     write_json(
         paths.TEACHER_REPORT,
@@ -60,12 +63,13 @@ def main() -> None:
             "rows": len(pool),
             "valid": valid,
             "failed": dict(failures.most_common()),
-            **({} if teacher.learned_from_gold else on_gold(gold, judged)),
+            "prompt": questions.recipe,
+            **({} if learned_from_gold else on_gold(gold, judged)),
             "answers": spent.answers,
             "prompt_tokens": spent.prompt_tokens,
             "completion_tokens": spent.completion_tokens,
-            # None for a teacher that has learned from the gold rows: they show nothing of its errors.
-            "confused": None if teacher.learned_from_gold else confused,
+            # None for a prompt that was optimised on the gold rows: they show nothing of its errors.
+            "confused": None if learned_from_gold else confused,
             "cost": None if spent.dollars is None else round(spent.dollars, 6),
         },
     )

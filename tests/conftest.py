@@ -15,6 +15,10 @@ ROOT = Path(__file__).parent.parent
 BANKING77 = ROOT.parent / "shared/data/banking77"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=3, help="how often the labelling run is killed")
+
+
 @pytest.fixture(scope="session")
 def banking77() -> Path:
     """The folder of Banking77's own CSV files, which this repository may not hold."""

@@ -19,6 +19,7 @@ KNOWS = {
     "numbers": {"run", "task", "data", "numbers"},
     "tracking": {"run", "task", "tracking"},
     "review": {"run", "task", "data", "numbers", "review"},
+    "tuning": BELOW | {"teachers", "numbers", "tuning"},
 }
 
 

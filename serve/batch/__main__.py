@@ -1,9 +1,10 @@
-"""Classify the rows of a CSV file with the served pair, on an engine of its own or the one at engine.api_base.
+"""Classify the rows of a CSV file, or of a folder of Parquet files on Ray, with the served pair, on its own engine or engine.api_base.
 
 python -m serve.batch in.csv out.csv [--text-column text]
+python -m serve.batch --ray in/ out/ [--text-column text]
 
 The output has the input's columns and label, confidence, abstained (and reasoning), in the input's order. A killed run
-resumes where it stopped.
+resumes where it stopped. On Ray there is a file of answers for each file, and `failure` says why a row has no label (on_ray.py).
 """
 
 import argparse
@@ -11,12 +12,13 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, answer
 from serve.batch.rows import COLUMNS, check_target, read_texts
 from serve.student import Student, load_student
 from stages.parts.data.rows import row_id
@@ -31,20 +33,17 @@ from stages.parts.run.params import load_params
 from stages.parts.run.paths import cache
 from stages.parts.run.processes import end_on_sigterm
 from stages.parts.run.progress import Progress
-from stages.parts.task.labels import UNKNOWN
-
-AT_ONCE = 256  # rows in flight
-ATTEMPTS = 3  # for a row: the engine is near, and an operator waits
 
 
 async def ask(asker: Asker, student: Student, number: int, text: str) -> dict[str, Any]:
+    if not text.strip():
+        return NO_LABEL
     try:
-        answer = student.classifier.answer(await asker.complete(student.classifier.request(text)))
+        return await answer(asker, student.classifier, text)
     except QueryRefused:  # longer than the model's context: no label, and no reason to stop the others
-        return {"label": UNKNOWN, "confidence": 0.0, "abstained": True, "reasoning": None}
+        return NO_LABEL
     except EngineError as error:
         raise EngineError(f"row {number}: {error}") from None
-    return {name: getattr(answer, name) for name in COLUMNS}
 
 
 async def classify(student: Student, texts: Sequence[str], log: AppendLog, at_once: int, timeout_s: float) -> list[dict[str, Any]]:
@@ -84,16 +83,28 @@ def batch(source: Path, to: Path, column: str) -> None:
     print(f"{len(rows)} rows in {to}, {sum(answer['abstained'] for answer in answers)} of them abstained")
 
 
+def on_ray() -> Callable[[Path, Path, str], None]:
+    """`batch` for folders; raises UserError where Ray is not installed."""
+    try:
+        from serve.batch import on_ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UserError("Ray is missing: .venv/bin/pip install --no-deps --require-hashes -r requirements-ray.lock") from None
+    return on_ray.batch
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m serve.batch", description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, metavar="in.csv", help="a CSV file with a header")
-    parser.add_argument("to", type=Path, metavar="out.csv", help="written whole at the end, or not at all")
+    parser.add_argument("source", type=Path, metavar="in", help="a CSV file with a header, or a folder of Parquet files")
+    parser.add_argument("to", type=Path, metavar="out", help="a file, or a folder of them: each written whole at its end, or not at all")
     parser.add_argument("--text-column", default="text", help="the column that holds the queries (default: text)")
+    parser.add_argument("--ray", action="store_true", help="a folder, on the Ray of this machine or the cluster at RAY_ADDRESS")
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     end_on_sigterm()
     try:
-        batch(given.source, given.to, given.text_column)
+        (on_ray() if given.ray else batch)(given.source, given.to, given.text_column)
     except UserError as error:
         sys.exit(f"serve.batch: {error}")
     except EngineError as error:

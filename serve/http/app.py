@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from serve.http.chat import chat_router
 from serve.http.guard import Guard
 from serve.http.keys import KeyCheck
+from serve.http.quick_route import quick_route
 from serve.page import PAGE_HEADERS, filled_page
 from serve.schemas import PROBLEMS, Answer, Answers, Batch, Query
 from serve.service import NotReady, Overloaded, Service, TooLarge
@@ -40,15 +41,22 @@ async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
     return JSONResponse({"detail": [{key: problem[key] for key in ("loc", "msg", "type")} for problem in error.errors()]}, 422)
 
 
-def intent_router(service: Service) -> APIRouter:
-    """The classifier's own routes."""
-    routes = APIRouter()
+def query_router(service: Service, keys: KeyCheck) -> APIRouter:
+    """The route that nearly all requests take."""
 
-    @routes.post("/classify_intent", responses=PROBLEMS, response_model=Answer)
     async def classify_intent(query: Query) -> Response:
         """Classify one query."""
         (answer,) = await service.classify([query.query])
         return Response(answer.model_dump_json(), media_type="application/json")  # ours: FastAPI would check it once more
+
+    routes = APIRouter(route_class=quick_route(classify_intent, keys))
+    routes.post("/classify_intent", responses=PROBLEMS, response_model=Answer)(classify_intent)
+    return routes
+
+
+def intent_router(service: Service) -> APIRouter:
+    """The classifier's other routes."""
+    routes = APIRouter()
 
     @routes.post("/classify_intent/batch", responses=PROBLEMS)
     async def classify_batch(batch: Batch) -> Answers:
@@ -102,7 +110,9 @@ def create_app(service: Service, keys: Sequence[str], examples: Sequence[str] = 
     for kind in FAILURES:
         app.add_exception_handler(kind, failure)
     app.add_exception_handler(RequestValidationError, invalid)  # type: ignore[arg-type]
-    with_key = [Depends(KeyCheck(keys))]
+    check = KeyCheck(keys)
+    with_key = [Depends(check)]
+    app.include_router(query_router(service, check), dependencies=with_key)
     app.include_router(intent_router(service), dependencies=with_key)
     app.include_router(chat_router(service), dependencies=with_key)
     app.include_router(health_router(service, page_for(service, bool(keys), examples)))

@@ -42,9 +42,11 @@ class Where(BaseModel):
 
 
 class Endpoint(Where):
-    """Arguments of the classifier: where the LLM endpoint answers (ends in /v1), and whether others than this machine reach the proxy."""
+    """Arguments of the classifier: where the LLM endpoint answers (ends in /v1); its own model, where it wants adapters asked for as
+    BASE:ADAPTER (ray.serve.llm does); and whether others than this machine reach the proxy."""
 
     api_base: str
+    base: str | None = None
     open: bool = True
 
 
@@ -95,7 +97,7 @@ class Classifier:
         logging.getLogger("serve").setLevel(logging.INFO)
         params = load_params()
         elsewhere = params.engine.model_copy(update={"api_base": where.api_base})
-        student = load_student(params.model_copy(update={"engine": elsewhere}))
+        student = load_student(params.model_copy(update={"engine": elsewhere}), where.base)
         self.ends = AsyncExitStack()
         client = await self.ends.enter_async_context(engine_client(student.engine.served, params.serve.timeout_s))
         supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client))

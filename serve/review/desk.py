@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from stages.parts.data.decisions import Decision, add_decisions, take_back
+from stages.parts.data.rows import own_columns
 from stages.parts.review.queue import Doubt
 from stages.parts.run.errors import UserError
 from stages.parts.run.provenance import now
@@ -48,6 +49,7 @@ class Desk:
         guesses = [label for label in dict.fromkeys([row["label"], doubt.linear, *likely]) if label in self.labels]
         return {
             **{name: row[name] for name in ("id", "text", "label", "reasoning", "confidence")},
+            "own": own_columns(row),
             "linear": doubt.linear,
             "guesses": guesses[:GUESSES],
         }

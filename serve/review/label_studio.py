@@ -13,6 +13,7 @@ from xml.sax.saxutils import quoteattr
 
 from serve.review.waiting import waiting_rows
 from stages.parts.data.decisions import Decision, add_decisions
+from stages.parts.data.rows import own_columns
 from stages.parts.review.queue import Doubt
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
@@ -33,7 +34,7 @@ def task(doubt: Doubt) -> dict[str, Any]:
     row = doubt.row
     result = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [row["label"]]}}
     prediction = {"model_version": "teacher", "score": row["confidence"], "result": [result]}
-    return {"data": {"id": row["id"], "text": row["text"], "was": row["label"]}, "predictions": [prediction]}
+    return {"data": {"id": row["id"], "text": row["text"], "was": row["label"], **own_columns(row)}, "predictions": [prediction]}
 
 
 def decisions_of(tasks: Any, labels: list[str]) -> list[Decision]:

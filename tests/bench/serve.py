@@ -7,6 +7,7 @@ difference of things measured in turns within this run:
 
 - vs_reference_handler: answers a second at 64 clients with a stub engine of 100 ms latency, ours to the reference's handler, which runs the
   synchronous program in an async function.
+- ray_vs_make_serve: the same clients on the same stub, a replica on Ray Serve to `make serve`; left out where Ray is not installed.
 - cpu_ms_added: the service's own processor time per answer in that run.
 - vs_engine_direct: answers a second from the real engine at 64 clients, through the service to without it, same request bodies.
 - p50_added_ms: median time of one query at a time through the service less that without it.
@@ -18,6 +19,7 @@ difference of things measured in turns within this run:
 
 import argparse
 import asyncio
+import importlib.util
 import itertools
 import json
 import os
@@ -115,8 +117,9 @@ def command(*module: str, folder: Path, key: str) -> Iterator[psutil.Process]:
 
 
 @contextmanager
-def service(api_base: str, key: str, cached_answers: int = 0) -> Iterator[tuple[str, psutil.Process]]:
-    """The real service on an engine that runs already: its URL and process. By default each query is asked for itself."""
+def service(api_base: str, key: str, cached_answers: int = 0, module: Sequence[str] = ("serve",)) -> Iterator[tuple[str, psutil.Process]]:
+    """The real service, or another `module` of it, on an engine that runs already: its URL and process. By default each query is asked for
+    itself."""
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["engine"]["api_base"] = api_base
     params["serve"]["cached_answers"] = cached_answers
@@ -124,7 +127,7 @@ def service(api_base: str, key: str, cached_answers: int = 0) -> Iterator[tuple[
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "params.yaml").write_text(yaml.safe_dump(params))
         (Path(name) / "models").symlink_to(ROOT / "models")
-        with command("serve", "--port", str(port), folder=Path(name), key=key) as process:
+        with command(*module, "--port", str(port), folder=Path(name), key=key) as process:
             wait_until(f"http://127.0.0.1:{port}/readyz")
             yield f"http://127.0.0.1:{port}/classify_intent", process
 
@@ -138,14 +141,38 @@ def query(text: str) -> dict[str, str]:
     return {"query": text}
 
 
+def stub_line(port: int, model: str) -> list[str]:
+    return ["tests.serve.stub_engine", "--port", str(port), "--latency-ms", str(STUB_MS), "--model", model, "--key", ENGINE_KEY]
+
+
+async def on_ray(texts: Sequence[str], model: str) -> dict[str, float] | None:
+    """One replica on Ray Serve and `make serve`, in turns on the stub engine; None where Ray is not installed."""
+    if not importlib.util.find_spec("ray"):
+        print("Ray is left out: it is not installed (`make serve-ray` installs it)")
+        return None
+    port = free_port()
+    api_base = f"http://127.0.0.1:{port}/v1"
+    replica = ("tests.bench.ray_classifier", "--api-base", api_base)
+    rates: dict[str, list[float]] = {"ray": [], "make_serve": []}
+    async with pool_of_connections() as session:
+        with command(*stub_line(port, model), folder=ROOT, key=""):
+            wait_until(f"{api_base}/models")
+            with service(api_base, ENGINE_KEY, module=replica) as (ray_url, _), service(api_base, ENGINE_KEY) as (url, _):
+                asks = {"ray": asking(session, ray_url, query), "make_serve": asking(session, url, query)}
+                for _ in tqdm(range(ROUNDS), desc="on Ray", leave=False):
+                    for name, ask in asks.items():
+                        rates[name].append(await answers_per_second(ask, texts, seconds=4))
+    ray, plain = statistics.median(rates["ray"]), statistics.median(rates["make_serve"])
+    return {"ray_vs_make_serve": ray / plain, "ray_answers_per_second": ray, "answers_per_second": plain}
+
+
 async def against_the_stub(texts: Sequence[str], model: str) -> dict[str, float]:
     """Ours and the reference's handler on an engine that takes 100 ms for an answer and no processor."""
     ports = free_port(), free_port()
     api_base = f"http://127.0.0.1:{ports[0]}/v1"
-    stub = ["tests.serve.stub_engine", "--port", str(ports[0]), "--latency-ms", str(STUB_MS), "--model", model, "--key", ENGINE_KEY]
     reference = ["tests.bench.reference_handler", "--port", str(ports[1]), "--api-base", api_base, "--model", model, "--key", ENGINE_KEY]
     async with pool_of_connections() as session:
-        with command(*stub, folder=ROOT, key=""):
+        with command(*stub_line(ports[0], model), folder=ROOT, key=""):
             wait_until(f"{api_base}/models")
             with command(*reference, folder=ROOT, key=""), service(api_base, ENGINE_KEY) as (url, process):
                 theirs_url = f"http://127.0.0.1:{ports[1]}/classify_intent"
@@ -300,6 +327,7 @@ def main() -> None:
         print(f"the adapter beside its base is left out: {error}")
         beside = None
     stub = asyncio.run(against_the_stub(texts, merged.classifier.model))
+    ray = asyncio.run(on_ray(texts, merged.classifier.model))
     if not isinstance(merged.engine, EngineProcess):
         raise SystemExit("engine.api_base must be empty: this bench starts its own")
     with running(merged.engine):
@@ -321,6 +349,7 @@ def main() -> None:
         "clients": CLIENTS,
         "style": load_sidecar(paths.SIDECAR).style,
         "stub_engine": {"latency_ms": STUB_MS, **stub},
+        "ray": ray,
         "real_engine": {"accuracy": read_json(paths.METRICS)["served"]["accuracy"], **engine},
         "repeated": repeated,
         "answers": answers,

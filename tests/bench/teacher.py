@@ -1,9 +1,10 @@
 """How fast rows are labelled through an endpoint that takes half a second an answer, and what memory that takes. `make bench-teacher`
 
-python -m tests.bench.teacher [--rows 10000 50000] [--in-flight 256] [--latency-ms 500] [--out reports/bench/teacher.json]
+python -m tests.bench.teacher [--rows 10000 50000] [--memory 10000 50000 200000] [--in-flight 256] [--latency-ms 500] [--out FILE]
 
 The real stage, against a stub in a process of its own that answers the same to all (20 log-probabilities with the label), on the same
-cores. The ideal is in-flight / latency.
+cores. The ideal is in-flight / latency. Memory is a question of its own, with an answer after MEMORY_LATENCY_S: as fast as the processor
+bears it.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from stages.parts.run.paths import TIMES
 from tests.bench.machine import machine
 from tests.teachers.desk import LABELS, Desk
 
+MEMORY_LATENCY_S = 0.05
 ANSWER = ["[[ ## reasoning ## ]]\nIts words say so.\n\n[[ ## label ## ]]\n", LABELS[0], "\n\n[[ ## completed ## ]]"]
 
 
@@ -81,16 +83,18 @@ def label(rows: int, in_flight: int, latency_s: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.teacher", description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 50_000])
+    parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 50_000])
+    parser.add_argument("--memory", type=int, nargs="*", default=[10_000, 50_000, 200_000])
     parser.add_argument("--in-flight", type=int, default=256)
     parser.add_argument("--latency-ms", type=int, default=500)
     parser.add_argument("--out", type=Path, default=Path("reports/bench/teacher.json"))
     given = parser.parse_args()
-    found: dict[str, Any] = {"machine": machine(), "in_flight": given.in_flight, "latency_ms": given.latency_ms, "rows": {}}
-    for rows in given.rows:
-        found["rows"][str(rows)] = label(rows, given.in_flight, given.latency_ms / 1000)
+    found: dict[str, Any] = {"machine": machine(), "in_flight": given.in_flight, "latency_ms": given.latency_ms, "rate": [], "memory": []}
+    runs = [("rate", rows, given.latency_ms / 1000) for rows in given.rows] + [("memory", rows, MEMORY_LATENCY_S) for rows in given.memory]
+    for what, rows, latency_s in runs:
+        found[what].append({"rows": rows, **label(rows, given.in_flight, latency_s)})
         write_json(given.out, found)
-        print(json.dumps({"rows": rows, **found["rows"][str(rows)]}), flush=True)
+        print(what, json.dumps(found[what][-1]), flush=True)
 
 
 if __name__ == "__main__":

@@ -137,6 +137,25 @@ def test_labels_csv_orders_the_labels_and_may_name_more_than_gold_has(folder):
     assert read_json(paths.DESCRIPTIONS) == {"other": "What else", "card_arrival": "Where it is"}
 
 
+def test_a_folder_of_a_benchmarks_rows_is_split_as_the_benchmark(folder, banking77):
+    """All that follows then gives the same numbers: stages depend on these files alone."""
+
+    def splits() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (paths.LABELS, paths.GOLD, paths.POOL, paths.TEST)}
+
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    files = {"source": "csv", "train": str(banking77 / "train.csv"), "test": str(banking77 / "test.csv")}
+    Path("params.yaml").write_text(yaml.safe_dump(params | {"raw": params["raw"] | files}))
+    for stage in (raw, filter_stage, split):
+        stage.main()
+    benchmark, rows = splits(), {part: read_jsonl(paths.SPLITS / f"{part}.jsonl") for part in ("gold", "pool", "test")}
+    for part in ("gold", "test"):
+        folder.labelled(part, [(row["text"], row["label"]) for row in rows[part]])
+    folder.texts("pool", [row["text"] for row in rows["pool"]])
+    pd.DataFrame({"name": read_json(paths.LABELS)}).to_csv(folder.path / "labels.csv", index=False)
+    assert folder.split()["sealed"] == [] and splits() == benchmark
+
+
 def test_make_new_data_makes_a_folder_that_the_pipeline_reads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["make", "-C", str(ROOT), "new-data", f"FOLDER={tmp_path / 'mine'}"]

@@ -4,12 +4,15 @@ import json
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
+from starlette.testclient import TestClient
 
 from stages.parts.engines import layout
-from stages.parts.engines.engine import Launch, Precision
+from stages.parts.engines.engine import Launch, Places, Precision
 from stages.parts.engines.layout import Layout, ModelShape, plan
 from stages.parts.engines.process import prepare, running
 from stages.parts.engines.vllm import Vllm
@@ -102,6 +105,38 @@ def test_command_lines_are_ones_that_vllm_takes(tmp_path):
         assert (known.tensor_parallel_size, known.pipeline_parallel_size) == (
             (plan_of_gpus.tensor, plan_of_gpus.pipeline) if plan_of_gpus else (1, 1)
         )
+
+    come = launch(places=Places(adapters=16, rank=12))
+    known = parser.parse_args(Vllm().command(come)[3:])
+    assert (known.enable_lora, known.max_loras, known.max_lora_rank, known.lora_modules) == (True, 16, 16, None)
+    allowed = [Vllm().environment(start)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] for start in (come, launch())]
+    assert allowed == ["1", "0"], "adapters come and go at run time where there are places for them, and nowhere else"
+
+
+def test_who_loads_adapters_at_run_time_needs_the_key_and_the_one_route(monkeypatch):
+    """vLLM's own app, with an engine behind it that takes everything."""
+    start = launch(places=Places(adapters=16, rank=12), key="the engine's key")
+    monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", Vllm().environment(start)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"])
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.entrypoints.openai.api_server import build_app
+    from vllm.entrypoints.openai.models.protocol import BaseModelPath
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(Vllm().command(start)[3:])
+    arguments.api_key = [start.key]
+    app = build_app(arguments, ("generate",))
+    config = SimpleNamespace(max_model_len=10, model="base-abc")
+    engine = SimpleNamespace(model_config=config, renderer=None, input_processor=None, add_lora=AsyncMock())
+    app.state.openai_serving_models = OpenAIServingModels(engine, [BaseModelPath(name="base-abc", model_path="base")])
+    client, adapter = TestClient(app), {"lora_name": "cards-1", "lora_path": "/students/cards-1"}
+    key = {"Authorization": f"Bearer {start.key}"}
+    for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+        assert client.post(path, json=adapter).status_code == 401
+        assert client.post(path, json=adapter, headers=key).status_code == 200
+        assert client.post(path, json=adapter, headers=key).status_code in (400, 404), "it is there already; it is there no more"
+    assert engine.add_lora.await_args.args[0].path == "/students/cards-1"
+    assert client.post("/adapters", json={"name": "x", "src": "/"}, headers=key).status_code == 404, "SageMaker's names of the same routes"
 
 
 def test_an_adapter_with_trained_embeddings_is_refused_beside_a_base(tmp_path):

@@ -13,7 +13,18 @@ from tests.test_rooms import imported_modules
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Not made by a stage, or not tracked.
-NO_STAGES = (paths.SAMPLE, paths.DECISIONS, paths.REPORTS, paths.TIMES, paths.EXPORT, paths.COMPARE, paths.SEEDS, paths.TRACES)
+NO_STAGES = (
+    paths.SAMPLE,
+    paths.DECISIONS,
+    paths.REPORTS,
+    paths.TIMES,
+    paths.EXPORT,
+    paths.COMPARE,
+    paths.SEEDS,
+    paths.PROMPTS,
+    paths.TUNING_REPORT,
+    paths.TRACES,
+)
 
 
 def names(entries) -> set[str]:
@@ -100,6 +111,7 @@ RERUNS = {
     "split.dev=200": "split sft",
     "train.learning_rate=0.001": "lora",
     "train.epochs=2": "lora",
+    "train.targets=hard": "sft lora",
     "train.query_dropout=0.1": "lora",
     "lora.r=16": "lora",
     "optimize.train_rows=50": "sft optimize",
@@ -112,6 +124,10 @@ RERUNS = {
     "runtime.threads=8": "",
     "engine.kind=sglang": "optimize evaluate",
     "engine.api_base=http://gpu:8001/v1": "",
+    "tune.examples=4": "",
+    "stages/parts/tuning/recipes.py": "",
+    "data/prompts/README.md": "",
+    "data/prompts/api.json": "teacher",
     "serve.queue=8": "",
     "profiles.llama.student.max_model_len=4096": "",
     "profiles.tutorial.top_n=7": "",
@@ -138,6 +154,7 @@ def settled(tmp_path_factory) -> Iterator[Path]:
     for dep in ("labels.json", "descriptions.json", "rows.parquet"):
         (folder / "data/filtered" / dep).write_text("{}")
     (folder / "stages/parts/training/README.md").write_text("Why.")
+    (folder / "data/prompts/api.json").write_text("{}")
     run(folder, "dvc", "commit", "--force")
     yield folder
 

@@ -1,20 +1,24 @@
-"""A team's shared storage: real DVC and Git against a real S3 server on loopback. The stages are made up, so that whether one ran shows.
+"""A team's shared storage: real DVC and Git, a shared folder and, where it is installed, a real S3 server on loopback. The stages are made
+up, so that whether one ran shows.
 
-Needs dvc-s3 and moto's server (pip install -r requirements-s3.lock, and "moto[s3,server]").
+S3 needs dvc-s3 and moto's server (pip install -r requirements-s3.lock, and "moto[s3,server]").
 """
 
 import importlib.util
+import json
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import commit_all, make_clone, run
 from tests.run.test_pipeline_file import PIPELINE, outputs
 
-pytestmark = pytest.mark.skipif(
+without_s3 = pytest.mark.skipif(
     not (importlib.util.find_spec("dvc_s3") and importlib.util.find_spec("moto")), reason="dvc-s3 or moto is not installed"
 )
 
@@ -36,42 +40,53 @@ class Team:
         return folder
 
 
-@pytest.fixture(scope="module")
-def team(tmp_path_factory) -> Iterator[Team]:
-    """The pipeline run once, committed, and pushed to Git and to S3."""
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """The address of a server with the bucket `team`, whose keys are in the environment."""
+    import boto3
     from moto.server import ThreadedMotoServer
 
-    folder = tmp_path_factory.mktemp("team")
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
-    place = "http://{}:{}".format(*server.get_host_and_port())
-    found = Team(folder / "origin.git", folder / "first", folder / "ran")
+    address = "http://{}:{}".format(*server.get_host_and_port())
     with pytest.MonkeyPatch.context() as patch:
-        # When-required: servers other than Amazon's refuse the checksums that boto3 adds of its own accord.
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-            "STAGES_RUN": str(found.ran),
-        }.items():
-            patch.setenv(name, value)
-        import boto3
-
-        boto3.client("s3", endpoint_url=place, region_name="us-east-1").create_bucket(Bucket="team")
-        make_clone(found.first)
-        for stage in PIPELINE:
-            shutil.copy(Path(__file__).with_name("made_up_stage.py"), found.first / f"stages/{stage}.py")
-        run(found.first, "dvc", "remote", "add", "-d", "storage", "s3://team/teacher-to-student")
-        run(found.first, "dvc", "remote", "modify", "storage", "endpointurl", place)
-        run(folder, "git", "init", "-q", "--bare", "-b", "main", str(found.origin))
-        run(found.first, "git", "remote", "add", "origin", str(found.origin))
-        run(found.first, "dvc", "repro")
-        assert found.ran.read_text().split() == list(PIPELINE)
-        commit_all(found.first, "A run")
-        run(found.first, "git", "push", "-q", "origin", "main")
-        run(found.first, "dvc", "push", "--run-cache")
-        yield found
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        # Servers other than Amazon's refuse the checksums that boto3 adds of its own accord.
+        patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+        boto3.client("s3", endpoint_url=address, region_name="us-east-1").create_bucket(Bucket="team")
+        yield address
     server.stop()
+
+
+@pytest.fixture(scope="module", params=["folder", pytest.param("s3", marks=without_s3)])
+def team(request, tmp_path_factory) -> Iterator[Team]:
+    """The pipeline run once, committed, and pushed to Git and to the storage."""
+    folder = tmp_path_factory.mktemp("team")
+    with ExitStack() as open_ones:
+        open_ones.enter_context(pytest.MonkeyPatch.context()).setenv("STAGES_RUN", str(folder / "ran"))
+        if request.param == "folder":
+            yield shared_run(folder, str(folder / "storage"), {})
+        else:
+            yield shared_run(folder, "s3://team/teacher-to-student", {"endpointurl": open_ones.enter_context(s3_server())})
+
+
+def shared_run(folder: Path, storage: str, settings: dict[str, str]) -> Team:
+    found = Team(folder / "origin.git", folder / "first", folder / "ran")
+    make_clone(found.first)
+    for stage in PIPELINE:
+        shutil.copy(Path(__file__).with_name("made_up_stage.py"), found.first / f"stages/{stage}.py")
+    run(found.first, "dvc", "remote", "add", "-d", "storage", storage)
+    for name, value in settings.items():
+        run(found.first, "dvc", "remote", "modify", "storage", name, value)
+    run(folder, "git", "init", "-q", "--bare", "-b", "main", str(found.origin))
+    run(found.first, "git", "remote", "add", "origin", str(found.origin))
+    run(found.first, "dvc", "repro")
+    assert found.ran.read_text().split() == list(PIPELINE)
+    commit_all(found.first, "A run")
+    run(found.first, "git", "push", "-q", "origin", "main")
+    run(found.first, "dvc", "push", "--run-cache")
+    return found
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -100,3 +115,41 @@ def test_the_image_pulls_the_models_without_git(team, tmp_path):
     pulled = {path: found for path, found in content(tmp_path).items() if path.startswith("models/")}
     assert pulled == {path: found for path, found in content(team.first).items() if path.startswith("models/")}
     assert not (tmp_path / "data").exists()
+
+
+FROM_LORA = list(PIPELINE)[list(PIPELINE).index("lora") :]
+
+
+def test_what_a_colleague_tried_runs_nowhere_else_again(team, tmp_path):
+    colleague = team.member(tmp_path / "colleague")
+    run(colleague, "dvc", "pull")
+    run(colleague, "dvc", "exp", "run", "--name", "narrow", "-S", "lora.r=8")
+    assert team.ran.read_text().split() == FROM_LORA, "what was pulled is used"
+    run(colleague, "dvc", "exp", "push", "origin", "narrow")
+
+    elsewhere = team.member(tmp_path / "elsewhere")  # by an experiment, which is in no commit
+    run(elsewhere, "dvc", "exp", "pull", "origin", "narrow")
+    run(elsewhere, "dvc", "exp", "apply", "narrow")
+    assert yaml.safe_load((elsewhere / "params.yaml").read_text())["lora"]["r"] == 8
+    assert "up to date" in run(elsewhere, "dvc", "repro").stdout
+    assert content(elsewhere) == content(colleague) != content(team.first)
+
+    beside = team.member(tmp_path / "beside")  # on the same machine, by the run cache
+    run(beside, "dvc", "cache", "dir", "--local", str(colleague / ".dvc/cache"))
+    run(beside, "dvc", "exp", "run", "-S", "lora.r=8")
+    assert content(beside) == content(colleague)
+    assert not team.ran.read_text()
+
+
+def test_a_queue_over_ranks_ends_in_one_table(team, tmp_path):
+    clone = team.member(tmp_path / "clone")
+    run(clone, "dvc", "pull")
+    run(clone, "dvc", "exp", "run", "--queue", "-S", "lora.r=8,16,64")
+    run(clone, "dvc", "exp", "run", "--run-all")
+    assert team.ran.read_text().split() == 3 * FROM_LORA, "the stages before lora are shared"
+    (head,) = [one for one in json.loads(run(clone, "dvc", "exp", "show", "--json").stdout) if one["rev"] != "workspace"]
+    found = {}
+    for experiment in head["experiments"]:
+        (data,) = (revision["data"] for revision in experiment["revs"])
+        found[data["params"]["params.yaml"]["data"]["lora"]["r"]] = data["metrics"]["reports/metrics.json"]["data"]["made_up"]
+    assert sorted(found) == [8, 16, 64] and len(set(found.values())) == 3

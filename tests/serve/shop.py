@@ -2,10 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,15 +46,27 @@ class Shop:
         return f"http://127.0.0.1:{self.engine_port}"
 
 
-def make_shop(folder: Path, style: Style = "direct", threshold: float = 0.5, **serve: object) -> Shop:
-    """Write params.yaml and models/ as `dvc repro` would leave them, for weights that nobody will load."""
+def make_shop(
+    folder: Path,
+    style: Style = "direct",
+    threshold: float = 0.5,
+    labels: Sequence[str] = tuple(LABELS),
+    real: tuple[Path, Path] | None = None,
+    max_tokens: int = 8,
+    **serve: object,
+) -> Shop:
+    """Write params.yaml and models/ as `dvc repro` would leave them, for `real` weights (the folders of base and adapter), or for some
+    that nobody will load."""
     folder.mkdir()
     base, adapter = folder / paths.BASE, folder / paths.LORA / "epoch-1"
-    for weights in (base, adapter):
-        weights.mkdir(parents=True)
-        (weights / "weights").write_text(weights.name)
-    program = IntentClassifier(LABELS, "Classify.", style)
-    predictor(program).demos = [dspy.Example(query="where is it", reasoning="It waits.", label="card_arrival")]
+    for weights, source in zip((base, adapter), real or (None, None), strict=True):
+        if source:
+            shutil.copytree(source, weights)
+        else:
+            weights.mkdir(parents=True)
+            (weights / "weights").write_text(weights.name)
+    program = IntentClassifier(list(labels), "Classify.", style)
+    predictor(program).demos = [dspy.Example(query="where is it", reasoning="It waits.", label=labels[0])]
     shop = Shop(folder, program, style, served_name("epoch-1", adapter))
 
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -63,13 +76,13 @@ def make_shop(folder: Path, style: Style = "direct", threshold: float = 0.5, **s
     save_program(program, folder / paths.PROGRAM)
     sidecar = Sidecar(
         profile="embedded",
-        labels=LABELS,
+        labels=list(labels),
         instructions="Classify.",
         style=style,
         program="optimized",
         program_sha256=file_sha256(folder / paths.PROGRAM),
         prompt_format=StudentFormat.__name__,
-        max_tokens=8,
+        max_tokens=max_tokens,
         base=str(paths.BASE),
         base_sha256=folder_sha256(base),
         checkpoint=str(paths.LORA / "epoch-1"),
@@ -109,6 +122,13 @@ def wait_until(url: str, status: int = 200, patience_s: float = PATIENCE_S) -> N
             pass
         assert time.monotonic() < end, f"{url} did not answer {status}"
         time.sleep(0.05)
+
+
+def until(happened: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    end = time.monotonic() + patience_s
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 python -m tests.serve.stub_engine --port 8001 --model NAME --key KEY [--latency-ms 100]
 
 A query with SIMULATE-500, SIMULATE-HANG, SIMULATE-GARBAGE or SIMULATE-REFUSE fails in that way. GET /last is the last request's body,
-as it came.
+as it came; GET /asked says how many requests came, and for how many different queries.
 """
 
 import argparse
@@ -12,6 +12,8 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
+from pathlib import Path
 
 from aiohttp import web
 
@@ -49,13 +51,19 @@ def answer(body: dict) -> dict:
 
 def create_app(model: str, key: str, latency_s: float) -> web.Application:
     last = {"body": b"{}"}
+    served: dict[str, str] = {model: ""}  # names and adapters' folders
+    asked: Counter[str] = Counter()
 
     async def chat(request: web.Request) -> web.Response:
         if key and request.headers.get("Authorization") != f"Bearer {key}":
             return web.json_response({"error": "Unauthorized"}, status=401)
         last["body"] = await request.read()
         body = json.loads(last["body"])
+        if body["model"] not in served:
+            return web.json_response({"error": {"message": f"The model `{body['model']}` does not exist."}}, status=404)
         query = body["messages"][-2]["content"]
+        if "ready?" not in query:  # of who watches the engine
+            asked[query] += 1
         if "SIMULATE-500" in query:
             return web.json_response({"error": "the engine broke"}, status=500)
         if "SIMULATE-REFUSE" in query:
@@ -70,13 +78,32 @@ def create_app(model: str, key: str, latency_s: float) -> web.Application:
         return web.json_response(answer(body))
 
     async def models(_: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": model, "object": "model"}]})
+        cards = [{"id": name, "object": "model", "root": path, "parent": None if name == model else model} for name, path in served.items()]
+        return web.json_response({"object": "list", "data": cards})
+
+    async def load(request: web.Request) -> web.Response:
+        wanted = await request.json()
+        if not Path(wanted["lora_path"], "adapter_config.json").is_file():
+            return web.json_response({"error": {"message": f"No adapter found for {wanted['lora_path']}"}}, status=404)
+        if wanted["lora_name"] in served:
+            return web.json_response({"error": {"message": "has already been loaded"}}, status=400)
+        served[wanted["lora_name"]] = wanted["lora_path"]
+        return web.Response(text="Success")
+
+    async def unload(request: web.Request) -> web.Response:
+        wanted = await request.json()
+        return web.Response(text="Success") if served.pop(wanted["lora_name"], None) else web.Response(status=404)
 
     async def show_last(_: web.Request) -> web.Response:
         return web.Response(body=last["body"], content_type="application/json")
 
+    async def show_asked(_: web.Request) -> web.Response:
+        return web.json_response({"requests": asked.total(), "queries": len(asked)})
+
     app = web.Application(client_max_size=2**24)
-    app.add_routes([web.post("/v1/chat/completions", chat), web.get("/v1/models", models), web.get("/last", show_last)])
+    app.add_routes([web.post("/v1/chat/completions", chat), web.get("/v1/models", models)])
+    app.add_routes([web.post("/v1/load_lora_adapter", load), web.post("/v1/unload_lora_adapter", unload)])
+    app.add_routes([web.get("/last", show_last), web.get("/asked", show_asked)])
     return app
 
 

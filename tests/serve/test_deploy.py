@@ -1,17 +1,20 @@
 """What ships the service: the image, the manifests against their schemas and the app, alerts and dashboard against its metrics.
 
-hadolint, kubernetes-validate (both from PyPI, see serve/deploy/README.md), kubectl and promtool are used where they are installed.
+hadolint, kubernetes-validate (both from PyPI, see serve/deploy/README.md), kubectl and promtool are used where they are installed;
+KubeRay's own schema where KUBERAY_CRD names its file.
 """
 
 import fnmatch
 import importlib.util
 import json
+import os
 import re
 import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jsonschema
 import pytest
 import yaml
 
@@ -81,6 +84,37 @@ def test_manifests_fit_their_schemas(kind):
 
     for resource in rendered(kind):
         kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
+
+
+RAY_SERVICES = {"llm": "ray.production.yaml", "classifier": "ray.classifier.yaml"}
+
+
+def strict(schema: dict) -> dict:
+    """An OpenAPI schema that refuses unknown fields, as `kubectl --validate=strict` does."""
+    if schema.get("type") == "object" and schema.get("properties") and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        schema = {**schema, "additionalProperties": False, "properties": {key: strict(of) for key, of in schema["properties"].items()}}
+    return {**schema, "items": strict(schema["items"])} if isinstance(schema.get("items"), dict) else schema
+
+
+@pytest.mark.parametrize("name", RAY_SERVICES)
+def test_ray_services_fit_kuberays_schema_and_serve_what_the_files_say(name):
+    service = yaml.safe_load((KUBERNETES / f"ray/{name}.yaml").read_text())
+    assert yaml.safe_load(service["spec"]["serveConfigV2"]) == yaml.safe_load((DEPLOY / RAY_SERVICES[name]).read_text())
+    cluster = service["spec"]["rayClusterConfig"]
+    assert f"\nray=={cluster['rayVersion']} " in (ROOT / "requirements-ray.lock").read_text()
+    pods = [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    policies = list(yaml.safe_load_all((KUBERNETES / "ray/network-policy.yaml").read_text()))
+    [chosen] = [policy["spec"]["podSelector"]["matchLabels"] for policy in policies if policy["metadata"]["name"] == name]
+    assert all(chosen.items() <= pod["metadata"]["labels"].items() for pod in pods)
+    if crd := os.environ.get("KUBERAY_CRD"):
+        [version] = [version for version in yaml.safe_load(Path(crd).read_text())["spec"]["versions"] if version["name"] == "v1"]
+        jsonschema.validate(service["spec"], strict(version["schema"]["openAPIV3Schema"]["properties"]["spec"]))
+    if importlib.util.find_spec("kubernetes_validate"):
+        import kubernetes_validate
+
+        whole = [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **pod["metadata"]}, "spec": pod["spec"]} for pod in pods]
+        for resource in (*whole, *policies):
+            kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
 
 
 def test_manifests_fit_the_app():

@@ -101,7 +101,9 @@ def running_review(folder: Path) -> Iterator[str]:
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     write_json(folder / paths.LABELS, LABELS)
     write_json(folder / paths.TEACHER_REPORT, {"confused": None})
-    write_jsonl(folder / paths.TEACHER_LABELS, [*rows(), labelled("<img src=x onerror=alert(1)> lost it", "top_up", 0.1)])
+    doubtful = labelled("<img src=x onerror=alert(1)> lost it", "top_up", 0.1)
+    write_jsonl(folder / paths.TEACHER_LABELS, [*rows(), doubtful])
+    write_jsonl(folder / paths.POOL, [{"id": doubtful["id"], "text": doubtful["text"], "raw.ticket": "T-1<b>", "raw.date": "2026-11-01"}])
     port = free_port()
     command = [sys.executable, "-m", "serve.review", "--rows", "3", "--port", str(port)]
     with subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True) as process:
@@ -129,6 +131,7 @@ def test_the_page_is_worked_with_the_keyboard_alone(tmp_path):
             page.goto(url)
             page.get_by_text("0 decided, 3 left").wait_for()
             assert "<img src=x" in page.locator("#text").inner_text(), "the doubtful row first, as text"
+            assert page.locator("#own").inner_text() == "ticket: T-1<b> · date: 2026-11-01"
             assert page.evaluate("document.documentElement.scrollWidth") == 390
             first = page.locator("#guesses button").first.inner_text().split()[-1]
             page.keyboard.press("1")

@@ -1,6 +1,7 @@
 """Stage sft: the sealed labels stay sealed, unless an experiment asks for them."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,38 @@ def repository(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def configure(style: str | None = None, **settings: object) -> None:
+def configure(style: str | None = None, targets: str | None = None, **settings: object) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["sft"] |= {"prune": False, **settings}
     params["program"]["style"] = style
+    params["train"]["targets"] = targets
     params["split"] |= {"dev": 4, "optimizer_val": 4}
     params["optimize"]["train_rows"] = 4
     Path("params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_a_teacher_that_doubts_its_wrong_labels_is_believed_where_labels_are_learned_as_they_are(repository):
+    chance = random.Random(0)
+    rows = [{"id": row_id(text), "text": text, "label": LABELS[number % 2]} for number, text in enumerate(TEXTS)]
+    doubted = {row["id"] for row in chance.sample(rows, 10)}
+    other = {"reasoning": "so", "valid": True, "probabilities": {}}
+    write_jsonl(paths.TEACHER_LABELS, [{**row, **other, "confidence": 0.6 if row["id"] in doubted else 0.9} for row in rows])
+    gold = [{"id": f"gold {number}", "text": f"gold text {number}", "label": LABELS[0]} for number in range(20)]
+    write_jsonl(paths.GOLD, gold)
+
+    def learned(targets: str, right_when_sure: bool = True) -> set[str]:
+        """What is trained on, where 10 of 20 gold rows have a low confidence and a wrong label (or there is no telling them apart)."""
+        sure = [0.9 if number % 2 == right_when_sure else 0.65 for number in range(20)]
+        said = [LABELS[0] if number % 2 else LABELS[1] for number in range(20)]
+        write_jsonl(paths.TEACHER_GOLD, [{**row, "label": label, "confidence": c} for row, label, c in zip(gold, said, sure, strict=True)])
+        configure(prune=True, targets=targets)
+        sft.main()
+        return {row["id"] for row in read_jsonl(paths.SFT_TRAIN)}
+
+    everything = learned("drawn")
+    assert len(everything) == 32 and everything & doubted
+    assert learned("hard") == everything - doubted
+    assert learned("hard", right_when_sure=False) == everything
 
 
 def rightly_labelled() -> list[bool]:

@@ -23,6 +23,8 @@ from stages.parts.engines.network import free_port
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_jsonl
+from stages.parts.run.params import load_params
+from stages.parts.tuning.__main__ import tune
 from stages.teacher import main
 from tests.conftest import ROOT
 from tests.teachers.simulated_teacher import arguments, simulated_teacher
@@ -75,13 +77,22 @@ class Desk:
                 return str(error)
         return ""
 
-    def label_and_kill(self, seconds: float) -> None:
-        """Run the stage and kill -9 it so long after it has begun to ask."""
-        before = self.stats()["requests"]
+    def tune(self) -> str:
+        """Compare prompts, in this process; gives the line of a UserError, or nothing."""
+        with chdir(self.folder), patch.dict(os.environ, TEACHER_API_KEY=self.key):
+            try:
+                tune(load_params())
+            except UserError as error:
+                return str(error)
+        return ""
+
+    def label_and_kill(self, answers: int) -> None:
+        """Run the stage and kill -9 it as soon as it is seen to have got so many answers."""
+        before = self.stats()["answers"]
         process = subprocess.Popen(self.command, cwd=self.folder, env=self.environment, stderr=subprocess.DEVNULL)
-        while self.stats()["requests"] == before and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(seconds)
+        while self.stats()["answers"] < before + answers:
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.wait()
 

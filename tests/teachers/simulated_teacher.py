@@ -9,6 +9,8 @@ was asked.
 errors   random: any other label, for any row alike
          hard: the second-best label, for the rows that a linear model finds hardest
          class: whole classes are taken for another each
+taught   what rids it of its errors where the prompt has it: descriptions (of the true label), examples (with the true label),
+         instruction (a sentence that it writes itself, as GEPA's and MIPROv2's reflection)
 faults   429, 500, cut (the connection, half-way), html, hang, truncated (finish_reason length), no_label, form
 """
 
@@ -30,8 +32,13 @@ from aiohttp import web
 from stages.parts.task.sanitise import harmless
 
 QUERY = re.compile(r"\[\[ ## query ## \]\]\n(.*?)\n\nRespond with", re.DOTALL)
+FIELD = re.compile(r"`\[\[ ## (\w+) ## \]\]`")
+CURRENT = re.compile(r"\[\[ ## (?:current|basic)_instruction ## \]\]\n(.*?)\n\n\[\[ ## ", re.DOTALL)
 ERRORS = ("random", "hard", "class")
+TAUGHT = ("descriptions", "examples", "instruction")
+INSIGHT = "Decide by what the customer wants done."
 FAULTS = ("429", "500", "cut", "html", "hang", "truncated", "no_label", "form")
+WRONG_KEY = (401, "invalid_api_key", "Incorrect API key provided.")
 PRICE = (0.15, 0.60)  # dollars for a million tokens: gpt-4o-mini's in DSPy's table
 CORRUPTED = 0.9  # share of a corrupted class's rows that are taken for another class
 
@@ -95,6 +102,10 @@ def share(*parts: object) -> float:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big") / 2**48
 
 
+def complaint(status: int, code: str, message: str) -> web.Response:
+    return web.json_response({"error": {"message": message, "code": code}}, status=status)
+
+
 class SimulatedTeacher:
     """The endpoint. `stats` counts requests, answers and their tokens; `distinct` those of different requests alone."""
 
@@ -111,19 +122,24 @@ class SimulatedTeacher:
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
 
-    def confidence(self, query: str) -> float:
+    def confidence(self, query: str, label: str) -> float:
         """High for what is right, lower for most of what is wrong: informative, not perfect."""
         draw = share("confidence", query)
-        right = self.said.get(query) == self.truth.get(query)
+        right = label == self.truth.get(query)
         return 0.75 + 0.24 * draw if right else 0.35 + 0.6 * draw**2
 
     def answer(self, body: Mapping[str, Any], fault: str | None = None) -> dict[str, Any]:
         """The completion for a request."""
         users = [message["content"] for message in body["messages"] if message["role"] == "user"]
         queries = [found[1] for found in map(QUERY.search, users) if found]
+        wanted = FIELD.findall(users[-1].rpartition("Respond with the corresponding output fields")[2])
+        if wanted and "label" not in wanted:
+            return self.written(body, wanted)
         query = queries[-1] if queries else users[-1]
         label = self.said.get(query) or self.labels[int(share("unknown", query) * len(self.labels))]
-        sure = self.confidence(query)
+        if self.is_taught(body, query):
+            label = self.truth[query]
+        sure = self.confidence(query, label)
         if body.get("temperature") and self.options.sampled and self.chance.random() > sure:
             label = self.chance.choice(self.labels)
         reasoning = "" if "[[ ## reasoning ## ]]" not in users[-1] else "[[ ## reasoning ## ]]\nIts words say so.\n\n"
@@ -140,9 +156,31 @@ class SimulatedTeacher:
             tokens = [self.token("[[ ## reasoning ## ]]\nIts words", 1.0)]
         else:
             tokens.append(self.token("\n\n[[ ## completed ## ]]", 1.0))
+        return self.completion(body, tokens, "length" if fault == "truncated" else "stop")
+
+    def is_taught(self, body: Mapping[str, Any], query: str) -> bool:
+        """Whether the prompt has what rids the teacher of its error on the query."""
+        label = self.truth.get(query)
+        said = [message["content"] for message in body["messages"]]
+        has = {
+            "descriptions": f"- {label}: " in said[0],
+            "examples": any(f"[[ ## label ## ]]\n{label}\n" in text for text in said[1:-1]),
+            "instruction": INSIGHT in said[0],
+        }
+        return label is not None and any(has[kind] for kind in self.options.taught)
+
+    def written(self, body: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+        """What it writes for an optimiser: the prompt that it is shown, with an insight."""
+        current = CURRENT.search(body["messages"][-1]["content"])
+        text = f"{INSIGHT} {current[1] if current else ''}"
+        content = "".join(f"[[ ## {field} ## ]]\n{text}\n\n" for field in fields if field != "completed")
+        self.stats["written"] += 1
+        return self.completion(body, [self.token(f"{content}[[ ## completed ## ]]", 1.0)], "stop")
+
+    def completion(self, body: Mapping[str, Any], tokens: list[dict[str, Any]], finish: str) -> dict[str, Any]:
         content = "".join(token["token"] for token in tokens)
         choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": content}}
-        choice |= {"finish_reason": "length" if fault == "truncated" else "stop"}
+        choice |= {"finish_reason": finish}
         choice |= {"logprobs": {"content": tokens} if body.get("logprobs") else None}
         read, written = sum(len(message["content"]) for message in body["messages"]) // 4, len(content) // 4
         usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
@@ -165,7 +203,7 @@ class SimulatedTeacher:
         """Status, code and message for what every request would get."""
         options = self.options
         if key != f"Bearer {options.key}":
-            return 401, "invalid_api_key", "Incorrect API key provided."
+            return WRONG_KEY
         if body["model"] != options.model:
             return 404, "model_not_found", f"The model `{body['model']}` does not exist or you do not have access to it."
         if options.refuse and options.refuse in body:
@@ -178,8 +216,7 @@ class SimulatedTeacher:
         self.stats["requests"] += 1
         body = await request.json()
         if refused := self.refusal(body, request.headers.get("Authorization", "")):
-            status, code, message = refused
-            return web.json_response({"error": {"message": message, "code": code}}, status=status)
+            return complaint(*refused)
         self.in_flight += 1
         self.stats["most_at_once"] = max(self.stats["most_at_once"], self.in_flight)
         try:
@@ -224,6 +261,8 @@ class SimulatedTeacher:
         return web.json_response({**self.stats, "distinct_dollars": dollars})
 
     async def upload(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {self.options.key}":
+            return complaint(*WRONG_KEY)
         form = await request.post()
         assert form["purpose"] == "batch"
         name = f"file-{len(self.files)}"
@@ -291,6 +330,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, required=True, help="the true labels")
     parser.add_argument("--accuracy", type=float, default=1.0)
     parser.add_argument("--errors", choices=ERRORS, default="random")
+    parser.add_argument("--taught", nargs="*", default=[], choices=TAUGHT)
     parser.add_argument("--fault", nargs="*", default=[], metavar="KIND=RATE", help=", ".join(FAULTS))
     parser.add_argument("--latency-ms", type=float, default=0)
     parser.add_argument("--retry-after-s", type=float, help="what a 429 says")

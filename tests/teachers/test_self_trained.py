@@ -1,4 +1,5 @@
 import asyncio
+import random
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,9 @@ from stages.parts.numbers.baseline import baseline_model
 from stages.parts.numbers.label_errors import likely_errors
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
-from stages.parts.teachers.linear_client import LinearClient
-from stages.parts.teachers.self_trained import SelfTrainedTeacher, expected_shares
+from stages.parts.teachers.linear_client import LinearClient, linear_client
+from stages.parts.teachers.questions import Questions
+from stages.parts.teachers.self_trained import Lessons, SelfTrainedTeacher, expected_shares
 from tests.conftest import ROOT
 
 LABELS = ["card_arrival", "declined_card_payment", "pending_top_up"]
@@ -32,7 +34,7 @@ def rows_under(table: pd.DataFrame, labels: list[str]) -> list[Query]:
 @pytest.fixture(scope="module")
 def teacher(rows) -> SelfTrainedTeacher:
     gold, pool = rows[:12], rows[12:]
-    return SelfTrainedTeacher.fit([row["text"] for row in pool], gold, LABELS, 0)
+    return Lessons([row["text"] for row in pool], gold, LABELS, 0).teacher()
 
 
 def test_twelve_gold_rows_and_three_names_label_the_rest(rows, teacher):
@@ -46,13 +48,38 @@ def test_twelve_gold_rows_and_three_names_label_the_rest(rows, teacher):
 def test_the_client_answers_the_programs_requests_with_a_reason_and_a_probability(rows, teacher):
     program = IntentClassifier(LABELS, "Classify.", "chain_of_thought")
     texts = [row["text"] for row in rows[12:40]] + ["my new card has not arrived\n\nwhere is [[ ## it"]
-    client = LinearClient(teacher, texts[:5])
+    client = LinearClient(teacher, dict(zip(texts[:5], teacher.probabilities(texts[:5]), strict=True)))
     requests = ProgramRequests(program, Endpoint(""), "linear", 100, TeacherFormat())
     for text, wanted in zip(texts, teacher.probabilities(texts), strict=True):
         reading = requests.read(asyncio.run(client.complete(requests.body(text))))
         assert reading.label == LABELS[int(wanted.argmax())]
         assert [reading.probabilities[label] for label in LABELS] == pytest.approx(list(wanted), rel=1e-3)
         assert reading.reasoning.endswith(f"speaks for {reading.label}.") and min(reading.prompt_tokens, reading.completion_tokens) > 0
+
+
+def test_gold_rows_are_judged_by_teachers_that_do_not_know_their_labels(rows):
+    """Labels drawn by chance can be learned by heart, and not be told beforehand."""
+    chance = random.Random(0)
+    gold = [Query(id=row["id"], text=row["text"], label=chance.choice(LABELS)) for row in rows[:90]]
+    questions = Questions(LABELS, IntentClassifier(LABELS, "Classify.", "direct"), rows[90:], [], gold, [])
+    client = linear_client(questions, 0)
+
+    def agreement(found: np.ndarray) -> float:
+        return float(np.mean([LABELS[k] == row["label"] for k, row in zip(found.argmax(axis=1), gold, strict=True)]))
+
+    assert agreement(client.teacher.probabilities([row["text"] for row in gold])) > 0.6
+    assert agreement(np.array([client.known[row["text"]] for row in gold])) < 0.45
+
+
+def test_gold_rows_judged_so_show_how_good_the_teacher_is(rows):
+    gold, pool = rows[:60], rows[60:]
+    lessons = Lessons([row["text"] for row in pool], gold, LABELS, 0)
+    of_gold, of_pool = lessons.on_gold(), lessons.teacher().probabilities([row["text"] for row in pool])
+    found = [
+        np.mean([LABELS[k] == row["label"] for k, row in zip(said.argmax(axis=1), part, strict=True)])
+        for said, part in ((of_gold, gold), (of_pool, pool))
+    ]
+    assert found[0] == pytest.approx(found[1], abs=0.1) and np.allclose(of_gold.sum(axis=1), 1)
 
 
 def test_gold_rows_decide_the_classes_shares_only_when_they_speak_clearly():
@@ -78,6 +105,6 @@ def test_a_teacher_on_banking77_is_right_on_three_quarters_of_the_pool(banking77
     rows = rows_under(table, labels)
     np.random.default_rng(1).shuffle(rows)
     gold, pool = rows[:100], rows[100:]
-    fitted = SelfTrainedTeacher.fit([row["text"] for row in pool], gold, labels, 0)
+    fitted = Lessons([row["text"] for row in pool], gold, labels, 0).teacher()
     found = fitted.probabilities([row["text"] for row in pool]).argmax(axis=1)
     assert np.mean([labels[k] == row["label"] for k, row in zip(found, pool, strict=True)]) >= 0.75

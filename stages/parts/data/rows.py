@@ -1,10 +1,12 @@
 """What a row is, and its stable id."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
+
+OWN = "raw."  # what the names of the user's other columns begin with, so that they meet none of the pipeline's
 
 
 class Query(TypedDict):
@@ -37,8 +39,13 @@ def row_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def own_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's other columns of a row, as `raw.NAME`."""
+    return {name: value for name, value in row.items() if name.startswith(OWN)}
+
+
 def as_queries(rows: pd.DataFrame) -> Iterator[Any]:
     """Rows as Query dictionaries: id, text, label where there is such a column, and the user's other columns where they hold something."""
-    names = ["id", "text", *(["label"] if "label" in rows else []), *(name for name in rows if str(name).startswith("raw."))]
+    names = ["id", "text", *(["label"] if "label" in rows else []), *(name for name in rows if str(name).startswith(OWN))]
     for values in zip(*(rows[name].tolist() for name in names), strict=True):
         yield {name: value for name, value in zip(names, values, strict=True) if isinstance(value, str)}

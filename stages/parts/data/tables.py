@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from stages.parts.data.faults import Faults
+from stages.parts.data.rows import OWN
 from stages.parts.run.errors import UserError
 from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN, clean_label
@@ -25,7 +26,6 @@ from stages.parts.task.labels import UNKNOWN, clean_label
 FORMATS = (".csv", ".jsonl", ".parquet")
 LONGEST = 20_000  # characters of a text; the service takes 4,000
 ROWS_AT_ONCE = 50_000
-OWN = "raw."  # what the names of the user's other columns begin with, so that they meet none of the pipeline's
 
 csv.field_size_limit(sys.maxsize)
 

@@ -8,15 +8,15 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 
-from stages.parts.engines.asking import allowed_tokens, compact, content_key, still_answers
+from stages.parts.engines.asking import Asker, allowed_tokens, compact, content_key
 from stages.parts.engines.client import EngineClient, EngineError, EngineRefuses, EngineTimeout
-from stages.parts.engines.meter import Meter, OverBudget
+from stages.parts.engines.meter import OverBudget
 from stages.parts.engines.pace import pause_s
 from stages.parts.run.append_log import KEY_LENGTH, AppendLog
 from stages.parts.run.progress import Progress
@@ -28,49 +28,60 @@ ATTEMPTS = 8
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
+def line_of(key: str, body: Mapping[str, Any]) -> str:
+    """A request as a line of a batch's file."""
+    return json.dumps({"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}) + "\n"
+
+
 class Batches:
-    """Jobs at one endpoint. `answers` and `jobs` are the two logs."""
+    """Jobs at one endpoint, whose answers go to the log of `asker`. `jobs` is the other log."""
 
-    def __init__(self, client: EngineClient, answers: AppendLog, jobs: AppendLog, meter: Meter) -> None:
+    def __init__(self, client: EngineClient, asker: Asker, jobs: AppendLog) -> None:
+        assert asker.log is not None
         self.client = client
-        self.answers = answers
+        self.asker = asker
+        self.answers, self.meter = asker.log, asker.meter
         self.jobs = jobs
-        self.meter = meter
-        self.tried: set[str] = set()
-        self.allowed: dict[str, int] = {}  # tokens of the answers, by key
 
-    async def ask(self, bodies: Sequence[dict[str, Any]]) -> None:
-        """Get what the log lacks of the answers; leaves out what a batch failed to answer. Raises EngineError, and OverBudget."""
-        self.allowed = {content_key(body): allowed_tokens(body) for body in bodies}
+    async def ask(self, bodies: Iterable[dict[str, Any]]) -> None:
+        """Get what the log lacks of the answers to requests that allow as many tokens each, in batches as large as limits and budget allow;
+        leaves out what a batch failed to answer. Raises EngineError, and OverBudget."""
         for job in self.jobs.records():
             if not job["done"]:
                 await self.finish(job)
-        while wanted := self.next_file(bodies):
-            file = await self.upload("".join(line for _, line in wanted))
-            self.tried.update(key for key, _ in wanted)
-            job = {"key": hashlib.sha256(file.encode()).hexdigest()[:KEY_LENGTH], "file": file, "rows": len(wanted), "done": False}
-            self.note(job)
-            await self.finish(job)
-
-    def next_file(self, bodies: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-        """Keys and lines of the next batch: what is in neither the log nor an earlier batch, as far as the limits and the budget go."""
-        found: dict[str, str] = {}
+        wanted: dict[str, dict[str, Any]] = {}
         size = prompt = completion = 0
         for body in bodies:
             key = content_key(body)
-            if key in self.tried or key in found or still_answers(self.answers.get(key), body):
+            if key in wanted or self.asker.kept(key, body) is not None:
                 continue
-            line = json.dumps({"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}) + "\n"
-            more = self.meter.expected(body)
-            if reason := self.meter.passed(prompt + more[0], completion + more[1]):
-                if not found:
-                    raise OverBudget(reason)
-                break
-            if len(found) == MOST_REQUESTS or size + len(line) > MOST_BYTES:
-                break
-            found[key] = line
-            size, prompt, completion = size + len(line), prompt + more[0], completion + more[1]
-        return list(found.items())
+            length, more = len(line_of(key, body)), self.meter.expected(body)
+            too_much = self.meter.passed(prompt + more[0], completion + more[1])
+            if wanted and (too_much or len(wanted) == MOST_REQUESTS or size + length > MOST_BYTES):
+                await self.send(wanted)
+                wanted, size, prompt, completion = {}, 0, 0, 0
+                too_much = self.meter.passed(*more)
+            if too_much:
+                raise OverBudget(too_much)
+            wanted[key] = body
+            size, prompt, completion = size + length, prompt + more[0], completion + more[1]
+        if wanted:
+            await self.send(wanted)
+
+    async def send(self, wanted: Mapping[str, dict[str, Any]]) -> None:
+        """A batch from its file to its end; counts what it cost."""
+        file = await self.upload("".join(line_of(key, body) for key, body in wanted.items()))
+        job = {
+            "key": hashlib.sha256(file.encode()).hexdigest()[:KEY_LENGTH],
+            "file": file,
+            "rows": len(wanted),
+            "max_tokens": max(map(allowed_tokens, wanted.values())),
+            "done": False,
+        }
+        self.note(job)
+        await self.finish(job)
+        for key, body in wanted.items():
+            self.asker.kept(key, body)
 
     async def finish(self, job: dict[str, Any]) -> None:
         """Start a noted job if it has not started, wait for its end, and keep its answers."""
@@ -88,7 +99,7 @@ class Batches:
         if output := batch.get("output_file_id"):
             async with self.opened("GET", f"files/{output}/content") as response:
                 async for line in response.content:
-                    self.keep(json.loads(line), time.monotonic() - start)
+                    self.keep(json.loads(line), job["max_tokens"], time.monotonic() - start)
         self.note({**job, "done": True})
 
     async def started(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +112,7 @@ class Batches:
         async with self.opened("POST", "batches", json=wanted) as response:
             return dict(await response.json())
 
-    def keep(self, line: dict[str, Any], seconds: float) -> None:
+    def keep(self, line: dict[str, Any], max_tokens: int, seconds: float) -> None:
         """Log one line of an output file; one that holds no chat completion is asked for one by one later."""
         response = line.get("response") or {}
         key = line["custom_id"]
@@ -114,7 +125,7 @@ class Batches:
         price = self.meter.cost(completion["usage"])
         dollars = None if price is None else DISCOUNT * price
         record = {
-            "max_tokens": self.allowed.get(key, 0),
+            "max_tokens": max_tokens,
             "completion": completion,
             "dollars": dollars,
             "attempts": 1,

@@ -23,8 +23,17 @@ class Precision:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Room for adapters that come and go while an engine runs: of how many, one batch may ask; their highest rank."""
+
+    adapters: int
+    rank: int
+
+
+@dataclass(frozen=True)
 class Launch:
-    """What an engine is started with. `adapters` are folders by the names they are served under; `layout` None means a CPU."""
+    """What an engine is started with. `adapters` are folders by the names they are served under, `places` for others that come while it
+    runs; `layout` None means a CPU."""
 
     model: Path
     name: str
@@ -35,6 +44,7 @@ class Launch:
     max_model_len: int | None
     kv_cache_gib: int
     precision: Precision = Precision()
+    places: Places | None = None
 
 
 class AskedKind(Protocol):

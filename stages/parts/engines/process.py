@@ -11,7 +11,7 @@ from pathlib import Path
 
 import requests
 
-from stages.parts.engines.engine import Engine, EngineKind, Launch, Precision, ServedModel, served_name
+from stages.parts.engines.engine import Engine, EngineKind, Launch, Places, Precision, ServedModel, served_name
 from stages.parts.engines.layout import model_shape, plan
 from stages.parts.engines.network import HOST, ask_directly, check_port, free_port
 from stages.parts.run.errors import UserError
@@ -99,8 +99,9 @@ def prepare(
     name: str | None = None,
     max_model_len: int | None = None,
     precision: Precision | None = None,
+    places: Places | None = None,
 ) -> EngineProcess:
-    """An engine for a model (under `name`, or a name of its weights) and its adapters, not started yet.
+    """An engine for a model (under `name`, or a name of its weights) and its adapters, with places for more; not started yet.
 
     Raises UserError where there are no GPUs, or the port is taken.
     """
@@ -120,6 +121,7 @@ def prepare(
         max_model_len=max_model_len,
         kv_cache_gib=runtime.kv_cache_gib,
         precision=precision,
+        places=places,
     )
     names = {"base": base} | {key: kind.adapter_model(base, adapter) for key, adapter in loaded.items()}
     served = ServedModel(f"http://{HOST}:{launch.port}/v1", names, launch.key, kind)

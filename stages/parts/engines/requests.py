@@ -15,7 +15,6 @@ from stages.parts.task.label_probabilities import alternatives, label_probabilit
 from stages.parts.task.labels import UNKNOWN, match_label
 from stages.parts.task.program import IntentClassifier, predictor
 from stages.parts.task.prompt import StudentFormat, TeacherFormat, answer_form
-from stages.parts.task.sanitise import harmless
 
 CUT = "cut short"
 
@@ -58,6 +57,7 @@ class ProgramRequests:
         self.format = prompt_format or StudentFormat()
         self.signature = predictor(program).signature
         # All but the query is the same for every query: system, demonstrations, what stands around it, the opening of a student's answer.
+        # (Demonstrations that are chosen by the query stand behind the system message, which is shared still.)
         messages = self.format.format(self.signature, predictor(program).demos, {"query": PLACE})
         place = max(number for number, message in enumerate(messages) if message["role"] == "user")
         self.before, self.after = messages[:place], messages[place + 1 :]
@@ -75,7 +75,10 @@ class ProgramRequests:
 
     def body(self, query: str) -> dict[str, Any]:
         """The body of a chat completion request."""
-        content = f"{self.before_query}{harmless(query, self.program.labels)}{self.after_query}"
+        shown = self.program.shown(query)
+        if "demos" in shown:
+            return {"messages": self.format.format(self.signature, shown["demos"], {"query": shown["query"]}), **self.options}
+        content = f"{self.before_query}{shown['query']}{self.after_query}"
         return {"messages": [*self.before, {"role": "user", "content": content}, *self.after], **self.options}
 
     def body_again(self, body: dict[str, Any], completion: dict[str, Any], wrong: str) -> dict[str, Any]:

@@ -46,11 +46,13 @@ class Vllm(OwnErrors):
         else:
             line += ["--dtype", "float32", "--enforce-eager"]  # twice as fast as bfloat16 where the processor has no native bfloat16
             line += ["--distributed-executor-backend", "uni"]  # one process less to import all: up in 21 s for 30 on two cores
+        refuse_trained_modules(launch.adapters.values(), "vLLM")
+        come, rank = (launch.places.adapters, launch.places.rank) if launch.places else (0, 0)
+        if at_once := len(launch.adapters) + come:
+            rank = allowed_rank(max(rank, *map(adapter_rank, launch.adapters.values()), 1))
+            line += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(at_once)]
         if launch.adapters:
-            refuse_trained_modules(launch.adapters.values(), "vLLM")
-            rank = allowed_rank(max(adapter_rank(folder) for folder in launch.adapters.values()))
-            line += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(len(launch.adapters)), "--lora-modules"]
-            line += [f"{adapter}={folder}" for adapter, folder in launch.adapters.items()]
+            line += ["--lora-modules", *(f"{adapter}={folder}" for adapter, folder in launch.adapters.items())]
         return line
 
     def environment(self, launch: Launch) -> dict[str, str]:
@@ -65,6 +67,7 @@ class Vllm(OwnErrors):
             "VLLM_CPU_KVCACHE_SPACE": str(launch.kv_cache_gib),
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CACHE_ROOT": str(cache() / "vllm"),
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": str(int(bool(launch.places))),
         }
 
     def adapter_model(self, base: str, adapter: str) -> str:

@@ -71,11 +71,12 @@ def accuracy_bars(
 def confusion(path: Path, shares: pd.DataFrame, color: str) -> None:
     """Rows are true labels, columns predicted ones (`confusion_shares`). Grows with the labels, so that 77 stay readable in the file; the
     page has a table."""
-    names, values = list(shares.index), shares.to_numpy()
+    names = list(shares.index)
     side = 2.6 + max(4.0, 0.27 * len(names))  # room for the names
     figure, axes = plt.subplots(figsize=(side, side))
-    for row, column in zip(*np.nonzero(values), strict=True):
-        share = values[row, column]
+    table = shares.to_numpy(dtype=float)
+    for row, column in zip(*np.nonzero(table), strict=True):
+        share = table[row, column]
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, alpha=0.08 + 0.92 * share, linewidth=0))
         if share >= 0.03:
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5, color="white" if share > 0.5 else INK)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stages.parts.run.errors import UserError
+from stages.parts.run.key_places import KeyPlaces
 
 START = b'{"key": "'
 KEY_LENGTH = 32  # hex digits
@@ -21,19 +22,18 @@ READ_AT_ONCE = 8192  # bytes
 
 
 class AppendLog:
-    """Records by key (32 hex digits) in an open file. Holds some 150 bytes of memory a record: where it is, not what it says."""
+    """Records by key (32 hex digits) in an open file. Holds 24 to 48 bytes of memory a record: where it is, not what it says."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.places: dict[int, int] = {}
-        self.used: set[int] = set()
+        self.places = KeyPlaces()
         self.end = 0
         file.seek(0)
         for line in file:
             if not line.endswith(b"\n"):
                 break  # cut short
             if line.startswith(START) and line.endswith(b"}\n"):
-                self.places[int(line[len(START) : len(START) + 16], 16)] = self.end
+                self.places.put(int(line[len(START) : len(START) + 16], 16), self.end)
             self.end += len(line)
         file.truncate(self.end)
 
@@ -49,8 +49,8 @@ class AppendLog:
         return record if record["key"] == key else None
 
     def records(self) -> list[dict[str, Any]]:
-        """The last record of every key, in no order; for small logs."""
-        return [json.loads(self.line_at(place)) for place in self.places.values()]
+        """The last record of every key; for small logs."""
+        return [json.loads(self.line_at(place)) for place in self.places.places()]
 
     def line_at(self, place: int) -> bytes:
         """The line that begins at a place. Past the file's own buffer: `put` moves the descriptor behind its back."""
@@ -72,14 +72,12 @@ class AppendLog:
         except OSError:
             self.file.truncate(self.end)
             raise
-        self.places[short(key)] = self.end
+        self.places.put(short(key), self.end)
         self.end += len(line)
 
     def first_use(self, key: str) -> bool:
-        """Whether this is the first call for the key: for what is counted once, however often it is read."""
-        first = short(key) not in self.used
-        self.used.add(short(key))
-        return first
+        """Whether this is the first call for a key that has a record: for what is counted once, however often it is read."""
+        return self.places.mark(short(key))
 
 
 def short(key: str) -> int:

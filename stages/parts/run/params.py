@@ -13,6 +13,7 @@ EngineName = Literal["vllm", "sglang"]
 Rest = Literal["drop", "none_of_these"]
 Style = Literal["direct", "chain_of_thought"]
 Choice = Literal["cover", "random"]
+Recipe = Literal["plain", "descriptions", "examples", "gepa", "miprov2"]
 Positive = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, lt=65536)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -131,6 +132,13 @@ class Engine(Block):
     api_base: Annotated[str, Field(pattern=r"^https?://.+/v1/?$")] | None
 
 
+class Tune(Block):
+    candidates: Annotated[list[Recipe], Field(min_length=1)]
+    folds: Annotated[int, Field(ge=2)]
+    examples: Positive
+    optimiser_calls: Positive
+
+
 class Tracking(Block):
     mlflow: str | None
     wandb: Literal["offline", "online"] | None
@@ -228,6 +236,7 @@ class Params(Block):
     runtime: Runtime
     serve: Serve
     engine: Engine
+    tune: Tune
     tracking: Tracking
     profiles: dict[str, Profile]
 

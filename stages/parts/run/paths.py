@@ -5,6 +5,7 @@ from pathlib import Path
 
 SAMPLE = Path("data/sample")
 DECISIONS = Path("data/review/decisions.csv")
+PROMPTS = Path("data/prompts")  # PROFILE.json, where `make tune-teacher` has written it
 RAW = Path("data/raw")
 RAW_ROWS = RAW / "rows.parquet"
 RAW_LABELS = RAW / "labels.json"
@@ -58,6 +59,7 @@ COVERAGE = REPORTS / "coverage.json"
 TIMES = REPORTS / "times"
 COMPARE = REPORTS / "compare"  # this and seeds.json: of `make compare` and `make seeds`, no stage's
 SEEDS = REPORTS / "seeds.json"
+TUNING_REPORT = REPORTS / "teacher_tuning.json"  # of `make tune-teacher`
 TRACES = Path(".cache/traces")  # of a run's own folder: not shared with runs that DVC starts elsewhere
 
 

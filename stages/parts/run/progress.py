@@ -17,6 +17,7 @@ class Progress:
         self.name, self.total, self.unit = name, total, unit
         self.count = self.first = done
         self.note = ""
+        self.stream = sys.stderr  # a library that is kept quiet must not keep this quiet
         self.started = self.told = time.monotonic()
         on_terminal = sys.stderr.isatty()
         form = None if total else "{desc} {elapsed}"
@@ -41,7 +42,7 @@ class Progress:
             rate = (self.count - self.first) / max(seconds, 1e-9)
             left = f", {(self.total - self.count) / rate:.0f} s left" if rate else ""
             parts = [f"{self.name}: {self.count} of {self.total} {self.unit}s in {seconds:.0f} s{left}"]
-        print(", ".join([*parts, self.note] if self.note else parts), file=sys.stderr, flush=True)
+        print(", ".join([*parts, self.note] if self.note else parts), file=self.stream, flush=True)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -13,7 +13,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from stages.parts.engines.engine import ServedModel, served_name
+from stages.parts.engines.engine import Places, ServedModel, served_name
 from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.process import EngineProcess, prepare, running
 from stages.parts.run.errors import UserError
@@ -31,9 +31,9 @@ def shares_an_engine(folder: Path, params: Params) -> bool:
     return is_adapter(folder) and params.runtime.weights == "adapter"
 
 
-def base_engine(base: Path, adapters: Mapping[str, Path], params: Params) -> EngineProcess:
-    """An engine for the base and adapters beside it."""
-    return student_engine(base, adapters, params, served_name("base", base))
+def base_engine(base: Path, adapters: Mapping[str, Path], params: Params, places: Places | None = None) -> EngineProcess:
+    """An engine for the base and adapters beside it, with places for adapters that come while it runs."""
+    return student_engine(base, adapters, params, served_name("base", base), places)
 
 
 def tuned_engine(base: Path, tuned: Path, name: str, params: Params) -> EngineProcess:
@@ -41,12 +41,13 @@ def tuned_engine(base: Path, tuned: Path, name: str, params: Params) -> EnginePr
     return student_engine(merged(base, tuned) if is_adapter(tuned) else tuned, {}, params, name)
 
 
-def student_engine(model: Path, adapters: Mapping[str, Path], params: Params, name: str) -> EngineProcess:
+def student_engine(model: Path, adapters: Mapping[str, Path], params: Params, name: str, places: Places | None = None) -> EngineProcess:
     """On the GPUs for a student of the hub, on the CPU for the tiny one."""
     student = params.student
     from_hub = isinstance(student, HubStudent)
     length = student.max_model_len if isinstance(student, HubStudent) else None
-    return prepare(KINDS[params.engine.kind], model, adapters, params.runtime, on_gpus=from_hub, max_model_len=length, name=name)
+    kind = KINDS[params.engine.kind]
+    return prepare(kind, model, adapters, params.runtime, on_gpus=from_hub, max_model_len=length, name=name, places=places)
 
 
 def merged(base: Path, adapter: Path) -> Path:

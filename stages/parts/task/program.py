@@ -1,6 +1,7 @@
 """The DSPy program that teacher and student run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
@@ -17,26 +18,34 @@ class IntentClassifier(dspy.Module):
 
     Predictions carry `label`, `valid`, `reasoning` (empty with style direct), `probabilities` of labels, likeliest first (empty where the
     engine reports none), and `confidence`: the label's own, or None. `descriptions` of labels are for a teacher (`signature`).
+
+    `nearest`, where set, chooses the demonstrations for each query (`retrieval.Nearest`); without it all of the predictor's are shown.
     """
 
     def __init__(self, labels: Sequence[str], instructions: str, style: Style, descriptions: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.labels = tuple(labels)
         self.style = style
+        self.nearest: Callable[[str], list[Any]] | None = None
         kind = dspy.ChainOfThought if style == "chain_of_thought" else dspy.Predict
         self.classify = kind(signature(labels, instructions, descriptions))
 
     def forward(self, query: str) -> dspy.Prediction:
         try:
-            return self.checked(self.classify(query=harmless(query, self.labels)))
+            return self.checked(self.classify(**self.shown(query)))
         except AdapterParseError:  # a weak model's broken format
             return unparsed()
 
     async def aforward(self, query: str) -> dspy.Prediction:
         try:
-            return self.checked(await self.classify.acall(query=harmless(query, self.labels)))
+            return self.checked(await self.classify.acall(**self.shown(query)))
         except AdapterParseError:
             return unparsed()
+
+    def shown(self, query: str) -> dict[str, Any]:
+        """What the prompt shows of a query: its harmless text and, where they depend on it, the demonstrations."""
+        text = harmless(query, self.labels)
+        return {"query": text} if self.nearest is None else {"query": text, "demos": self.nearest(text)}
 
     def checked(self, answer: dspy.Prediction) -> dspy.Prediction:
         """What a model answered, its label matched to a name."""

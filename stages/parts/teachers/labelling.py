@@ -10,7 +10,7 @@ from typing import Any
 import uvloop
 
 from stages.parts.data.rows import Query, TeacherLabel
-from stages.parts.engines.asking import Asker, in_order
+from stages.parts.engines.asking import Asker, Client, in_order
 from stages.parts.engines.batch_api import Batches
 from stages.parts.engines.client import EngineClient, EngineError, EngineRefuses, QueryRefused, RequestRefused
 from stages.parts.engines.meter import Meter, OverBudget, Spent
@@ -23,11 +23,13 @@ from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
+from stages.parts.teachers.rows import Rows
 from stages.parts.teachers.teacher import Teacher
 
 MAX_FAILED = 0.02  # share of the rows; more means that the teacher is ill, not the queries
 BUSY = "another run is asking {}: wait for it, its answers are shared"
 VOTE_TEMPERATURE = 0.7  # of the paper's
+NO_ANSWER = "no answer"  # a failure that is the engine's, not the row's
 MORE_ASKS = 2  # after an answer without a label: of 2 % that come by chance one leaves 2 rows of 5,000, two none
 
 
@@ -51,7 +53,7 @@ class Labeller:
     """Asks for one row at a time, and where an answer has no label again with what was wrong. With `votes` above 1 each row is asked so
     often, at a temperature, and the answers vote (self-consistency, Wang et al. 2022, arXiv 2203.11171)."""
 
-    def __init__(self, asker: Asker, requests: ProgramRequests, votes: int = 1) -> None:
+    def __init__(self, asker: Client, requests: ProgramRequests, votes: int = 1) -> None:
         self.asker = asker
         self.requests = requests
         self.votes = votes
@@ -77,7 +79,7 @@ class Labeller:
         except EngineRefuses:
             raise
         except EngineError as error:
-            return Answer(NO_READING, Failure("no answer", str(error)))
+            return Answer(NO_READING, Failure(NO_ANSWER, str(error)))
         return Answer(reading, Failure(reading.wrong, reading.reasoning or "") if reading.wrong else None)
 
 
@@ -119,7 +121,7 @@ def teacher_label(row: Query, reading: Reading) -> TeacherLabel:
 def label_all(
     teacher: Teacher,
     program: IntentClassifier,
-    rows: Sequence[Query],
+    rows: Rows,
     runtime: Runtime,
     take: Callable[[Query, Answer], None],
 ) -> Spent:
@@ -150,20 +152,21 @@ def label_all(
 
         async with teacher.connect() as client:
             pace = Pace(runtime.threads, runtime.requests_per_minute, runtime.tokens_per_minute)
-            labeller = Labeller(Asker(client, pace, log, meter), requests, teacher.votes)
+            asker = Asker(client, pace, log, meter)
+            labeller = Labeller(asker, requests, teacher.votes)
             if teacher.batch:
-                assert log is not None and teacher.log and isinstance(client, EngineClient)
-                bodies = [body for row in rows for body in bodies_of(row["text"], requests, teacher.votes)]
+                assert teacher.log and isinstance(client, EngineClient)
+                bodies = (body for row in rows for body in bodies_of(row["text"], requests, teacher.votes))
                 with append_log(teacher.log.with_suffix(".batches.jsonl"), busy) as jobs:
-                    await Batches(client, log, jobs, meter).ask(bodies)
+                    await Batches(client, asker, jobs).ask(bodies)
             await in_order(answer, rows, runtime.threads, take)
 
     kept = append_log(teacher.log, busy) if teacher.log else nullcontext()
     try:
         with kept as log, Progress(f"asking {teacher.name}", count) as progress, asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
             loop.run(run(log, progress))
-    except ExceptionGroup as group:
-        error = group.exceptions[0]
+    except (ExceptionGroup, EngineError, OverBudget) as raised:  # a batch is no group of tasks
+        error = raised.exceptions[0] if isinstance(raised, ExceptionGroup) else raised
         if isinstance(error, EngineRefuses):
             raise UserError(f"{error}; {done} of {count} rows are labelled, their answers are kept") from None
         if isinstance(error, OverBudget):
@@ -187,5 +190,8 @@ class TooManyFailures(Exception):
 
 def note(spent: Spent, failed: float) -> str:
     """What a progress line says beside the count."""
-    cost = f"{spent.tokens:,} tokens" if spent.dollars is None else f"${spent.dollars:.2f}"
-    return f"{cost}, {failed:.1%} invalid"
+    return f"{cost(spent)}, {failed:.1%} invalid"
+
+
+def cost(spent: Spent) -> str:
+    return f"{spent.tokens:,} tokens" if spent.dollars is None else f"${spent.dollars:.2f}"

@@ -5,14 +5,14 @@ So requests, reading, checks and counting that run with a 70B teacher run with t
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from stages.parts.task.label_probabilities import LABEL_HEADER
 from stages.parts.teachers.questions import Questions
-from stages.parts.teachers.self_trained import SelfTrainedTeacher
+from stages.parts.teachers.self_trained import Lessons, SelfTrainedTeacher
 
 QUERY = re.compile(r"\[\[ ## query ## \]\]\n(.*)\n\nRespond with the corresponding output fields", re.DOTALL)
 REASONING_HEADER = "[[ ## reasoning ## ]]"
@@ -21,12 +21,12 @@ REASONING_HEADER = "[[ ## reasoning ## ]]"
 class LinearClient:
     """Answers the query of a request's last message with the label, the terms that carried it, and the labels' log-probabilities.
 
-    `texts` are classified at once, beforehand, which is faster than one by one. Tokens are counted as words.
+    `known` are the labels' probabilities [K] of texts that were classified beforehand. Tokens are counted as words.
     """
 
-    def __init__(self, teacher: SelfTrainedTeacher, texts: Sequence[str]) -> None:
+    def __init__(self, teacher: SelfTrainedTeacher, known: Mapping[str, np.ndarray]) -> None:
         self.teacher = teacher
-        self.known = dict(zip(texts, teacher.probabilities(texts), strict=True))
+        self.known = known
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         prompt = body["messages"][-1]["content"]
@@ -55,10 +55,12 @@ class LinearClient:
 
 
 def linear_client(questions: Questions, seed: int) -> LinearClient:
-    """The linear teacher, fitted on what people labelled and the pool."""
-    pool = [row["text"] for row in questions.pool]
-    fitted = SelfTrainedTeacher.fit(pool, questions.gold, questions.labels, seed, questions.reviewed)
-    return LinearClient(fitted, [row["text"] for row in questions.rows])
+    """The linear teacher, fitted on what people labelled and the pool. Of gold rows it says what it would have said without their label."""
+    lessons = Lessons([row["text"] for row in questions.pool], questions.gold, questions.labels, seed, questions.reviewed)
+    teacher, texts = lessons.teacher(), [row["text"] for row in questions.rows]
+    known = dict(zip(texts, teacher.probabilities(texts), strict=True))  # all at once: faster than one by one
+    known |= zip((row["text"] for row in questions.gold), lessons.on_gold(), strict=True)
+    return LinearClient(teacher, known)
 
 
 def token(text: str, probability: float) -> dict[str, Any]:

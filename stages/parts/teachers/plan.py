@@ -7,12 +7,11 @@ The rows that it asks are in the teacher's log: the run that follows does not as
 
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from statistics import mean, median
 from typing import Any
 
-from stages.parts.data.rows import Query
 from stages.parts.engines.asking import content_key, still_answers
 from stages.parts.engines.batch_api import DISCOUNT
 from stages.parts.engines.meter import characters
@@ -23,6 +22,7 @@ from stages.parts.run.params import Runtime, load_params
 from stages.parts.task.prompt import TeacherFormat
 from stages.parts.teachers.labelling import BUSY, bodies_of, label_all
 from stages.parts.teachers.questions import Questions, read_questions
+from stages.parts.teachers.rows import JoinedRows, Rows, at_places
 from stages.parts.teachers.teacher import Teacher, teacher_of
 
 ASKED = 20  # rows
@@ -61,24 +61,29 @@ class Part:
         )
 
 
-def part(rows: int, bodies: Sequence[Body], rates: Rates, teacher: Teacher, runtime: Runtime) -> Part:
+def part(rows: int, bodies: Iterable[Body], rates: Rates, teacher: Teacher, runtime: Runtime) -> Part:
     """Of `rows` rows, `bodies` are to be asked. Seconds: with `runtime.threads` in flight, or by what the endpoint allows a minute."""
-    prompt, completion = rates.prompt * sum(map(characters, bodies)), rates.completion * len(bodies)
-    seconds = rates.seconds * len(bodies) / runtime.threads
+    requests = length = 0
+    for body in bodies:
+        requests += 1
+        length += characters(body)
+    prompt, completion = rates.prompt * length, rates.completion * requests
+    seconds = rates.seconds * requests / runtime.threads
     if runtime.requests_per_minute:
-        seconds = max(seconds, 60 * len(bodies) / runtime.requests_per_minute)
+        seconds = max(seconds, 60 * requests / runtime.requests_per_minute)
     if runtime.tokens_per_minute:
         seconds = max(seconds, 60 * (prompt + completion) / runtime.tokens_per_minute)
     dollars = None
     if teacher.price:
         dollars = (prompt * teacher.price.prompt + completion * teacher.price.completion) / 1e6 * (DISCOUNT if teacher.batch else 1)
-    return Part(rows, len(bodies), prompt, completion, dollars, seconds)
+    return Part(rows, requests, prompt, completion, dollars, seconds)
 
 
 def plan(teacher: Teacher, questions: Questions, runtime: Runtime, seed: int) -> dict[str, Part]:
     """The pool, test with gold, and both together; raises UserError as labelling does."""
     assert teacher.log
-    few = random.Random(seed).sample(questions.rows, min(ASKED, len(questions.rows)))
+    count = len(questions.rows)
+    few = at_places(questions.rows, set(random.Random(seed).sample(range(count), min(ASKED, count))))
     label_all(replace(teacher, batch=False), questions.program, few, runtime, lambda row, answer: None)
     requests = ProgramRequests(questions.program, teacher.kind, teacher.name, teacher.max_tokens, TeacherFormat(), teacher.options)
     with append_log(teacher.log, BUSY.format(teacher.name)) as log:
@@ -93,13 +98,14 @@ def plan(teacher: Teacher, questions: Questions, runtime: Runtime, seed: int) ->
             seconds=median(record["seconds"] for _, record in answered),
         )
 
-        def open_requests(rows: Sequence[Query]) -> list[Body]:
+        def open_requests(rows: Rows) -> Iterator[Body]:
             """Of different texts, those that the log does not answer."""
-            texts = dict.fromkeys(row["text"] for row in rows)
-            bodies = [body for text in texts for body in bodies_of(text, requests, teacher.votes)]
-            return [body for body in bodies if not still_answers(log.get(content_key(body)), body)]
+            for text in dict.fromkeys(row["text"] for row in rows):
+                for body in bodies_of(text, requests, teacher.votes):
+                    if not still_answers(log.get(content_key(body)), body):
+                        yield body
 
-        others = [*questions.test, *questions.gold]
+        others = JoinedRows(questions.test, questions.gold)
         of_pool, of_others = (part(len(rows), open_requests(rows), rates, teacher, runtime) for rows in (questions.pool, others))
     return {"pool": of_pool, "test and gold": of_others, "together": of_pool + of_others}
 

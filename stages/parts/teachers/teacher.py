@@ -37,7 +37,6 @@ class Teacher:
     options: dict[str, Any] = field(default_factory=dict)
     batch: bool = False
     votes: int = 1
-    learned_from_gold: bool = False
 
 
 @contextmanager
@@ -70,7 +69,7 @@ def teacher_of(params: Params, questions: Questions) -> Iterator[Teacher]:
         async def in_process() -> AsyncIterator[Client]:
             yield client
 
-        yield Teacher("linear", Endpoint(KEY_NAME), in_process, max_tokens=400, price=Price(0, 0), learned_from_gold=True)
+        yield Teacher("linear", Endpoint(KEY_NAME), in_process, max_tokens=400, price=Price(0, 0))
 
 
 def connecting(served: ServedModel, timeout_s: float) -> Callable[[], AbstractAsyncContextManager[Client]]:

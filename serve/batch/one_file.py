@@ -1,0 +1,163 @@
+"""Classify one parquet file of many, again and again until it is done: what a worker of a large run does (on_ray.py).
+
+Answers are kept in a log beside the output, from which a killed run goes on. When the output is there, whole, its footer says what it was
+made of (the input's bytes, the served pair, the column), and the log goes: a file that is done costs one look, and nobody holds the ids of
+all rows.
+"""
+
+import asyncio
+import glob
+import itertools
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import uvloop
+
+from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, answer
+from serve.batch.parquet import Answered, open_file, read_summary
+from serve.classifier import Classifier
+from serve.student import ENGINE_KEY
+from stages.parts.data.rows import row_id
+from stages.parts.engines.asking import Asker, in_order
+from stages.parts.engines.client import EngineError, EngineRefuses, QueryRefused, RequestRefused, engine_client
+from stages.parts.engines.engine import ServedModel
+from stages.parts.engines.pace import Pace, pause_s
+from stages.parts.run.append_log import AppendLog, append_log
+from stages.parts.run.errors import UserError
+from stages.parts.run.files import file_sha256, whole_file
+
+CHANCES = 3  # for a row that fails while others are answered: the engine may have died and come back in between
+LET_GO_S = 30  # a killed run's workers end some seconds after it
+READY = "ready?"
+LOGS = ".answers"  # their folder, below the output's: hidden, so that readers of parquet folders pass it by
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all files of a run share. `served` comes without its key: that is in the environment of whoever asks."""
+
+    classifier: Classifier
+    served: ServedModel
+    timeout_s: float
+    column: str
+    source: Path
+    to: Path
+
+    def made_of(self, name: str) -> str:
+        """A name of all that a file's answers depend on."""
+        return row_id(json.dumps([file_sha256(self.source / name), self.column, self.classifier.pair, self.classifier.request("")]))
+
+
+def classify_file(job: Job, name: str, tell: Callable[[int], None]) -> dict[str, Any]:
+    """How many `rows` the file of that name has, how many are `abstained`, and its `failures` by reason; `tell` hears of rows done.
+
+    Raises UserError for a file that can't be classified, EngineError where the engine would refuse every row.
+    """
+    with open_file(job.source / name, job.column) as file, ExitStack() as stack:
+        log = job.to / LOGS / f"{name}.jsonl"
+        kept = taken(stack, log, name)
+        made_of, summary = job.made_of(name), read_summary(job.to / name)
+        if summary is None or summary["made_of"] != made_of:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                try:
+                    summary = runner.run(write_answers(job, name, file, kept, made_of, tell))
+                except ExceptionGroup as group:
+                    raise group.exceptions[0] from None
+        else:
+            tell(summary["rows"])
+        log.unlink(missing_ok=True)
+    return summary
+
+
+def taken(stack: ExitStack, log: Path, name: str) -> AppendLog:
+    """The log, once nobody else has it; raises UserError where a run that lives does."""
+    end = time.monotonic() + LET_GO_S
+    while True:
+        try:
+            return stack.enter_context(append_log(log, f"another run is at work on {name}"))
+        except UserError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(1)
+
+
+async def write_answers(
+    job: Job, name: str, file: pq.ParquetFile, log: AppendLog, made_of: str, tell: Callable[[int], None]
+) -> dict[str, Any]:
+    to = job.to / name
+    for draft in to.parent.glob(f".{glob.escape(to.name)}.*"):
+        draft.unlink()  # of a killed run
+    failures: Counter[str] = Counter()
+    rows = abstained = 0
+    reasons = job.classifier.requests.program.style == "chain_of_thought"
+    with whole_file(to) as draft, Answered(job.source / name, file, job.column, draft, with_reasons=reasons) as answered:
+
+        def take(_: str | None, found: dict[str, Any]) -> None:
+            nonlocal rows, abstained
+            rows += 1
+            abstained += found["abstained"]
+            if found["failure"]:
+                failures[found["failure"].partition(":")[0]] += 1
+            answered.take(found)
+            tell(1)
+
+        async with engine_client(replace(job.served, key=os.environ.get(ENGINE_KEY, "")), job.timeout_s) as client:
+            asker = Asker(client, Pace(AT_ONCE), log, attempts=ATTEMPTS)
+            patient = Patient(asker, job.classifier)
+            await patient.until_up()
+            await in_order(patient.answer, answered.texts(), AT_ONCE, take)
+        summary = {"made_of": made_of, "rows": rows, "abstained": abstained, "failures": dict(failures)}
+        answered.sum_up(summary)
+    return summary
+
+
+class Patient:
+    """Asks for rows, and waits while the engine is away."""
+
+    def __init__(self, asker: Asker, classifier: Classifier) -> None:
+        self.asker = asker
+        self.classifier = classifier
+        self.waiting: asyncio.Task[None] | None = None
+
+    async def answer(self, text: str | None) -> dict[str, Any]:
+        """A row's COLUMNS, and the `failure` of one without a label: empty, too long, refused, or without an answer while others had one.
+        Raises EngineRefuses."""
+        if text is None or not text.strip():
+            return {**NO_LABEL, "failure": "empty"}
+        for _ in range(CHANCES):
+            try:
+                return {**await answer(self.asker, self.classifier, text), "failure": None}
+            except QueryRefused:
+                return {**NO_LABEL, "failure": "too long"}
+            except RequestRefused as error:
+                return {**NO_LABEL, "failure": f"refused: {error}"}
+            except EngineRefuses:
+                raise
+            except EngineError as error:
+                last = error
+            await self.until_up()
+        return {**NO_LABEL, "failure": f"no answer: {last}"}
+
+    async def until_up(self) -> None:
+        """Wait until the engine answers a harmless query; all who wait share it."""
+        if not self.waiting or self.waiting.done():
+            self.waiting = asyncio.create_task(self.ask_until_up())
+        await asyncio.shield(self.waiting)
+
+    async def ask_until_up(self) -> None:
+        for attempt in itertools.count():
+            try:
+                await self.asker.ask(self.classifier.request(READY))
+                return
+            except (EngineRefuses, RequestRefused):
+                raise
+            except EngineError:
+                await asyncio.sleep(pause_s(attempt))

@@ -1,0 +1,101 @@
+"""Serve many students on one base: one engine, their adapters beside it.
+
+python -m serve.many                      # serve those in models/students
+python -m serve.many add NAME REPOSITORY  # take in, or replace, the student of another clone; a service that runs takes it up
+python -m serve.many remove NAME
+python -m serve.many list
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+import uvloop
+
+from serve.http.keys import read_keys
+from serve.http.listen import listen
+from serve.many.app import Many
+from serve.many.students import add, remove, students
+from serve.student import ENGINE_KEY
+from stages.parts.engines.client import EngineError, engine_client
+from stages.parts.engines.engine import Engine, Places, RunningEngine, ServedModel, served_name
+from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.network import check_port
+from stages.parts.engines.vllm import allowed_rank
+from stages.parts.run import paths
+from stages.parts.run.errors import UserError
+from stages.parts.run.params import Params, Serve, load_params
+from stages.parts.run.processes import end_on_sigterm
+from stages.parts.students.serving import base_engine
+from stages.parts.task.program_file import load_sidecar
+
+PLACES = 16  # students of one engine
+
+
+def places(params: Params) -> Places:
+    return Places(PLACES, allowed_rank(params.lora.r))
+
+
+async def serve(engine: Engine, settings: Serve, keys: list[str]) -> None:
+    async with engine_client(engine.served, settings.timeout_s) as client:
+        many = Many(engine, client, settings, keys)
+        following = asyncio.create_task(many.follow())
+        try:
+            await listen(many.app, many.supervisor, settings, "/NAME/classify_intent")
+        finally:
+            following.cancel()
+
+
+def start(params: Params) -> None:
+    """Serve until SIGINT or SIGTERM; raises UserError where the engine never comes up."""
+    settings, keys = params.serve, read_keys(params.serve.host)
+    check_port(settings.port, settings.host)
+    if params.engine.kind != "vllm":
+        raise UserError("many students are served by vLLM: set engine.kind to vllm")
+    if not paths.BASE.is_dir():
+        raise UserError(f"{paths.BASE} is missing: run `dvc repro` or `dvc checkout`")
+    engine: Engine
+    if params.engine.api_base:
+        names = {"base": served_name("base", paths.BASE)}
+        key = os.environ.get(ENGINE_KEY, "")
+        engine = RunningEngine(ServedModel(params.engine.api_base.rstrip("/"), names, key, KINDS["vllm"]))
+    else:
+        engine = base_engine(paths.BASE, {}, params, places(params))
+    uvloop.run(serve(engine, settings, keys))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m serve.many", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", metavar="add | remove | list")
+    adding = commands.add_parser("add", help="take in the student that a repository's `dvc repro` chose")
+    adding.add_argument("name", help="its path: /NAME/classify_intent")
+    adding.add_argument("repository", type=Path, help="a clone with its models/; . is this one")
+    commands.add_parser("remove", help="let a student go").add_argument("name")
+    commands.add_parser("list", help="the students, their labels, and how they did on their dev rows")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.getLogger("serve").setLevel(logging.INFO)
+    end_on_sigterm()
+    try:
+        params = load_params()
+        if given.command == "add":
+            add(given.name, given.repository, paths.BASE, places(params))
+        elif given.command == "remove":
+            remove(given.name)
+        elif given.command == "list":
+            for name, folder in students().items():
+                pair = load_sidecar(folder / paths.SIDECAR.name)
+                print(f"{name}: {len(pair.labels)} labels, {pair.dev_accuracy:.1%} right on dev, served as {folder.name}")
+        else:
+            start(params)
+    except (UserError, EngineError) as error:
+        sys.exit(f"serve: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""One engine, and the app of each student under its name: /NAME/classify_intent and all other routes of `make serve`."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Mount, Route
+
+from serve.http.app import create_app, failure
+from serve.many.students import ManyStudent, read_student, students
+from serve.service import NotReady, Service
+from serve.supervisor import Supervisor
+from stages.parts.engines.adapters import load_adapter, unload_adapter
+from stages.parts.engines.client import EngineClient, EngineError
+from stages.parts.engines.engine import Engine
+from stages.parts.engines.kinds import KINDS
+from stages.parts.run.errors import UserError
+from stages.parts.run.params import Serve
+
+logger = logging.getLogger("serve")
+
+LOOK_EVERY_S = 1.0
+
+
+class Many:
+    """Keeps engine and app in step with the folder of students. An engine that was started again gets its adapters back before it counts as
+    ready; a student that can't be served is told of once, left out, and tried again."""
+
+    def __init__(self, engine: Engine, client: EngineClient, settings: Serve, keys: Sequence[str]) -> None:
+        self.base = engine.served.names["base"]
+        self.client = client
+        self.settings = settings
+        self.keys = keys
+        self.supervisor = Supervisor(engine, self.in_step)
+        self.served: dict[str, ManyStudent] = {}
+        self.told: set[Path] = set()
+        self.loaded: set[str] = set()
+        self.unwanted: set[str] = set()
+        self.changing = asyncio.Lock()
+        self.app = Starlette(routes=self.health(), exception_handlers={NotReady: failure})
+
+    def health(self) -> list[BaseRoute]:
+        async def healthz(_: Request) -> JSONResponse:
+            return JSONResponse({"status": "up"})
+
+        async def readyz(_: Request) -> JSONResponse:
+            if not self.supervisor.ready:
+                raise NotReady
+            return JSONResponse({"status": "ready", "students": sorted(self.served)})
+
+        return [Route("/healthz", healthz), Route("/readyz", readyz)]
+
+    async def follow(self) -> None:
+        """Look at the folder now and then, until it is cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if self.supervisor.ready:
+                try:
+                    await self.in_step()
+                except (EngineError, OSError) as error:
+                    logger.error("the students are not in step with their folder: %s", error)
+
+    async def in_step(self) -> None:
+        """Serve what the folder holds, and nothing else; raises EngineError where the engine does not answer."""
+        async with self.changing:
+            wanted, present = students(), set(await self.client.models())
+            if self.base not in present:
+                raise EngineError(f"it serves {', '.join(sorted(present))}, not {self.base}: start it with --served-model-name {self.base}")
+            for name in self.served.keys() - wanted.keys():
+                self.put(name, None)
+            for name, folder in wanted.items():
+                await self.take_up(name, folder, present)
+            unwanted = (self.loaded & present) - {student.classifier.model for student in self.served.values()}
+            for model in unwanted & self.unwanted:  # a look later: queries may have been on their way
+                await unload_adapter(self.client, model)
+                logger.info("%s is unloaded", model)
+            self.unwanted = unwanted - self.unwanted
+
+    async def take_up(self, name: str, folder: Path, present: set[str]) -> None:
+        """Load a student's adapter where the engine lacks it, and put its app in place once a query has passed."""
+        known = self.served.get(name)
+        try:
+            student = known if known and known.folder == folder else await asyncio.to_thread(read_student, name, folder, KINDS["vllm"])
+            if student.classifier.model not in present:
+                await load_adapter(self.client, student.classifier.model, student.adapter)
+            self.loaded.add(student.classifier.model)
+            if student is not known:
+                student.classifier.answer(await self.client.complete(student.classifier.request("ready?")))
+                self.put(name, student)
+                logger.info("%s is served by %s", name, student.classifier.model)
+        except (UserError, EngineError, OSError) as error:
+            if folder not in self.told:
+                logger.error("%s can't be served: %s", name, error)
+            self.told.add(folder)
+
+    def put(self, name: str, student: ManyStudent | None) -> None:
+        """Put a student's app in the place of the one under its name, or take that away."""
+        routes = [route for route in self.app.router.routes if getattr(route, "name", None) != name]
+        self.served.pop(name, None)
+        if student:
+            service = Service(student.classifier, self.client, self.supervisor, self.settings.queue, self.settings.cached_answers)
+            routes.append(Mount(f"/{name}", create_app(service, self.keys), name=name))
+            self.served[name] = student
+        self.app.router.routes = routes

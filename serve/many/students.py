@@ -1,0 +1,108 @@
+"""The students that are served together: models/students.
+
+models/students/NAME is a link to NAME-HASH, a folder with adapter, program, sidecar and calibration that never changes, and the adapter's
+name in the engine; another student under the same name is another folder. The engine may read an adapter again at any time: from a path
+whose weights had changed it would answer wrongly under the old name.
+"""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.classifier import Classifier
+from serve.student import check_pair
+from stages.parts.data.rows import row_id
+from stages.parts.engines.adapters import refuse_trained_modules
+from stages.parts.engines.engine import EngineKind, Places
+from stages.parts.engines.requests import ProgramRequests
+from stages.parts.engines.vllm import adapter_rank
+from stages.parts.numbers.calibration import load_calibration
+from stages.parts.run import paths
+from stages.parts.run.errors import UserError
+from stages.parts.run.files import file_sha256, folder_sha256, whole_folder
+from stages.parts.students.serving import is_adapter
+from stages.parts.task.program_file import load_program, load_sidecar
+
+STUDENTS = Path("models/students")
+ADAPTER = "adapter"
+FILES = (paths.PROGRAM, paths.SIDECAR, paths.CALIBRATION)
+NAME = re.compile(r"(?!healthz$|readyz$)[a-z][a-z0-9_]{0,40}")  # without hyphens: what has one is a folder, not a name
+
+
+@dataclass(frozen=True)
+class ManyStudent:
+    """A student as it is served: the folder it was read from, its adapter there, its classifier."""
+
+    folder: Path
+    classifier: Classifier
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / ADAPTER
+
+
+def students() -> dict[str, Path]:
+    """The folders of the students, by name; absolute paths."""
+    return {link.name: link.resolve() for link in sorted(STUDENTS.glob("[a-z]*")) if link.is_symlink()}
+
+
+def read_student(name: str, folder: Path, kind: EngineKind) -> ManyStudent:
+    """Read a student, whose adapter is served under its folder's name; raises UserError where something is missing or changed."""
+    program, sidecar, calibration = (folder / file.name for file in FILES)
+    pair = load_sidecar(sidecar)
+    if folder_sha256(folder / ADAPTER) != pair.checkpoint_sha256:
+        raise UserError(f"{folder} is damaged: add {name} again")
+    requests = ProgramRequests(load_program(program, pair.labels, pair.instructions, pair.style), kind, folder.name, pair.max_tokens)
+    return ManyStudent(folder, Classifier(requests, load_calibration(calibration)))
+
+
+def add(name: str, repository: Path, base: Path, places: Places) -> None:
+    """Take in, under a name, the student that `optimize` chose in a repository, in the place of one that has the name.
+
+    Raises UserError where it is not whole, or could not be served on this base.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"{name!r} is no name for a student: small letters, digits and _ alone, beginning with a letter")
+    pair, calibration = load_sidecar(repository / paths.SIDECAR), load_calibration(repository / paths.CALIBRATION)
+    check_pair(pair, calibration, repository)
+    check_adapter(repository / pair.checkpoint, places.rank)
+    if not base.is_dir():
+        raise UserError(f"{base} is missing: run `dvc repro` or `dvc checkout`")
+    if (own := folder_sha256(base)) != pair.base_sha256:
+        raise UserError(f"the student of {repository} stands on another base ({pair.base_sha256[:12]}) than {base} ({own[:12]})")
+    known = students()
+    if len(known.keys() | {name}) > places.adapters:
+        raise UserError(f"{STUDENTS} is full: an engine has places for {places.adapters} students; remove one")
+
+    edition = row_id("".join(file_sha256(repository / file) for file in FILES))
+    folder = STUDENTS / f"{name}-{edition}"
+    if folder_sha256(folder / ADAPTER) != pair.checkpoint_sha256:
+        with whole_folder(folder) as draft:
+            shutil.copytree(repository / pair.checkpoint, draft / ADAPTER)
+            for file in FILES:
+                shutil.copyfile(repository / file, draft / file.name)
+    link = STUDENTS / f".{name}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    link.replace(STUDENTS / name)
+    if name in known and known[name] != folder.resolve():
+        shutil.rmtree(known[name])
+
+
+def check_adapter(checkpoint: Path, highest_rank: int) -> None:
+    """Raise UserError where a checkpoint could not stand beside a base."""
+    if not is_adapter(checkpoint):
+        raise UserError(f"{checkpoint} is a whole model, no adapter: train it with train.method lora")
+    refuse_trained_modules([checkpoint], "vLLM")
+    if (rank := adapter_rank(checkpoint)) > highest_rank:
+        raise UserError(f"{checkpoint} has rank {rank}, the engine takes up to {highest_rank}: raise lora.r in params.yaml")
+
+
+def remove(name: str) -> None:
+    """Let a student go; raises UserError where there is none of that name."""
+    known = students()
+    if name not in known:
+        raise UserError(f"no student is called {name!r}; there are: {', '.join(known) or 'none'}")
+    (STUDENTS / name).unlink()
+    shutil.rmtree(known[name])

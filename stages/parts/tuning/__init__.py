@@ -1,0 +1,1 @@
+"""Which prompt a teacher is asked with: gold rows decide."""

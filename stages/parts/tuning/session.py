@@ -1,0 +1,134 @@
+"""A teacher that is asked with one prompt after another: one log, one pace, one budget for all of them, and for DSPy's optimisers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from stages.parts.data.rows import Query
+from stages.parts.engines.asked_lm import AskedEngine, asked_lm
+from stages.parts.engines.asker_thread import AskerThread, asker_thread
+from stages.parts.engines.asking import LIMITS, Asker, Client, in_order
+from stages.parts.engines.client import EngineError
+from stages.parts.engines.meter import Meter, OverBudget, Spent
+from stages.parts.engines.pace import Pace
+from stages.parts.engines.requests import ProgramRequests
+from stages.parts.run.append_log import append_log
+from stages.parts.run.errors import UserError
+from stages.parts.run.params import Runtime
+from stages.parts.run.progress import Progress
+from stages.parts.task.program import IntentClassifier
+from stages.parts.task.prompt import TeacherFormat
+from stages.parts.teachers.labelling import BUSY, NO_ANSWER, Answer, Labeller, cost
+from stages.parts.teachers.teacher import Teacher
+
+REFLECTION_TOKENS = 2000  # of a rewritten prompt
+
+
+class Tally:
+    """A client that counts what one prompt's answers cost, kept ones included: what they would cost on other rows."""
+
+    def __init__(self, asker: Asker) -> None:
+        self.asker = asker
+        self.meter = Meter(asker.meter.price)
+
+    async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        completion = await self.asker.complete(body)
+        self.meter.count(body, completion["usage"], self.meter.cost(completion["usage"]))
+        return completion
+
+
+@dataclass
+class Session:
+    """`progress` is that of the step that runs now."""
+
+    teacher: Teacher
+    thread: AskerThread
+    threads: int
+    progress: Progress | None = None
+
+    @property
+    def spent(self) -> Spent:
+        return self.thread.asker.meter.spent
+
+    @contextmanager
+    def step(self, name: str, total: int) -> Iterator[None]:
+        """Tells of `total` answers or so under a name."""
+        with Progress(name, total, "answer") as self.progress:
+            yield
+
+    def answered(self) -> None:
+        if self.progress:
+            self.progress.update(note=cost(self.spent))
+
+    def answers(self, program: IntentClassifier, rows: Sequence[Query]) -> tuple[list[Answer], Spent]:
+        """A program's answers to rows, in order, and what they cost; a row that fails is an answer without a label.
+
+        Raises UserError where the teacher refuses to work or does not answer, or the budget would be passed.
+        """
+        tally = Tally(self.thread.asker)
+        labeller = Labeller(tally, self.requests(program), self.teacher.votes)
+        found: list[Answer] = []
+
+        def take(row: Query, answer: Answer) -> None:
+            if answer.failure and answer.failure.reason == NO_ANSWER:
+                raise EngineError(answer.failure.said)
+            found.append(answer)
+            self.answered()
+
+        try:
+            self.thread.run(in_order(labeller.answer, rows, self.threads, take))
+        except ExceptionGroup as group:
+            raise told(group.exceptions[0]) from None
+        return found, tally.meter.spent
+
+    def requests(self, program: IntentClassifier) -> ProgramRequests:
+        return ProgramRequests(
+            program, self.teacher.kind, self.teacher.name, self.teacher.max_tokens, TeacherFormat(), self.teacher.options
+        )
+
+    @contextmanager
+    def for_optimiser(self, program: IntentClassifier) -> Iterator[tuple[dspy.LM, dspy.LM]]:
+        """Language models for DSPy: one that is asked as labelling asks, one that writes prompts. Raises UserError as `answers` does."""
+        labelling = self.requests(program).options
+        free = {name: value for name, value in labelling.items() if name not in ("logprobs", "top_logprobs")}
+        longer = {name: REFLECTION_TOKENS for name in LIMITS if name in free}
+        writing = {**free, **longer, **({"temperature": 1.0} if "temperature" in free else {})}
+        engines = [AskedEngine(self.thread, options, self.answered) for options in (labelling, writing)]
+        try:
+            first, second = (asked_lm(engine) for engine in engines)
+            yield first, second
+        finally:  # an optimiser may take the failure for wrong answers, or raise something of its own for it
+            for engine in engines:
+                if engine.failed:
+                    raise told(engine.failed) from None
+
+
+def told(error: Exception) -> Exception:
+    """What ends the tuning, for the user where it is the user's to mend."""
+    if isinstance(error, OverBudget):
+        return UserError(
+            f"{error} are spent and the next request could pass it: raise it and run `make tune-teacher` again, the answers so far are kept"
+        )
+    if isinstance(error, EngineError):
+        return UserError(f"{error}; the answers so far are kept")
+    return error
+
+
+@contextmanager
+def session(teacher: Teacher, runtime: Runtime) -> Iterator[Session]:
+    """A session until the block ends; raises UserError where another run is asking the same teacher."""
+    assert teacher.log
+    meter = Meter(teacher.price, runtime.budget_usd, runtime.budget_tokens)
+    if runtime.budget_usd and not teacher.price:
+        raise UserError(f"runtime.budget_usd needs a price, and {teacher.name}'s is not known: set teacher.price, or runtime.budget_tokens")
+    pace = Pace(runtime.threads, runtime.requests_per_minute, runtime.tokens_per_minute)
+    with append_log(teacher.log, BUSY.format(teacher.name)) as log:
+
+        def asker(client: Client) -> Asker:
+            return Asker(client, pace, log, meter)
+
+        with asker_thread(teacher.connect, asker) as thread:
+            yield Session(teacher, thread, runtime.threads)

@@ -1,0 +1,77 @@
+"""What dropping likely label errors is worth, for a teacher that is right on 80 % of Banking77's pool. `make bench-cleaning`
+
+python -m tests.bench.cleaning [--seeds 0 1 2] [--out reports/bench/cleaning.json]
+
+Test accuracy of the linear baseline on the teacher's labels (`all`), on what confident learning leaves of them (`confident_learning`), on
+what it leaves where the teacher's own doubt is counted first, as stage sft does with train.targets hard (`with_doubt`), and without all
+errors (`without_errors`). Errors come at random, in the hardest rows, or in whole classes (tests/teachers/simulated_teacher.py); the
+teacher's confidence is worth something: 0.75 to 0.99 where it is right, 0.35 to 0.95, mostly low, where it is wrong.
+"""
+
+import argparse
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import pandas as pd
+
+from stages.parts.numbers.baseline import baseline_model
+from stages.parts.numbers.doubtful import likely_wrong
+from stages.parts.numbers.label_errors import likely_errors
+from stages.parts.run.files import write_json
+from stages.parts.task.sanitise import harmless
+from tests.bench.labelled import Labelled, folders, labelled
+from tests.bench.machine import machine
+from tests.teachers.simulated_teacher import ERRORS, SimulatedTeacher, wrong_labels
+
+ACCURACY = 0.8
+
+
+def cleaned(rows: Labelled, errors: str, seed: int) -> dict[str, float]:
+    """Accuracies, and what was dropped."""
+    truth = dict(zip(pd.concat([rows.pool, rows.gold]).text, pd.concat([rows.pool, rows.gold]).label, strict=True))
+    said, _ = wrong_labels(truth, errors, ACCURACY, seed)
+    teacher = SimulatedTeacher(said, truth, argparse.Namespace(seed=seed))
+    texts, labels = rows.pool.text.to_numpy(), rows.pool.text.map(said).to_numpy()
+    wrong = labels != rows.pool.label.to_numpy()
+    of_pool, of_gold = ([teacher.confidence(harmless(text, rows.labels)) for text in part.text] for part in (rows.pool, rows.gold))
+
+    def contradicted(kept: np.ndarray) -> np.ndarray:
+        """Of the kept rows, those that confident learning drops."""
+        dropped = np.zeros(len(texts), bool)
+        dropped[kept] = likely_errors(baseline_model(seed, quick=True), list(texts[kept]), list(labels[kept]), seed)
+        return dropped
+
+    doubtful = likely_wrong(of_pool, of_gold, list(rows.gold.text.map(said) == rows.gold.label))
+    by_arm = {
+        "all": np.zeros(len(texts), bool),
+        "confident_learning": contradicted(np.ones(len(texts), bool)),
+        "with_doubt": doubtful | contradicted(~doubtful),
+        "without_errors": wrong,
+    }
+    fits = {arm: baseline_model(seed).fit(texts[~dropped], labels[~dropped]) for arm, dropped in by_arm.items()}
+    accuracies = {arm: float(model.score(rows.test.text, rows.test.label)) for arm, model in fits.items()}
+    dropped = by_arm["with_doubt"]
+    return {**accuracies, "errors_dropped": float(dropped[wrong].mean()), "right_rows_dropped": float(dropped[~wrong].mean())}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.cleaning", description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("reports/bench/cleaning.json"))
+    given = parser.parse_args()
+    runs: dict[str, list[dict[str, float]]] = {errors: [] for errors in ERRORS}
+    for seed in given.seeds:
+        rows = labelled(folders()["banking77"], seed)
+        for errors, found in runs.items():
+            found.append(cleaned(rows, errors, seed))
+            write_json(given.out, {"machine": machine(), "accuracy": ACCURACY, "runs": runs})
+            print(errors, seed, found[-1], flush=True)
+    names = list(runs[ERRORS[0]][0])
+    print("| errors | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
+    for errors, found in runs.items():
+        print(f"| {errors} | " + " | ".join(f"{mean(one[name] for one in found):.1%}" for name in names) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What the linear teacher's cross-fitted gold rows say of it, against the pool's true labels. `make bench-cross-fit`
+
+python -m tests.bench.cross_fit [--seeds 0 1 2 3 4] [--out reports/bench/cross_fit.json]
+
+`gold`: share of right judgements of gold rows by teachers that don't know their labels; `pool`: the teacher's own, of the pool; `folds`: of
+the pool, by the teachers that judged gold, so that `folds` less `pool` is what their having fewer gold rows costs, and the rest of the
+difference is chance. Brier's scores beside them.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+
+from stages.parts.data.rows import as_queries
+from stages.parts.run.files import write_json
+from stages.parts.teachers.self_trained import Lessons, probabilities_of
+from tests.bench.labelled import Labelled, folders, labelled
+from tests.bench.machine import machine
+
+
+def right_and_brier(said: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
+    """Of probabilities [N, K] and class numbers [N]."""
+    right = said.argmax(axis=1) == actual
+    return float(right.mean()), float(((said.max(axis=1) - right) ** 2).mean())
+
+
+def judged(rows: Labelled, seed: int) -> dict[str, float]:
+    of_pool, of_gold = (np.array([rows.labels.index(label) for label in part.label]) for part in (rows.pool, rows.gold))
+    lessons = Lessons(list(rows.pool.text), list(as_queries(rows.gold)), rows.labels, seed)
+    seen = [vectors[lessons.pool] for vectors in lessons.vectors]
+    found = {}
+    started = time.process_time()
+    found["pool"], found["pool_brier"] = right_and_brier(lessons.teacher().probabilities(list(rows.pool.text)), of_pool)
+    fitted = time.process_time()
+    found["gold"], found["gold_brier"] = right_and_brier(lessons.on_gold(), of_gold)
+    found["seconds_to_fit"], found["seconds_to_judge"] = fitted - started, time.process_time() - fitted
+    of_folds = [probabilities_of(seen, lessons.learned(~left_out, quick=True)) for left_out in lessons.folds()]
+    found["folds"] = mean(right_and_brier(said, of_pool)[0] for said in of_folds)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.cross_fit", description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--out", type=Path, default=Path("reports/bench/cross_fit.json"))
+    given = parser.parse_args()
+    runs: dict[str, dict[str, dict[str, float]]] = {}
+    for corpus, folder in folders().items():
+        runs[corpus] = {}
+        for seed in given.seeds:
+            runs[corpus][str(seed)] = judged(labelled(folder, seed), seed)
+            write_json(given.out, {"machine": machine(), "runs": runs})
+            print(corpus, seed, runs[corpus][str(seed)], flush=True)
+    print("| corpus | seed | gold | pool | folds | gold_brier | pool_brier |\n|---|---|---|---|---|---|---|")
+    for corpus, by_seed in runs.items():
+        for seed, found in by_seed.items():
+            shares = " | ".join(f"{found[name]:.1%}" for name in ("gold", "pool", "folds"))
+            print(f"| {corpus} | {seed} | {shares} | {found['gold_brier']:.3f} | {found['pool_brier']:.3f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Corpora with their true labels, split as the stages filter and split do: for benches that train no student."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from stages.filter import most_frequent, under
+from stages.parts.data.left_out import leave_out
+from stages.parts.data.tables import read_table
+from stages.split import shuffled
+from tests.conftest import BANKING77, ROOT
+
+LABELS, GOLD = 25, 100
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Rows with id, text and true label."""
+
+    labels: list[str]
+    gold: pd.DataFrame
+    pool: pd.DataFrame
+    test: pd.DataFrame
+
+
+def folders() -> dict[str, Path]:
+    """Where each corpus that is at hand has train.csv and test.csv."""
+    return {"sample": ROOT / "data/sample"} | ({"banking77": BANKING77} if BANKING77.is_dir() else {})
+
+
+def labelled(folder: Path, seed: int) -> Labelled:
+    tables = {part: read_table(folder / f"{part}.csv", "text", "category") for part in ("train", "test")}
+    labels = most_frequent(tables["train"].label, LABELS)
+    rows, _ = leave_out(under(pd.concat([table.assign(part=part) for part, table in tables.items()]), labels))
+    train = shuffled(rows[rows.part == "train"], seed)
+    return Labelled(labels, train[:GOLD], train[GOLD:], rows[rows.part == "test"])

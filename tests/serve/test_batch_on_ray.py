@@ -1,0 +1,141 @@
+"""A folder of Parquet files through the real Ray Data and the stub engine: what the plain path answers, and nothing lost or asked twice."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import requests
+
+from tests.conftest import ROOT, run
+from tests.serve.shop import ENGINE_KEY, LABELS, Shop, ended, make_shop, start, start_engine
+
+pytest.importorskip("ray", reason="needs Ray: .venv/bin/pip install --no-deps --require-hashes -r requirements-ray.lock")
+
+PATIENCE_S = 400
+ON_RAY = ("serve.batch", "--ray", "in", "out")
+RAY = {"RAY_worker_niceness": "0", "RAY_ADDRESS": "local"}  # workers as important as this machine's other tests
+IN_FLIGHT = 256 * len(os.sched_getaffinity(0))
+
+
+def batch(shop: Shop, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(shop.folder, sys.executable, "-m", *arguments, check=False, PYTHONPATH=str(ROOT), ENGINE_API_KEY=ENGINE_KEY, **RAY)
+
+
+def write(shop: Shop, name: str, texts: Sequence[str | None], column: str = "text") -> None:
+    to = shop.folder / "in" / name
+    to.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({"id": range(len(texts)), column: texts}).to_parquet(to, index=False)
+
+
+def read(shop: Shop, name: str) -> pd.DataFrame:
+    return pd.read_parquet(shop.folder / "out" / name)
+
+
+def asked(shop: Shop) -> dict[str, int]:
+    """How many requests the engine got, and for how many different queries."""
+    found: dict[str, int] = requests.get(f"{shop.engine}/asked", timeout=30).json()
+    return found
+
+
+def until(happened: Callable[[], bool], process: subprocess.Popen[str], log: Path) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < end and process.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.05)
+
+
+def test_files_are_answered_as_on_the_plain_path_and_bad_rows_and_files_stop_nothing(tmp_path):
+    shop = make_shop(tmp_path / "shop")
+    good = {name: [f"query {name} {number}" for number in range(700)] for name in ("a.parquet", "day=2/b.parquet")}
+    good["a.parquet"][3:6] = ["", "SIMULATE-REFUSE", "  "]
+    for name, texts in good.items():
+        write(shop, name, texts)
+    write(shop, "c.parquet", [None, "SIMULATE-400", "SIMULATE-500", "fine"])
+    write(shop, "d.parquet", ["no such column"], column="query")
+    (shop.folder / "in/e.parquet").write_bytes(b"PAR1 cut short")
+    with ended(start_engine(shop)):
+        for name, texts in good.items():
+            pd.DataFrame({"text": texts}).to_csv(shop.folder / f"{Path(name).stem}.csv", index=False)
+            assert batch(shop, "serve.batch", f"{Path(name).stem}.csv", f"{Path(name).stem}-out.csv").returncode == 0
+        done = batch(shop, *ON_RAY)
+        assert done.returncode == 1 and "2 of 5 files are left out" in done.stderr and "has no column 'text'" in done.stderr, done.stderr
+        assert "1404 rows of 5 files" in done.stdout and "3 empty" in done.stdout, done.stdout
+
+        for name, texts in good.items():
+            found, plain = read(shop, name), pd.read_csv(shop.folder / f"{Path(name).stem}-out.csv", keep_default_na=False)
+            assert list(found.text) == texts and list(found.id) == list(range(len(texts)))
+            for column in ("label", "confidence", "abstained"):
+                assert list(found[column]) == list(plain[column])
+        assert set(found.label) == set(LABELS) and found.failure.isna().all()
+        failures = read(shop, "a.parquet").failure
+        assert list(failures[3:6]) == ["empty", "too long", "empty"] and failures.count() == 3
+        bad = read(shop, "c.parquet")
+        assert list(bad.label[:3]) == ["unknown"] * 3 and bad.abstained[:3].all() and bad.label[3] in LABELS
+        assert [str(reason).partition(":")[0] for reason in bad.failure[:3]] == ["empty", "refused", "no answer"]
+        assert {path.name for path in (shop.folder / "out").rglob("*") if path.is_file()} == {"a.parquet", "b.parquet", "c.parquet"}
+
+        # Again: only what is new is asked for, and the answers of another column or text are not taken for this one's.
+        before, kept = asked(shop), (shop.folder / "out/day=2/b.parquet").stat().st_mtime_ns
+        for name in ("d.parquet", "e.parquet"):
+            (shop.folder / "in" / name).unlink()
+        write(shop, "c.parquet", ["fine", "new"])
+        again = batch(shop, *ON_RAY)
+        assert again.returncode == 0 and "1402 rows of 3 files" in again.stdout, again.stderr
+        assert asked(shop)["requests"] == before["requests"] + 2
+        assert len(read(shop, "c.parquet")) == 2 and (shop.folder / "out/day=2/b.parquet").stat().st_mtime_ns == kept
+
+
+def test_a_run_that_is_killed_goes_on_and_asks_nothing_twice(tmp_path):
+    shop = make_shop(tmp_path / "shop")
+    for part in range(3):
+        write(shop, f"{part}.parquet", [f"query {part} {number}" for number in range(2000)])
+    with ended(start_engine(shop, latency_ms=300)):
+        driver = start(shop, *ON_RAY, **RAY)
+        until(lambda: asked(shop)["requests"] > 4000, driver, shop.folder / "log")
+        everything = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+        for process in everything:
+            process.kill()
+        driver.wait()
+        psutil.wait_procs(everything)
+        done = batch(shop, *ON_RAY)
+        assert done.returncode == 0 and "6000 rows of 3 files" in done.stdout, done.stderr
+        found = asked(shop)
+        assert found["queries"] == 6000 and found["requests"] <= 6000 + IN_FLIGHT
+    rows = pd.concat([read(shop, f"{part}.parquet") for part in range(3)])
+    assert list(rows.text) == [f"query {part} {number}" for part in range(3) for number in range(2000)]
+    assert rows.failure.isna().all() and not any(path.is_file() for path in (shop.folder / "out").rglob(".*"))
+
+
+def test_a_dead_worker_and_a_dead_engine_are_waited_for(tmp_path):
+    shop = make_shop(tmp_path / "shop")
+    write(shop, "rows.parquet", [f"query {number}" for number in range(4000)])
+    log = shop.folder / "log"
+    engine = start_engine(shop, latency_ms=300)
+    try:
+        driver = start(shop, *ON_RAY, **RAY)
+        until(lambda: asked(shop)["requests"] > 1000, driver, log)
+        [worker] = [
+            process for process in psutil.Process(driver.pid).children(recursive=True) if "MapWorker" in " ".join(process.cmdline())
+        ]
+        worker.kill()
+        before = asked(shop)["requests"]
+        until(lambda: asked(shop)["requests"] > before + 1000, driver, log)
+        assert asked(shop)["requests"] <= asked(shop)["queries"] + 256
+        engine.send_signal(signal.SIGKILL)
+        engine.wait()
+        until(lambda: "the engine is gone" in log.read_text(), driver, log)
+        engine = start_engine(shop)
+        assert driver.wait(PATIENCE_S) == 0, log.read_text()[-3000:]
+    finally:
+        engine.kill()
+        engine.wait()
+    assert "4000 rows of 1 files" in log.read_text()
+    found = read(shop, "rows.parquet")
+    assert list(found.id) == list(range(4000)) and found.failure.isna().all() and set(found.label) == set(LABELS)

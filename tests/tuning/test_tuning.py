@@ -1,0 +1,305 @@
+"""`make tune-teacher` against a teacher whose prompt matters: DSPy's own optimisers over HTTP, nothing paid twice, the stage behind it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from importlib.util import find_spec
+from typing import Any
+
+import dspy
+import pytest
+
+from stages.parts.data.rows import Query
+from stages.parts.engines.endpoint import Endpoint
+from stages.parts.engines.meter import Spent
+from stages.parts.engines.requests import ProgramRequests
+from stages.parts.run import paths
+from stages.parts.run.files import read_json, write_json
+from stages.parts.task.dspy_context import using
+from stages.parts.task.program import IntentClassifier, predictor
+from stages.parts.task.prompt import TeacherFormat
+from stages.parts.task.retrieval import Nearest
+from stages.parts.tuning.comparison import Score, choice, folds
+from stages.parts.tuning.optimisers import naming_all
+from tests.teachers.desk import LABELS, Desk
+from tests.teachers.simulated_teacher import INSIGHT, SimulatedTeacher
+
+DESCRIPTIONS = {label: f"What {label.replace('_', ' ')} means." for label in LABELS}
+PROMPT = paths.PROMPTS / "api.json"
+
+
+@pytest.fixture
+def desk(tmp_path) -> Desk:
+    desk = Desk(tmp_path, pool=30, test=5, gold=60)
+    desk.set("tune", folds=3, optimiser_calls=80, examples=4)
+    return desk
+
+
+@pytest.fixture
+def sent(monkeypatch) -> list[dict[str, Any]]:
+    """What the endpoint was asked and has answered."""
+    bodies: list[dict[str, Any]] = []
+    count = SimulatedTeacher.count
+
+    def noted(self, body, completion):
+        bodies.append(body)
+        count(self, body, completion)
+
+    monkeypatch.setattr(SimulatedTeacher, "count", noted)
+    return bodies
+
+
+def report(desk: Desk) -> dict[str, Any]:
+    return read_json(desk.folder / paths.TUNING_REPORT)
+
+
+def loaded(desk: Desk) -> IntentClassifier:
+    """The chosen program, as DSPy alone loads it."""
+    program = IntentClassifier(LABELS, "", "chain_of_thought")
+    program.load(desk.folder / PROMPT)
+    return program
+
+
+@pytest.mark.parametrize(
+    ("taught", "chosen"), [("descriptions", "descriptions"), ("examples", "examples"), ("instruction", "gepa")], ids=lambda value: value
+)
+def test_the_prompt_that_helps_is_chosen_and_the_stage_asks_with_it(desk, sent, taught, chosen):
+    if taught == "descriptions":
+        write_json(desk.folder / paths.DESCRIPTIONS, DESCRIPTIONS)
+    with desk.teacher("--accuracy", "0.6", "--taught", taught, "--fault", "429=0.03", "500=0.02", "cut=0.01"):
+        assert not desk.tune()
+        stats, first = desk.stats(), report(desk)
+        assert first["chosen"] == chosen and first["candidates"]["plain"]["beaten_by"]
+        assert first["candidates"][chosen]["less_first"]["p"] < 0.001 and first["candidates"][chosen]["low"] > 0.7
+        assert (first["answers"], first["cost"]) == (stats["distinct"], round(stats["distinct_dollars"], 6))
+        assert stats["answers"] == stats["distinct"]
+        prompt = (desk.folder / PROMPT).read_bytes()
+        assert not desk.tune()
+        assert desk.stats()["requests"] == stats["requests"], "a second run asks nothing"
+        assert report(desk) == first and (desk.folder / PROMPT).read_bytes() == prompt
+
+        sent.clear()
+        assert not desk.label()
+    program, rows = loaded(desk), {row["text"]: row for path in (paths.POOL, paths.TEST, paths.GOLD) for row in desk.rows(path)}
+    demos = {(demo["query"], demo["label"]) for demo in predictor(program).demos}
+    assert desk.report()["prompt"] == chosen and len(sent) >= 35
+    for body in sent:
+        system, *shown, last = body["messages"]
+        query = last["content"].split("\n")[1]
+        assert system["content"].endswith(predictor(program).signature.instructions.splitlines()[-1])
+        if chosen == "examples":
+            queries = [turn["content"].split("[[ ## query ## ]]\n")[1].split("\n")[0] for turn in shown[::2]]
+            assert len(queries) == 4 and query not in queries and set(queries) <= {query for query, _ in demos}
+        else:
+            wanted = TeacherFormat().format(predictor(program).signature, [], {"query": query})
+            assert [(turn["role"], turn["content"]) for turn in body["messages"]] == [(turn["role"], turn["content"]) for turn in wanted]
+        assert query in rows
+    assert len({body["messages"][0]["content"] for body in sent}) == 1, "one prefix for all"
+    if chosen == "examples":
+        assert demos == {(row["text"], row["label"]) for row in desk.rows(paths.GOLD)}
+    if chosen == "gepa":  # which has learned from the gold rows: they test nothing any more
+        assert INSIGHT in predictor(program).signature.instructions
+        assert desk.report()["confused"] is None and "gold_accuracy" not in desk.report()
+    else:
+        assert desk.report()["gold_accuracy"] > 0.7
+
+
+def test_of_equal_prompts_the_cheapest_is_kept_and_asks_what_was_asked_without(desk, sent):
+    with desk.teacher():
+        assert not desk.label()
+        untuned = sorted(json.dumps(body) for body in sent)
+        assert not desk.tune()
+        assert report(desk)["chosen"] == "plain" and not report(desk)["candidates"]["plain"]["beaten_by"]
+        asked = desk.stats()["requests"]
+        assert not desk.label()
+        assert desk.stats()["requests"] == asked and untuned
+    assert desk.report()["prompt"] == "plain"
+
+
+def test_the_command_prints_what_it_found(desk):
+    desk.set("tune", candidates=["plain", "examples"])
+    with desk.teacher("--accuracy", "0.6", "--taught", "examples"):
+        command = [sys.executable, "-m", "stages.parts.tuning"]
+        done = subprocess.run(command, cwd=desk.folder, env=desk.environment, text=True, capture_output=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[1].startswith("plain ") and lines[2].startswith("examples ") and "$" in lines[2]
+    assert (
+        lines[-1].startswith("chosen: examples: it beats all others. Written to data/prompts/api.json") and "Traceback" not in done.stderr
+    )
+
+
+def test_a_budget_is_not_passed_not_even_by_an_optimiser_and_a_raised_one_goes_on(desk):
+    desk.set("tune", candidates=["plain", "gepa"])
+    with desk.teacher("--accuracy", "0.6", "--taught", "instruction"):
+        for budget, told in ((10_000, "tokens of runtime.budget_tokens 10,000 are spent"), (22_000, "22,000 are spent")):
+            desk.set("runtime", budget_tokens=budget)
+            complaint = desk.tune()
+            assert told in complaint and "run `make tune-teacher` again, the answers so far are kept" in complaint and "\n" not in complaint
+            assert budget - 3_000 < desk.stats()["prompt_tokens"] + desk.stats()["completion_tokens"] <= budget
+            assert not (desk.folder / PROMPT).exists() and not (desk.folder / paths.TUNING_REPORT).exists()
+        assert desk.stats()["answers"] > 60, "the second is GEPA's"
+        desk.set("runtime", budget_tokens=None)
+        assert not desk.tune()
+        assert report(desk)["chosen"] == "gepa" and desk.stats()["answers"] == desk.stats()["distinct"] == report(desk)["answers"]
+
+
+def test_kill_9_and_ctrl_c_cost_what_was_in_flight_and_change_no_result(desk, tmp_path_factory):
+    other = tmp_path_factory.mktemp("whole")
+    whole = Desk(other, pool=30, test=5, gold=60)
+    for each in (desk, whole):
+        each.set("tune", folds=3, optimiser_calls=80, candidates=["plain", "gepa"])
+    options = ("--accuracy", "0.6", "--taught", "instruction")
+    with whole.teacher(*options):
+        assert not whole.tune()
+    with desk.teacher(*options, "--latency-ms", "200"):
+        for how, after in ((signal.SIGKILL, 65), (signal.SIGINT, 10)):  # requests: in GEPA's first part, with many to come
+            before = desk.stats()["requests"]
+            process = subprocess.Popen(
+                [sys.executable, "-m", "stages.parts.tuning"], cwd=desk.folder, env=desk.environment, stderr=subprocess.PIPE, text=True
+            )
+            while desk.stats()["requests"] < before + after and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(how)
+            said = process.communicate(timeout=60)[1]
+            assert process.returncode == (-9 if how is signal.SIGKILL else 130) and not (desk.folder / PROMPT).exists()
+        assert said == "tune-teacher: stopped; the answers so far are kept, and another run goes on with them\n"
+        assert not desk.tune()
+        assert desk.stats()["answers"] - desk.stats()["distinct"] <= 2 * desk.params["runtime"]["threads"]
+    assert report(desk) == report(whole)
+    assert (desk.folder / PROMPT).read_bytes() == (other / PROMPT).read_bytes()
+
+
+def test_a_wrong_key_is_one_line_after_a_few_requests(desk):
+    desk.key = "wrong"
+    with desk.teacher():
+        complaint = desk.tune()
+        assert complaint.startswith("the endpoint refuses the key in TEACHER_API_KEY") and "\n" not in complaint
+        assert desk.stats()["requests"] <= 20
+
+
+def test_what_can_not_be_tuned_is_one_line(desk):
+    desk.set("tune", folds=40)
+    assert "has 60 rows: too few to tell prompts apart, which takes 80" in desk.tune()
+    if find_spec("optuna") is None:
+        desk.set("tune", candidates=["plain", "miprov2"])
+        assert "miprov2 needs Optuna" in desk.tune()
+    desk.params["profile"] = "embedded"
+    desk.set("tune")
+    assert desk.tune() == "the linear teacher of profile embedded has no prompt: choose another profile in params.yaml"
+
+
+def change(*keys: str, to: Any):
+    def changed(state: dict[str, Any]) -> None:
+        place: Any = state
+        for key in keys[:-1]:
+            place = place[int(key) if isinstance(place, list) else key]
+        place[keys[-1]] = to
+
+    return changed
+
+
+CLASSIFY = "classify.predict"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda state: state.clear(), "classify.predict: Field required"),
+        (
+            change("metadata", "recipe", to="magic"),
+            "metadata.recipe: Input should be 'plain', 'descriptions', 'examples', 'gepa' or 'miprov2'",
+        ),
+        (change("metadata", "retrieve", to=0), "metadata.retrieve: Input should be greater than 0"),
+        (change("metadata", "labels", to=LABELS[:2]), "was tuned for other labels: run `make tune-teacher` again, or remove the file"),
+        (change("metadata", "model", to="openai/other"), "was tuned for another model"),
+        (change(CLASSIFY, "demos", to="none"), "classify.predict.demos: Input should be a valid list"),
+        (change(CLASSIFY, "demos", "0", "label", to="mortgage"), "a demonstration has the label 'mortgage', which there is not"),
+        (change(CLASSIFY, "lm", to={"model": "other"}), "classify.predict.lm: Input should be None"),
+        (change(CLASSIFY, "signature", "instructions", to="Classify."), "its instructions do not name the label card_arrival"),
+        (change(CLASSIFY, "signature", "fields", to=[]), "is a program with other fields"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_it_and_asks_nothing(tmp_path, spoil, says):
+    desk = Desk(tmp_path, pool=5)
+    program = IntentClassifier(LABELS, desk.params["program"]["instructions"], "chain_of_thought", {})
+    predictor(program).demos = [dspy.Example(query=f"query {label}", label=label) for label in LABELS]
+    metadata = {"recipe": "examples", "retrieve": 2, "model": "openai/gpt-4o-mini", "labels": LABELS, "descriptions": {}}
+    versions = {"instructions": desk.params["program"]["instructions"], "dependency_versions": {}}
+    state = {**program.dump_state(), "metadata": {**metadata, **versions}}
+    write_json(desk.folder / PROMPT, state)
+    with desk.teacher():
+        assert not desk.label()
+        asked = desk.stats()["requests"]
+        spoil(state)
+        write_json(desk.folder / PROMPT, state)
+        complaint = desk.label()
+        assert complaint.startswith("data/prompts/api.json") and says in complaint and "\n" not in complaint
+        (desk.folder / PROMPT).write_text('{"torn')
+        assert desk.label().startswith("data/prompts/api.json is not JSON")
+        assert desk.stats()["requests"] == asked
+        (desk.folder / PROMPT).unlink()
+        assert not desk.label()
+        assert desk.report()["prompt"] is None
+
+
+def test_nearest_demonstrations_are_sent_as_dspy_would_send_them():
+    program = IntentClassifier(LABELS, "Classify.", "chain_of_thought")
+    demos = [
+        dspy.Example(query="My card got declined", reasoning="It says declined.", label="declined_card_payment"),
+        dspy.Example(query="where is my new card", label="card_arrival"),
+        dspy.Example(query="the rate of euros", reasoning="It says rate.", label="exchange_rate"),
+    ]
+    predictor(program).demos = demos
+    program.nearest = Nearest(demos, 2)
+    sent = []
+
+    class Recorder:
+        def complete(self, request):
+            sent.append(request)
+            raise ValueError("enough")
+
+        def __deepcopy__(self, memo):
+            return self
+
+    requests = ProgramRequests(program, Endpoint(""), "model", 400, TeacherFormat())
+    for query in ("My card was declined", "where is my new card", "[[ ## label ## ]]\nwhere is it"):
+        with using(dspy.LM("openai/model", engine=Recorder(), cache=False, num_retries=0)), pytest.raises(Exception, match="enough"):
+            program(query=query)
+        theirs = sent.pop()
+        system, *turns = requests.body(query)["messages"]
+        assert system["content"] == theirs.system and len(turns) == 5
+        assert [(turn["role"], turn["content"]) for turn in turns] == [(message.role, message.text) for message in theirs.messages]
+    assert program.nearest("My card was declined")[0].label == "declined_card_payment"
+    assert "where is my new card" not in {demo.query for demo in program.nearest("where is my new card")}, "a row never shows its own label"
+
+
+def score(recipe, right: int, dollars: float | None, tokens: int = 0, rows: int = 100, first: int = 0) -> Score:
+    hits = [first <= row < first + right for row in range(rows)]
+    return Score(recipe, hits, Counter(), Spent(rows, tokens, 0, dollars))
+
+
+def test_the_cheapest_that_none_beats_is_chosen():
+    plain, better, best = score("plain", 80, 1.0), score("examples", 85, 3.0), score("gepa", 90, 2.0)
+    assert choice([plain, better]) == "plain", "five rows alone are no proof (p 0.0625)"
+    assert choice([plain, better, best]) == "gepa", "ten are, and examples, which none beats, cost more"
+    assert choice([best, score("miprov2", 90, 2.0)]) == "gepa", "of equal ones the first"
+    assert choice([score("examples", 80, None, 900), score("plain", 80, None, 400)]) == "plain", "by tokens where no price is known"
+    assert choice([plain, score("gepa", 80, 0.5, first=20)]) == "gepa"
+
+
+def test_each_row_is_in_one_part_and_labels_are_spread_over_all():
+    gold = [Query(id=str(number), text=f"{number}", label=LABELS[number % 5]) for number in range(53)]
+    parts = folds(gold, 5, seed=0)
+    assert sorted(number for part in parts for number in part) == list(range(53))
+    assert all(set(Counter(gold[number]["label"] for number in part).values()) <= {1, 2, 3} for part in parts)
+    assert folds(gold, 5, seed=0) == parts != folds(gold, 5, seed=1)
+
+
+def test_a_written_prompt_names_all_labels():
+    assert naming_all("Choose card_arrival or pending_top_up.", ["card_arrival", "pending_top_up"]).endswith("top_up.")
+    assert (
+        naming_all("Choose well.", ["card_arrival", "pending_top_up"]) == "Choose well. The intents are:\n- card_arrival\n- pending_top_up"
+    )
