@@ -1,4 +1,7 @@
-"""The served pair as an MLflow model: JSON and code, no pickle (an MLflow "model from code"; `mlflow.dspy` pickles programs).
+"""The served pair as an MLflow model: JSON and code, no pickle (an MLflow "model from code").
+
+Not `mlflow.dspy`: in 3.17.2 it pickles program and settings even with use_dspy_model_save=True (program.pkl, dspy_config.pkl), and its
+load_model refuses both where pickles are refused.
 
 stages/parts/tracking logs it. Whoever loads it says where the student is served, in ENGINE_API_BASE (ends in /v1) and ENGINE_API_KEY:
 

@@ -17,6 +17,7 @@ from stages.parts.run import paths
 from stages.parts.run.files import file_sha256, folder_sha256, read_json, read_jsonl, write_json, write_jsonl
 from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
+from stages.parts.run.traces import recorded_calls
 from stages.parts.students.scoring import Scores, most_tokens, score
 from stages.parts.students.search import search
 from stages.parts.students.serving import students
@@ -62,7 +63,7 @@ def main() -> None:
 
     candidates: dict[str, Candidate] = {}
     by_hand: dict[str, Scores] = {}
-    with closing(students(paths.BASE, checkpoints, params)) as engines:
+    with closing(students(paths.BASE, checkpoints, params)) as engines, recorded_calls("optimize", params):
         for name, served in engines:
             with using_student(served, name, plain, tokens):
                 program = search(plain, train, params.optimize, partial(on_val, served, name))

@@ -11,11 +11,13 @@ import asyncio
 import json
 import logging
 import os
-import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import ray
@@ -30,12 +32,15 @@ from stages.parts.engines.client import EngineError, engine_client
 from stages.parts.engines.process import EngineProcess
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import load_params
+from stages.parts.run.processes import end_on_sigterm
 from stages.parts.run.progress import Progress
 
 LOCAL = "local"
 SLOWEST = 20  # times serve.timeout_s is how long an answer may take: all that are in flight wait for each other
 OBJECT_STORE = 2**27  # bytes: names and counts alone pass through it
 TELL_EVERY = 500  # rows
+
+logger = logging.getLogger("serve")
 
 
 @ray.remote(num_cpus=0)
@@ -96,6 +101,7 @@ class Found:
         self.files += 1
         if row["wrong"]:
             self.wrong.append(row["wrong"])
+            logger.error("left out: %s", row["wrong"])
             return
         summary = json.loads(row["summary"])
         self.rows += summary["rows"]
@@ -119,8 +125,10 @@ def batch(source: Path, to: Path, column: str) -> None:
     own = {"num_cpus": len(os.sched_getaffinity(0)), "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(own if address == LOCAL else {}))
-        found = asyncio.run(run(student, job, names, params.serve.timeout_s))
-    except RayError as error:
+        end_on_sigterm()  # again: Ray sets a handler of its own
+        with watched(student, params.serve.timeout_s):
+            found = work_through(job, names)
+    except (RayError, ConnectionError) as error:
         raise UserError(f"Ray failed ({str(error).splitlines()[0]}): what was answered is kept, run it again to go on") from None
     finally:
         ray.shutdown()
@@ -145,43 +153,67 @@ def files_to_classify(source: Path, to: Path, column: str) -> list[str]:
     return names
 
 
-async def run(student: Student, job: Job, names: Sequence[str], timeout_s: float) -> Found:
-    """Work through the files, with an eye on the engine: one of our own is started, and started again where it dies."""
-    async with engine_client(student.engine.served, timeout_s) as client:
-        supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client))
-        watching = asyncio.create_task(supervisor.run())
+def work_through(job: Job, names: Sequence[str]) -> Found:
+    """Hand out the files. In the main thread, so that Ctrl-C ends Ray Data in good order."""
+    found, tally = Found(), Tally.remote()  # type: ignore[attr-defined]
+    with Progress("classifying", len(names), "file") as progress:
+
+        def tick() -> None:
+            progress.update(found.files - progress.count, f"{ray.get(tally.total.remote())} rows")
+
+        with every_second(tick):
+            for row in data_set(job, names, tally).iter_rows():
+                found.take(row)
+        tick()
+    return found
+
+
+@contextmanager
+def watched(student: Student, timeout_s: float) -> Iterator[None]:
+    """With an eye on the engine, from a thread: one of our own is started, and again where it dies. Raises UserError or EngineError
+    where it never was there."""
+    ready: Future[None] = Future()
+
+    async def watch() -> None:
         try:
-            await asyncio.wait([watching, asyncio.create_task(supervisor.was_ready.wait())], return_when=asyncio.FIRST_COMPLETED)
-            if watching.done():
-                watching.result()
-            return await work_through(job, names)
+            async with engine_client(student.engine.served, timeout_s) as client, asyncio.TaskGroup() as group:
+                supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client))
+                group.create_task(supervisor.run())
+                await supervisor.was_ready.wait()
+                ready.set_result(None)
+        except ExceptionGroup as group:
+            ready.set_exception(group.exceptions[0])
         finally:
-            watching.cancel()
             if isinstance(student.engine, EngineProcess):
                 student.engine.stop()
 
-
-async def work_through(job: Job, names: Sequence[str]) -> Found:
-    found, tally, loop = Found(), Tally.remote(), asyncio.get_running_loop()  # type: ignore[attr-defined]
-    over: asyncio.Future[None] = loop.create_future()
-    files = data_set(job, names, tally)
-
-    def take() -> None:
+    loop = asyncio.new_event_loop()
+    watching = loop.create_task(watch())
+    with ThreadPoolExecutor(1) as thread:
+        over = thread.submit(loop.run_until_complete, watching)
         try:
-            for row in files.iter_rows():
-                found.take(row)
-        except Exception as error:
-            loop.call_soon_threadsafe(over.set_exception, error)
-        else:
-            loop.call_soon_threadsafe(over.set_result, None)
+            ready.result()
+            yield
+        finally:
+            loop.call_soon_threadsafe(watching.cancel)
+            with suppress(asyncio.CancelledError):
+                over.result()
 
-    threading.Thread(target=take, daemon=True).start()
-    with Progress("classifying", len(names), "file") as progress:
-        while not over.done():
-            await asyncio.wait([over], timeout=1)
-            progress.update(found.files - progress.count, f"{await tally.total.remote()} rows")
-    over.result()
-    return found
+
+@contextmanager
+def every_second(tick: Callable[[], None]) -> Iterator[None]:
+    over = Event()
+
+    def ticking() -> None:
+        while not over.wait(1):
+            tick()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(ticking)
+        try:
+            yield
+        finally:
+            over.set()
 
 
 def data_set(job: Job, names: Sequence[str], tally: Any) -> Dataset:

@@ -68,12 +68,12 @@ def classify_file(job: Job, name: str, tell: Callable[[int], None]) -> dict[str,
         if summary is None or summary["made_of"] != made_of:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 try:
-                    summary = runner.run(write_answers(job, file, job.to / name, kept, made_of, tell))
+                    summary = runner.run(write_answers(job, name, file, kept, made_of, tell))
                 except ExceptionGroup as group:
                     raise group.exceptions[0] from None
         else:
             tell(summary["rows"])
-        log.unlink()
+        log.unlink(missing_ok=True)
     return summary
 
 
@@ -90,14 +90,15 @@ def taken(stack: ExitStack, log: Path, name: str) -> AppendLog:
 
 
 async def write_answers(
-    job: Job, file: pq.ParquetFile, to: Path, log: AppendLog, made_of: str, tell: Callable[[int], None]
+    job: Job, name: str, file: pq.ParquetFile, log: AppendLog, made_of: str, tell: Callable[[int], None]
 ) -> dict[str, Any]:
+    to = job.to / name
     for draft in to.parent.glob(f".{glob.escape(to.name)}.*"):
         draft.unlink()  # of a killed run
     failures: Counter[str] = Counter()
     rows = abstained = 0
     reasons = job.classifier.requests.program.style == "chain_of_thought"
-    with whole_file(to) as draft, Answered(file, job.column, draft, with_reasons=reasons) as answered:
+    with whole_file(to) as draft, Answered(job.source / name, file, job.column, draft, with_reasons=reasons) as answered:
 
         def take(_: str | None, found: dict[str, Any]) -> None:
             nonlocal rows, abstained

@@ -57,7 +57,8 @@ class Answered:
     """The rows of one file, on their way into another: `texts` reads them, and a batch is written when `take` has its last answer. Holds
     a batch or two. A context manager, which completes the new file."""
 
-    def __init__(self, file: pq.ParquetFile, column: str, to: Path, *, with_reasons: bool) -> None:
+    def __init__(self, path: Path, file: pq.ParquetFile, column: str, to: Path, *, with_reasons: bool) -> None:
+        self.path = path
         self.file = file
         self.column = column
         self.fields = [field for field in ANSWER if with_reasons or field.name != "reasoning"]
@@ -73,10 +74,14 @@ class Answered:
         self.writer.close()
 
     def texts(self) -> Iterator[str | None]:
-        for batch in self.file.iter_batches(ROWS_AT_ONCE):
-            if batch.num_rows:
-                self.waiting.append(batch)
-                yield from texts_of(batch.column(self.column))
+        """The column's; raises UserError where the file is damaged."""
+        try:
+            for batch in self.file.iter_batches(ROWS_AT_ONCE):
+                if batch.num_rows:
+                    self.waiting.append(batch)
+                    yield from texts_of(batch.column(self.column))
+        except pa.ArrowException as error:
+            raise UserError(f"{self.path} is damaged ({str(error).splitlines()[0][:80]})") from None
 
     def take(self, answer: Mapping[str, Any]) -> None:
         """The next row's answer, by the names of ANSWER."""

@@ -16,6 +16,6 @@ def waiting_rows(params: Params, count: int) -> list[Doubt]:
     rows = [row | brought.get(row["id"], {}) for row in read_jsonl(paths.TEACHER_LABELS) if row["id"] not in decided]
     if not rows:
         raise UserError(f"{paths.TEACHER_LABELS} has no row that was not decided about")
-    confused = [pair["said"] for pair in read_json(paths.TEACHER_REPORT)["confused"]]
+    confused = [pair["said"] for pair in read_json(paths.TEACHER_REPORT)["confused"] or ()]
     print(f"ordering {len(rows)} rows by what a look is worth", flush=True)
     return in_order(doubts(rows, confused, params.seed), count, params.seed)

@@ -23,6 +23,7 @@ NO_STAGES = (
     paths.SEEDS,
     paths.PROMPTS,
     paths.TUNING_REPORT,
+    paths.TRACES,
 )
 
 

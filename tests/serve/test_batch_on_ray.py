@@ -18,7 +18,7 @@ from tests.serve.shop import ENGINE_KEY, LABELS, Shop, ended, make_shop, start, 
 
 pytest.importorskip("ray", reason="needs Ray: .venv/bin/pip install --no-deps --require-hashes -r requirements-ray.lock")
 
-PATIENCE_S = 180
+PATIENCE_S = 400
 ON_RAY = ("serve.batch", "--ray", "in", "out")
 RAY = {"RAY_worker_niceness": "0", "RAY_ADDRESS": "local"}  # workers as important as this machine's other tests
 IN_FLIGHT = 256 * len(os.sched_getaffinity(0))

@@ -100,7 +100,7 @@ def running_review(folder: Path) -> Iterator[str]:
     """The real command on a folder with a teacher's labels."""
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     write_json(folder / paths.LABELS, LABELS)
-    write_json(folder / paths.TEACHER_REPORT, {"confused": []})
+    write_json(folder / paths.TEACHER_REPORT, {"confused": None})
     doubtful = labelled("<img src=x onerror=alert(1)> lost it", "top_up", 0.1)
     write_jsonl(folder / paths.TEACHER_LABELS, [*rows(), doubtful])
     write_jsonl(folder / paths.POOL, [{"id": doubtful["id"], "text": doubtful["text"], "raw.ticket": "T-1<b>", "raw.date": "2026-11-01"}])

@@ -392,6 +392,12 @@ def test_an_output_that_can_not_be_written_is_said_before_the_work(shop):
     assert done.returncode == 1 and "can't be written" in done.stderr and "0%" not in done.stderr
 
 
+def test_a_batch_on_ray_without_ray_says_what_to_install(shop):
+    code = "import sys; sys.modules['ray'] = None; from serve.batch.__main__ import main; main()"
+    done = run(shop.folder, sys.executable, "-c", code, "--ray", "in", "out", check=False, PYTHONPATH=str(ROOT))
+    assert done.returncode == 1 and "-r requirements-ray.lock" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_a_body_that_does_not_come_is_given_up(monkeypatch):
     async def read(scope, receive, send):
         await receive()

@@ -9,13 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 import requests
 import yaml
 
+from stages.parts.engines.dspy_lm import using_student
+from stages.parts.engines.engine import ServedModel
+from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.network import free_port
 from stages.parts.run import paths
-from stages.parts.run.files import read_json
+from stages.parts.run.files import read_json, read_jsonl
+from stages.parts.run.params import load_params
+from stages.parts.run.traces import SAMPLE, recorded_calls
+from stages.parts.students.search import search
+from stages.parts.task.program import IntentClassifier
 from tests.conftest import ROOT
 from tests.serve.shop import ended, wait_until
 from tests.stages.finished_run import finish_run
@@ -25,6 +33,20 @@ FRESH = """
 import json, mlflow
 model = mlflow.pyfunc.load_model("models:/intent-classifier@served")
 print(json.dumps(model.predict(["My card got declined"])))
+"""
+TRACES = """
+import json, mlflow
+client = mlflow.MlflowClient()
+[experiment] = [found.experiment_id for found in client.search_experiments() if found.name == "teacher-to-student"]
+spans = ("name", "span_id", "parent_id", "inputs", "outputs")
+print(json.dumps([
+    {
+        "run": run, "stage": client.get_run(run).data.tags["stage"], "usage": trace.info.token_usage,
+        "spans": [{key: getattr(span, key) for key in spans} for span in trace.data.spans],
+    }
+    for trace in client.search_traces(locations=[experiment])
+    for run in [trace.info.trace_metadata["mlflow.sourceRun"]]
+]))
 """
 
 pytestmark = pytest.mark.skipif(not VENV.exists(), reason="needs MLflow and W&B: make setup-tracking")
@@ -138,6 +160,44 @@ def test_a_run_is_read_back_and_its_model_answers_in_a_fresh_process(finished, s
     assert fresh.returncode == 0, fresh.stderr[-3000:]
     [answer] = json.loads(fresh.stdout.splitlines()[-1])
     assert answer["label"] in pair["labels"] and 0 < answer["confidence"] < 1 and answer["model"] == model
+
+
+def test_dspys_calls_are_read_back_each_under_its_own_run(finished, tmp_path, monkeypatch):
+    """What the optimiser asks, and what threads ask at once, in two runs of the pipeline."""
+    monkeypatch.chdir(finished)
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    track(finished, mlflow=store)
+    gold, labels, port = read_jsonl(paths.GOLD), read_json(paths.LABELS), free_port()
+    program = IntentClassifier(labels, "Classify.", "direct")
+    with ended(subprocess.Popen([sys.executable, "-m", "tests.serve.stub_engine", "--port", str(port), "--model", "student"], cwd=ROOT)):
+        wait_until(f"http://127.0.0.1:{port}/last")
+        served = ServedModel(f"http://127.0.0.1:{port}/v1", {"student": "student"}, "none", KINDS["vllm"])
+        for seed in (1, 2):
+            params = yaml.safe_load(Path("params.yaml").read_text()) | {"seed": seed}
+            Path("params.yaml").write_text(yaml.safe_dump(params))
+            rows = [{**row, "text": f"{row['text']} run {seed}"} for row in gold]
+            with recorded_calls("optimize", load_params()), using_student(served, "student", program, 8):
+                search(program, rows, load_params().optimize, lambda _: 0.0)
+                threads = dspy.Parallel(num_threads=8, disable_progress_bar=True)
+                threads([(program, dspy.Example(query=row["text"]).with_inputs("query")) for row in rows])
+            subprocess.run([VENV / "bin/python", "-m", "stages.parts.tracking", "optimize"], env=environment(), check=True)
+    said = subprocess.run(
+        [VENV / "bin/python", "-W", "ignore", "-c", TRACES],
+        env=environment(MLFLOW_TRACKING_URI=store),
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout
+    traces = json.loads(said.splitlines()[-1])
+    asked = {(trace["run"], trace["spans"][0]["inputs"]["query"][-1]) for trace in traces}
+    assert len(traces) == 2 * SAMPLE and len(asked) == 2 == len({run for run, _ in asked}) == len({seed for _, seed in asked})
+    for trace in traces:
+        outer, inner, model = trace["spans"]
+        assert (outer["name"], inner["name"], model["name"]) == ("IntentClassifier", "Predict", "hosted_vllm/student")
+        assert (outer["parent_id"], inner["parent_id"], model["parent_id"]) == (None, outer["span_id"], inner["span_id"])
+        assert outer["inputs"]["query"] in model["inputs"][-2]["content"], "a call of another thread"
+        assert model["outputs"] == [outer["outputs"]["label"]] and trace["stage"] == "optimize"
+        assert trace["usage"] == {"input_tokens": 100, "output_tokens": 1, "total_tokens": 101}
 
 
 def test_a_dead_server_fails_no_stage(finished):

@@ -60,6 +60,7 @@ TIMES = REPORTS / "times"
 COMPARE = REPORTS / "compare"  # this and seeds.json: of `make compare` and `make seeds`, no stage's
 SEEDS = REPORTS / "seeds.json"
 TUNING_REPORT = REPORTS / "teacher_tuning.json"  # of `make tune-teacher`
+TRACES = Path(".cache/traces")  # of a run's own folder: not shared with runs that DVC starts elsewhere
 
 
 def cache() -> Path:

@@ -88,7 +88,7 @@ def load_prompt(path: Path, plain: IntentClassifier, wanted: dict[str, Any]) -> 
         raise UserError(f"{path}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}: {WAY_OUT}") from None
     for name, value in wanted.items():
         if getattr(found.metadata, name) != value:
-            raise UserError(f"{path} was tuned for another {name.removesuffix('s')} than now: {WAY_OUT}")
+            raise UserError(f"{path} was tuned for {'other' if name.endswith('s') else 'another'} {name}: {WAY_OUT}")
     prompt = found.predictor.signature.instructions
     if unnamed := [label for label in plain.labels if label not in prompt]:
         raise UserError(f"{path}: its instructions do not name the label {unnamed[0]}: name it, or {WAY_OUT}")

@@ -18,7 +18,7 @@ UNTRACKED = ("runtime", "serve", "tracking")  # blocks of params.yaml that chang
 
 @dataclass(frozen=True)
 class Finished:
-    """A stage's parameters and numbers under dotted names, its pictures, and its other small files."""
+    """A stage's parameters and numbers under dotted names, its pictures, its other small files, and a sample of its DSPy calls."""
 
     stage: str
     params: dict[str, str]
@@ -26,6 +26,7 @@ class Finished:
     curve: list[dict[str, float]] = field(default_factory=list)  # `step` and numbers at it
     figures: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    traces: list[list[dict[str, Any]]] = field(default_factory=list)  # of calls as stages/parts/run/traces.py writes them
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -59,7 +60,8 @@ def finished(stage: str) -> Finished:
     curve = [numbers(point) for point in read_json(paths.LEARNING_CURVE)] if stage == "lora" else []
     pictures = [path for path in written("plots") if path.suffix == ".png"]
     others = [path for path in [*written("outs"), *written("metrics"), *written("plots")] if path not in pictures]
-    return Finished(stage, in_force, metrics, curve, pictures, others)
+    calls = paths.TRACES / f"{stage}.json"
+    return Finished(stage, in_force, metrics, curve, pictures, others, read_json(calls) if calls.is_file() else [])
 
 
 def under(name: str, wanted: str) -> bool:

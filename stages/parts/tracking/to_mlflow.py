@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a dead server must not hold up the pipeline
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import mlflow
 import mlflow.pyfunc
-from mlflow.entities import Metric, Param
+from mlflow.entities import LiveSpan, Metric, Param, SpanStatus, SpanStatusCode, SpanType
+from mlflow.tracing.constant import SpanAttributeKey, TokenUsageKey, TraceMetadataKey
 from mlflow.tracking import MlflowClient
 
 from stages.parts.run import paths
@@ -67,6 +69,37 @@ def log(client: MlflowClient, run_id: str, told: Finished) -> None:
         client.log_artifact(run_id, str(path), str(path.parent))
 
 
+def log_traces(experiment_id: str, run_id: str, traces: list[list[dict[str, Any]]]) -> None:
+    """A stage's DSPy calls under its run, named by its id; all are sent when this returns."""
+    kinds = {"module": SpanType.CHAIN, "model": SpanType.CHAT_MODEL}
+    for calls in traces:
+        spans: dict[str, LiveSpan] = {}
+        for call in calls:
+            outer = spans.get(call["parent"])
+            spans[call["id"]] = mlflow.start_span_no_context(
+                call["name"],
+                span_type=kinds[call["kind"]],
+                parent_span=outer,
+                inputs=call["inputs"],
+                metadata={} if outer else {TraceMetadataKey.SOURCE_RUN: run_id},
+                experiment_id=None if outer else experiment_id,
+                start_time_ns=call["started_ns"],
+            )
+        for call in reversed(calls):
+            span = spans[call["id"]]
+            if call["usage"]:
+                span.set_attribute(SpanAttributeKey.CHAT_USAGE, token_usage(call["usage"]))
+            status = SpanStatus(SpanStatusCode.ERROR, call["error"]) if call["error"] else SpanStatus(SpanStatusCode.OK)
+            span.end(call["outputs"], status=status, end_time_ns=call["ended_ns"])
+    mlflow.flush_trace_async_logging()
+
+
+def token_usage(by_model: dict[str, dict[str, Any]]) -> dict[str, int]:
+    """DSPy's counts under MLflow's names."""
+    sent, said = (sum(usage[kind] for usage in by_model.values()) for kind in ("prompt_tokens", "completion_tokens"))
+    return {TokenUsageKey.INPUT_TOKENS: sent, TokenUsageKey.OUTPUT_TOKENS: said, TokenUsageKey.TOTAL_TOKENS: sent + said}
+
+
 def register(client: MlflowClient, run_id: str) -> None:
     """The pair that `optimize` chose as a model that answers queries, registered, and its weights beside it."""
     pair = load_sidecar(paths.SIDECAR)
@@ -103,6 +136,7 @@ def tell(uri: str, told: Finished) -> None:
     tags = {"mlflow.parentRunId": parent, "stage": told.stage}
     run_id = client.create_run(experiment_id, run_name=told.stage, tags=tags).info.run_id
     log(client, run_id, told)
+    log_traces(experiment_id, run_id, told.traces)
     client.set_terminated(run_id)
     if told.stage == "evaluate":  # what runs are compared by
         log(client, parent, Finished(told.stage, told.params, told.metrics))

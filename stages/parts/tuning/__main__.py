@@ -84,6 +84,10 @@ def shown(report: Mapping[str, Any]) -> str:
         if found["dollars_per_1000"] is not None:
             price += f", ${found['dollars_per_1000']:.2f}"
         lines.append(f"{name:14}{percent(found['accuracy']):>8}{between:>18}{difference:>28}{p:>8}{price:>24}")
+    for name, found in candidates.items():
+        if found["failed"]:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in found["failed"].items())
+            lines.append(f"{name}: rows without a label, which count as wrong ({reasons})")
     chosen = report["chosen"]
     unbeaten = [name for name, found in candidates.items() if not found["beaten_by"]]
     why = "it beats all others" if len(unbeaten) == 1 else f"the cheapest of {', '.join(unbeaten)}, which none beats significantly"

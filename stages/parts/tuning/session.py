@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import dspy
@@ -47,7 +47,7 @@ class Session:
     teacher: Teacher
     thread: AskerThread
     threads: int
-    progress: Progress = field(default_factory=lambda: Progress("tuning"))
+    progress: Progress | None = None
 
     @property
     def spent(self) -> Spent:
@@ -60,7 +60,8 @@ class Session:
             yield
 
     def answered(self) -> None:
-        self.progress.update(note=cost(self.spent))
+        if self.progress:
+            self.progress.update(note=cost(self.spent))
 
     def answers(self, program: IntentClassifier, rows: Sequence[Query]) -> tuple[list[Answer], Spent]:
         """A program's answers to rows, in order, and what they cost; a row that fails is an answer without a label.
