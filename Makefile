@@ -59,8 +59,8 @@ serve-ray: setup ## serve on Ray: the LLM endpoint and the classifier, each scal
 export: setup ## fold the chosen adapter into its base: models/export, for vLLM and transformers
 	@$(BIN)/python -m serve.export
 
-check: setup lint ## lint, types, and the tests that need no engine: before every commit
-	@$(BIN)/python -m pytest -m "not engine"
+check: setup lint ## lint, types, and the quick tests: before every commit
+	@$(BIN)/python -m pytest -m "not engine and not slow"
 
 test: setup lint ## lint, types, and all tests
 	@$(BIN)/python -m pytest

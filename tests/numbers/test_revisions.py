@@ -53,6 +53,7 @@ def command(folder: Path, module: str, *arguments: str, check: bool = True):
     return run(folder, sys.executable, "-m", f"stages.parts.numbers.{module}", *arguments, check=check, PYTHONPATH=str(ROOT))
 
 
+@pytest.mark.slow
 def test_two_revisions_are_compared_on_the_same_rows(repository):
     run(repository, "git", "checkout", "-qb", "better")
     params = (repository / "params.yaml").read_text()
@@ -78,6 +79,7 @@ def test_a_revision_that_is_not_there_is_one_clear_line(repository):
     assert done.returncode == 1 and "of nowhere can't be read" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_seeds_report_mean_and_spread_and_a_failed_one_is_named(repository):
     said = command(repository, "seeds", "2").stdout
     found = json.loads((repository / "reports/seeds.json").read_text())

@@ -171,6 +171,7 @@ def changed_stages(folder: Path) -> set[str]:
     return {stage.rpartition(":")[2] for stage, why in Repo(str(folder)).status().items() if any("changed deps" in entry for entry in why)}
 
 
+@pytest.mark.slow
 def test_an_edit_reruns_what_it_can_change_and_nothing_else(settled):
     assert not changed_stages(settled)
     wrong = {}

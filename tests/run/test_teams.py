@@ -18,6 +18,7 @@ import yaml
 from tests.conftest import commit_all, make_clone, run
 from tests.run.test_pipeline_file import PIPELINE, outputs
 
+pytestmark = pytest.mark.slow
 without_s3 = pytest.mark.skipif(
     not (importlib.util.find_spec("dvc_s3") and importlib.util.find_spec("moto")), reason="dvc-s3 or moto is not installed"
 )

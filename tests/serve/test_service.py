@@ -209,6 +209,7 @@ def test_logs_hold_no_query(url, shop):
     assert "xyzzy" not in (shop.folder / "log").read_text()
 
 
+@pytest.mark.slow
 def test_schemathesis_finds_no_breach_of_the_openapi_document(url, tmp_path):
     wanted = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance"
     done = run(
@@ -329,6 +330,7 @@ def test_a_batch_file_keeps_rows_columns_and_order(shop):
     assert set(found.label[:600]) == set(LABELS) and found.label[600] == "unknown" and found.abstained[600] == "True"
 
 
+@pytest.mark.slow
 def test_a_killed_batch_goes_on_where_it_was(tmp_path):
     shop = make_shop(tmp_path / "shop")
     pd.DataFrame({"text": [f"query {number}" for number in range(2000)]}).to_csv(shop.folder / "in.csv", index=False)

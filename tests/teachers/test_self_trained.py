@@ -98,6 +98,7 @@ def test_confident_learning_finds_planted_errors_and_spares_right_rows(rows):
     assert found[planted].mean() > 0.7 and found[~planted].mean() < 0.05
 
 
+@pytest.mark.slow
 def test_a_teacher_on_banking77_is_right_on_three_quarters_of_the_pool(banking77):
     """The issue's bar from 100 gold rows; the mean of three draws is 82 %."""
     table = read_table(banking77 / "train.csv", "text", "category")

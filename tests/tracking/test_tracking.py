@@ -119,6 +119,7 @@ def runs(server: str) -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.slow
 def test_a_run_is_read_back_and_its_model_answers_in_a_fresh_process(finished, server):
     track(finished, mlflow=server, wandb="offline")
     for stage in ("lora", "evaluate"):  # as run_stage calls it

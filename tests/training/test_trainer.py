@@ -207,6 +207,7 @@ def finish_lora(folder: Path, processes: int = 1) -> dict[str, torch.Tensor]:
     return load_file(next((folder / "models/lora/epoch-3").glob("*.safetensors")))
 
 
+@pytest.mark.slow
 def test_a_killed_stage_goes_on_and_ends_with_the_same_weights(repository):
     stage = start_lora(repository)
     end = time.monotonic() + 120
@@ -228,6 +229,7 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_weights(repository):
         assert torch.equal(resumed[name], weight), name
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(repository):
     one = finish_lora(repository)
     configure(repository, parallel="ddp")
