@@ -201,7 +201,6 @@ def test_the_llm_replica_answers_with_the_adapter_and_comes_back_when_it_is_kill
 
     until(answers, patience_s=300)
     # Ray holds queries while no replica is there: the first ones end by the time limit, until the service knows.
-    print([(answer.status_code, round(answer.elapsed.total_seconds(), 1)) for answer in failed])
     assert {answer.status_code for answer in failed} <= {503, 504}
     assert all(answer.headers["Retry-After"] for answer in failed if answer.status_code == 503)
     assert [ask(number).json() for number in range(4)] == before
