@@ -26,15 +26,15 @@ from tests.teachers.desk import KEY, LABELS, Desk
 FAULTS = ["429=0.01", "500=0.01", "cut=0.01", "html=0.01", "hang=0.002", "truncated=0.01", "no_label=0.01", "form=0.01"]
 
 
-def counted(desk: Desk) -> tuple[int, int, int, float]:
+def counted(desk: Desk) -> tuple[Any, ...]:
     report = desk.report()
-    return report["answers"], report["prompt_tokens"], report["completion_tokens"], report["cost"]
+    dollars = pytest.approx(report["cost"], abs=1e-6)  # which is rounded
+    return report["answers"], report["prompt_tokens"], report["completion_tokens"], dollars
 
 
-def seen(desk: Desk) -> tuple[Any, ...]:
+def seen(desk: Desk) -> tuple[int, int, int, float]:
     stats = desk.stats()
-    dollars = pytest.approx(stats["distinct_dollars"], abs=1e-6)  # the report rounds
-    return stats["distinct"], stats["distinct_prompt_tokens"], stats["distinct_completion_tokens"], dollars
+    return stats["distinct"], stats["distinct_prompt_tokens"], stats["distinct_completion_tokens"], stats["distinct_dollars"]
 
 
 @pytest.mark.parametrize("style", ["direct", "chain_of_thought"])
