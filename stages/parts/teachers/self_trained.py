@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.sparse import csr_matrix
 from scipy.special import log_softmax, softmax
 from scipy.stats import chisquare
 from sklearn.decomposition import TruncatedSVD
@@ -82,10 +81,9 @@ class View:
     topics: Matrix
     terms: Matrix
 
-    def rows(self, texts: Sequence[str]) -> tuple[csr_matrix, Matrix]:
-        """The texts' TF-IDF [N, T] and their unit vectors in topic space [N, D]."""
-        tfidf = self.vectorizer.transform(texts)
-        return tfidf, normalize(tfidf @ self.topics.T)
+    def vectors(self, texts: Sequence[str]) -> Matrix:
+        """The texts' unit vectors in topic space [N, D]."""
+        return normalize(self.vectorizer.transform(texts) @ self.topics.T)
 
 
 class Lessons:
@@ -174,7 +172,7 @@ class SelfTrainedTeacher:
 
     def probabilities(self, texts: Sequence[str]) -> Matrix:
         """[N, K], the mean of the views'."""
-        return probabilities_of([view.rows(texts)[1] for view in self.views], self.weights)
+        return probabilities_of([view.vectors(texts) for view in self.views], self.weights)
 
     def deciding_terms(self, text: str, label: str, count: int = 3) -> list[str]:
         """The words and word pairs of a text that speak most for a label, strongest first.
@@ -182,7 +180,7 @@ class SelfTrainedTeacher:
         A term's part is its exact share of the label's logit above the mean of all labels', in the view of words.
         """
         view = self.views[WORDS]
-        tfidf, _ = view.rows([text])
+        tfidf = view.vectorizer.transform([text])
         chosen = self.labels.index(label)
         direction = self.weights[WORDS][:-1, chosen] - self.weights[WORDS][:-1].mean(axis=1)
         parts = tfidf.data * (direction @ view.topics[:, tfidf.indices])
