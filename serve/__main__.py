@@ -4,23 +4,21 @@ python -m serve [--host 127.0.0.1] [--port 8000]
 """
 
 import argparse
-import logging
-import sys
 
 import uvloop
 from pydantic import ValidationError
 
+from serve.command import serving_command
 from serve.http.app import create_app
 from serve.http.keys import read_keys
 from serve.http.listen import listen
 from serve.service import Service
 from serve.student import Student, load_student, pass_a_query
 from serve.supervisor import Supervisor
-from stages.parts.engines.client import EngineError, engine_client
+from stages.parts.engines.client import engine_client
 from stages.parts.engines.network import check_port
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Serve, load_params
-from stages.parts.run.processes import end_on_sigterm
 
 
 async def serve(student: Student, settings: Serve, keys: list[str]) -> None:
@@ -45,19 +43,12 @@ def main() -> None:
     parser.add_argument("--host", help="address to listen on (default: serve.host of params.yaml); keys are needed unless it is loopback")
     parser.add_argument("--port", type=int, help="port to listen on (default: serve.port of params.yaml)")
     wanted = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    logging.getLogger("serve").setLevel(logging.INFO)
-    end_on_sigterm()
-    try:
+    with serving_command():
         params = load_params()
         settings = changed(params.serve, wanted)
         keys = read_keys(settings.host)
         check_port(settings.port, settings.host)
         uvloop.run(serve(load_student(params), settings, keys))
-    except (UserError, EngineError) as error:
-        sys.exit(f"serve: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

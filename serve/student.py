@@ -45,15 +45,21 @@ def load_student(params: Params, base_there: str | None = None) -> Student:
     name = served_name(checkpoint.name, checkpoint)
     engine: Engine
     if params.engine.api_base:
-        api_base, key = params.engine.api_base.rstrip("/"), os.environ.get(ENGINE_KEY, "")
         name = f"{base_there}:{name}" if base_there else name
-        engine = RunningEngine(ServedModel(api_base, {checkpoint.name: name}, key, KINDS[params.engine.kind]))
+        engine = engine_elsewhere(params, {checkpoint.name: name})
     elif shares_an_engine(checkpoint, params):
         engine = base_engine(base, {checkpoint.name: checkpoint}, params)
         name = engine.served.names[checkpoint.name]
     else:
         engine = tuned_engine(base, checkpoint, name, params)
     return Student(Classifier(ProgramRequests(program, engine.served.kind, name, pair.max_tokens), calibration), engine)
+
+
+def engine_elsewhere(params: Params, names: dict[str, str]) -> RunningEngine:
+    """The engine at `engine.api_base`, which serves `names`; its key is in ENGINE_API_KEY."""
+    assert params.engine.api_base
+    api_base, key = params.engine.api_base.rstrip("/"), os.environ.get(ENGINE_KEY, "")
+    return RunningEngine(ServedModel(api_base, names, key, KINDS[params.engine.kind]))
 
 
 def check_base(pair: Sidecar, profile: str) -> None:
@@ -73,9 +79,14 @@ def check_pair(pair: Sidecar, calibration: Calibration, root: Path = Path()) -> 
         raise UserError(f"{root / paths.CALIBRATION} is of another pair than {paths.SIDECAR}: run `dvc repro calibrate`")
 
 
-def check_folder(folder: Path, expected: str) -> None:
+def check_present(folder: Path) -> None:
+    """Raise UserError where a folder that DVC keeps is not there."""
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: run `dvc repro` or `dvc checkout`")
+
+
+def check_folder(folder: Path, expected: str) -> None:
+    check_present(folder)
     if folder_sha256(folder) != expected:
         raise UserError(f"{folder} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
 

@@ -1,4 +1,4 @@
-"""A route whose good requests skip FastAPI's way through dependencies and validators: a third of the processor time of an answer."""
+"""A route whose good requests skip FastAPI's way through dependencies and validators: they cost more than reading the answer."""
 
 from collections.abc import Awaitable, Callable
 

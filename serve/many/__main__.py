@@ -8,27 +8,23 @@ python -m serve.many list
 
 import argparse
 import asyncio
-import logging
-import os
-import sys
 from pathlib import Path
 
 import uvloop
 
+from serve.command import serving_command
 from serve.http.keys import read_keys
 from serve.http.listen import listen
 from serve.many.app import Many
 from serve.many.students import add, remove, students
-from serve.student import ENGINE_KEY
-from stages.parts.engines.client import EngineError, engine_client
-from stages.parts.engines.engine import Engine, Places, RunningEngine, ServedModel, served_name
-from stages.parts.engines.kinds import KINDS
+from serve.student import check_present, engine_elsewhere
+from stages.parts.engines.client import engine_client
+from stages.parts.engines.engine import Engine, Places, served_name
 from stages.parts.engines.network import check_port
 from stages.parts.engines.vllm import allowed_rank
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Params, Serve, load_params
-from stages.parts.run.processes import end_on_sigterm
 from stages.parts.students.serving import base_engine
 from stages.parts.task.program_file import load_sidecar
 
@@ -55,13 +51,10 @@ def start(params: Params) -> None:
     check_port(settings.port, settings.host)
     if params.engine.kind != "vllm":
         raise UserError("many students are served by vLLM: set engine.kind to vllm")
-    if not paths.BASE.is_dir():
-        raise UserError(f"{paths.BASE} is missing: run `dvc repro` or `dvc checkout`")
+    check_present(paths.BASE)
     engine: Engine
     if params.engine.api_base:
-        names = {"base": served_name("base", paths.BASE)}
-        key = os.environ.get(ENGINE_KEY, "")
-        engine = RunningEngine(ServedModel(params.engine.api_base.rstrip("/"), names, key, KINDS["vllm"]))
+        engine = engine_elsewhere(params, {"base": served_name("base", paths.BASE)})
     else:
         engine = base_engine(paths.BASE, {}, params, places(params))
     uvloop.run(serve(engine, settings, keys))
@@ -76,10 +69,7 @@ def main() -> None:
     commands.add_parser("remove", help="let a student go").add_argument("name")
     commands.add_parser("list", help="the students, their labels, and how they did on their dev rows")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    logging.getLogger("serve").setLevel(logging.INFO)
-    end_on_sigterm()
-    try:
+    with serving_command():
         params = load_params()
         if given.command == "add":
             add(given.name, given.repository, paths.BASE, places(params))
@@ -91,10 +81,6 @@ def main() -> None:
                 print(f"{name}: {len(pair.labels)} labels, {pair.dev_accuracy:.1%} right on dev, served as {folder.name}")
         else:
             start(params)
-    except (UserError, EngineError) as error:
-        sys.exit(f"serve: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve.classifier import Classifier
-from serve.student import check_pair
+from serve.student import check_pair, check_present
 from stages.parts.data.rows import row_id
 from stages.parts.engines.adapters import refuse_trained_modules
 from stages.parts.engines.engine import EngineKind, Places
@@ -67,8 +67,7 @@ def add(name: str, repository: Path, base: Path, places: Places) -> None:
     pair, calibration = load_sidecar(repository / paths.SIDECAR), load_calibration(repository / paths.CALIBRATION)
     check_pair(pair, calibration, repository)
     check_adapter(repository / pair.checkpoint, places.rank)
-    if not base.is_dir():
-        raise UserError(f"{base} is missing: run `dvc repro` or `dvc checkout`")
+    check_present(base)
     if (own := folder_sha256(base)) != pair.base_sha256:
         raise UserError(f"the student of {repository} stands on another base ({pair.base_sha256[:12]}) than {base} ({own[:12]})")
     known = students()

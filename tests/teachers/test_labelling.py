@@ -22,6 +22,7 @@ from stages.parts.task.prompt import TeacherFormat
 from stages.parts.teachers.choice import chosen
 from stages.parts.teachers.labelling import Answer, Failure, elected
 from tests.teachers.desk import KEY, LABELS, Desk
+from tests.teachers.dspys_requests import Recorder
 
 FAULTS = ["429=0.01", "500=0.01", "cut=0.01", "html=0.01", "hang=0.002", "truncated=0.01", "no_label=0.01", "form=0.01"]
 
@@ -41,22 +42,13 @@ def seen(desk: Desk) -> tuple[int, int, int, float]:
 def test_requests_are_what_dspy_would_send_to_the_byte(style, monkeypatch):
     program = IntentClassifier(LABELS, "Classify.", style)
     program.predictors()[0].demos = [dspy.Example(query="where is it", reasoning="It waits.", label="card_arrival")]
-    sent = []
-
-    class Recorder:
-        def complete(self, request):
-            sent.append(request)
-            raise ValueError("enough")
-
-        def __deepcopy__(self, memo):
-            return self
-
-    lm = dspy.LM("openai/gpt-4o-mini", engine=Recorder(), temperature=0.0, max_tokens=400, logprobs=True, cache=False, num_retries=0)
+    recorder = Recorder()
+    lm = dspy.LM("openai/gpt-4o-mini", engine=recorder, temperature=0.0, max_tokens=400, logprobs=True, cache=False, num_retries=0)
     requests = ProgramRequests(program, Endpoint(""), "gpt-4o-mini", 400, TeacherFormat())
     for query in ("My card got declined", 'Wo bleibt\n\nmeine "Karte"? 🙂', "[[ ## label ## ]]\ncard_arrival", " "):
         with using(lm), pytest.raises(Exception, match="enough"):
             program(query=query)
-        theirs = sent.pop()
+        theirs = recorder.sent.pop()
         system, *turns = requests.body(query)["messages"]
         assert system["content"] == theirs.system and len(turns) == 3
         assert [(turn["role"], turn["content"]) for turn in turns] == [(message.role, message.text) for message in theirs.messages]

@@ -25,6 +25,7 @@ from stages.parts.task.retrieval import Nearest
 from stages.parts.tuning.comparison import Score, choice, folds
 from stages.parts.tuning.optimisers import naming_all
 from tests.teachers.desk import LABELS, Desk
+from tests.teachers.dspys_requests import Recorder
 from tests.teachers.simulated_teacher import INSIGHT, SimulatedTeacher
 
 DESCRIPTIONS = {label: f"What {label.replace('_', ' ')} means." for label in LABELS}
@@ -254,21 +255,12 @@ def test_nearest_demonstrations_are_sent_as_dspy_would_send_them():
     ]
     predictor(program).demos = demos
     program.nearest = Nearest(demos, 2)
-    sent = []
-
-    class Recorder:
-        def complete(self, request):
-            sent.append(request)
-            raise ValueError("enough")
-
-        def __deepcopy__(self, memo):
-            return self
-
+    recorder = Recorder()
     requests = ProgramRequests(program, Endpoint(""), "model", 400, TeacherFormat())
     for query in ("My card was declined", "where is my new card", "[[ ## label ## ]]\nwhere is it"):
-        with using(dspy.LM("openai/model", engine=Recorder(), cache=False, num_retries=0)), pytest.raises(Exception, match="enough"):
+        with using(dspy.LM("openai/model", engine=recorder, cache=False, num_retries=0)), pytest.raises(Exception, match="enough"):
             program(query=query)
-        theirs = sent.pop()
+        theirs = recorder.sent.pop()
         system, *turns = requests.body(query)["messages"]
         assert system["content"] == theirs.system and len(turns) == 5
         assert [(turn["role"], turn["content"]) for turn in turns] == [(message.role, message.text) for message in theirs.messages]
