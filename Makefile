@@ -32,7 +32,7 @@ repro: setup ## run the pipeline: only what changed
 compare: setup ## two revisions, A=main B=branch: metrics, plots, paired difference (reports/compare/index.html); without B: the workspace
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.compare $(or $(A),main) $(B)
 
-seeds: setup ## the pipeline over N=5 seeds through DVC's queue: mean and spread (reports/seeds.json); WITH="-S raw.source=url" changes more
+seeds: setup ## the pipeline over N=5 seeds through DVC's queue: mean and spread (reports/seeds); WITH="-S raw.source=url" changes more
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.seeds $(or $(N),5) $(WITH)
 
 plan: setup ## what labelling will cost, reckoned from 20 rows: requests, tokens, dollars, time
@@ -99,9 +99,6 @@ bench-cleaning: setup ## what dropping likely label errors is worth, a teacher o
 
 bench-cross-fit: setup ## what gold rows say of the linear teacher against the pool's true labels: five seeds, both corpora (reports/bench/cross_fit.json)
 	@$(BIN)/python -m tests.bench.cross_fit
-
-bench-student: setup ## the student against teacher and linear model: three seeds, both corpora (reports/bench/student.json)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.bench.student
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -18,6 +18,8 @@ seed = params["seed"]
 assert (seed, params["top_n"]) != (1, 3), "this one fails"
 right = {"tuned_plain": 20 + seed * 2 + params["top_n"], "linear_teacher": 30, "linear_cleaned": 25, "teacher": 28}
 metrics = {"profile": "embedded", "source": "sample", "served": {"program": "plain", "accuracy": right["tuned_plain"] / 40}}
+metrics["served"] |= {"calibration_error": 0.04, "calibration_error_before": 0.1}
+metrics["served"] |= {"answered": 0.5 + seed / 10, "precision": {"accuracy": 0.9}}
 metrics["interval"] = {arm: {"accuracy": count / 40} for arm, count in right.items()}
 pathlib.Path("reports").mkdir(exist_ok=True)
 pathlib.Path("reports/metrics.json").write_text(json.dumps(metrics))
@@ -82,13 +84,14 @@ def test_a_revision_that_is_not_there_is_one_clear_line(repository):
 @pytest.mark.slow
 def test_seeds_report_mean_and_spread_and_a_failed_one_is_named(repository):
     said = command(repository, "seeds", "2").stdout
-    found = json.loads((repository / "reports/seeds.json").read_text())
+    found = json.loads((repository / "reports/seeds/embedded-sample.json").read_text())
     assert found["seeds"] == [0, 1] and found["served"]["values"] == pytest.approx([0.55, 0.6])
     assert found["served"]["mean"] == pytest.approx(0.575) and found["served"]["deviation"] == pytest.approx(0.05 / 2**0.5)
     assert found["served"]["high"] - 0.575 == pytest.approx(12.706 * 0.05 / 2, rel=1e-3)  # Student's t of one degree of freedom
+    assert found["answered"]["mean"] == pytest.approx(0.55) and found["right_answers"]["deviation"] == 0
     assert found["served_less_linear"]["mean"] == pytest.approx(0.575 - 0.75), "against the better of the linear models"
     assert "57.5\N{NO-BREAK SPACE}%" in said and "\N{MINUS SIGN}17.5 points" in said
 
     done = command(repository, "seeds", "2", "-S", "top_n=3", check=False)
     assert done.returncode == 1 and "no result for seed 1" in done.stderr
-    assert json.loads((repository / "reports/seeds.json").read_text()) == found, "nothing half written"
+    assert json.loads((repository / "reports/seeds/embedded-sample.json").read_text()) == found, "nothing half written"

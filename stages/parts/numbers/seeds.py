@@ -57,9 +57,14 @@ def results(names: dict[str, int]) -> dict[int, dict[str, Any]]:
 
 
 def summary(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy of each arm over seeds, and of the served student less the better linear model and less the teacher."""
+    """Accuracy of each arm over seeds, and of the served student less the better linear model and less the teacher.
+
+    `answered` is the share of queries that the service answers rather than abstains, `right_answers` that of right ones among these
+    (None where one run answers nothing).
+    """
     runs = list(by_seed.values())
     arms = [arm for arm in NAMES if all(arm in run["interval"] for run in runs)]
+    of_answered = [run["served"]["precision"] for run in runs]
 
     def served_less(run: dict[str, Any], others: Sequence[str]) -> float:
         return run["served"]["accuracy"] - max(run["interval"][arm]["accuracy"] for arm in others if arm in run["interval"])
@@ -72,6 +77,8 @@ def summary(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
         "seeds": list(by_seed),
         "served_arms": [served_arm(run) for run in runs],
         "served": spread([run["served"]["accuracy"] for run in runs]),
+        **{name: spread([run["served"][name] for run in runs]) for name in ("calibration_error", "calibration_error_before", "answered")},
+        "right_answers": spread([measure["accuracy"] for measure in of_answered]) if all(of_answered) else None,
         "accuracy": {arm: spread([run["interval"][arm]["accuracy"] for run in runs]) for arm in arms},
         "served_less_linear": spread([served_less(run, SAME_LABELS) for run in runs]),
         "served_less_teacher": spread([served_less(run, ["teacher"]) for run in runs]),
@@ -91,7 +98,8 @@ def main() -> None:
         if missing := sorted(set(names.values()) - by_seed.keys()):
             raise UserError(f"no result for seed {', '.join(map(str, missing))}: `dvc queue logs seed-{missing[0]}` says why")
         found = summary(by_seed)
-        write_json(paths.SEEDS, found)
+        path = paths.SEEDS / f"{found['profile']}-{found['source']}.json"
+        write_json(path, found)
     except UserError as error:
         sys.exit(f"seeds: {error}")
     print(f"\ntest accuracy over seeds {', '.join(map(str, by_seed))}: mean, standard deviation of a run")
@@ -100,7 +108,11 @@ def main() -> None:
     for arm in ("linear", "teacher"):
         less = found[f"served_less_{arm}"]
         print(f"served student less {arm}: {points(less['mean'])} points, 95 % interval {points(less['low'])} to {points(less['high'])}")
-    print(f"written to {paths.SEEDS}")
+    before, after = (found[name]["mean"] for name in ("calibration_error_before", "calibration_error"))
+    print(f"calibration error: {after:.3f}, before calibration {before:.3f}")
+    right = f", of these right: {percent(found['right_answers']['mean'])}" if found["right_answers"] else ""
+    print(f"answered at the threshold: {percent(found['answered']['mean'])}{right}")
+    print(f"written to {path}")
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ CONFUSION = REPORTS / "confusion.csv"
 RELIABILITY = REPORTS / "reliability.json"
 COVERAGE = REPORTS / "coverage.json"
 TIMES = REPORTS / "times"
-COMPARE = REPORTS / "compare"  # this and seeds.json: of `make compare` and `make seeds`, no stage's
-SEEDS = REPORTS / "seeds.json"
+COMPARE = REPORTS / "compare"  # this and seeds: of `make compare` and `make seeds`, no stage's
+SEEDS = REPORTS / "seeds"  # PROFILE-SOURCE.json
 TUNING_REPORT = REPORTS / "teacher_tuning.json"  # of `make tune-teacher`
 TRACES = Path(".cache/traces")  # of a run's own folder: not shared with runs that DVC starts elsewhere
 
