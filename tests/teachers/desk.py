@@ -54,6 +54,7 @@ class Desk:
         self.params["profile"] = "api"
         self.set("teacher", api_base=f"http://127.0.0.1:{self.port}/v1")
         self.set("runtime", timeout_s=5)
+        self.set("split", dev=10, optimizer_val=10)
 
     def set(self, block: str, **values: object) -> None:
         place = self.params["profiles"]["api"]["teacher"] if block == "teacher" else self.params[block]

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from stages.parts.task.sanitise import harmless
 
@@ -120,7 +121,9 @@ class SimulatedTeacher:
         self.in_flight = 0
         self.asked: set[str] = set()
         self.files: dict[str, bytes] = {}
-        self.batches: dict[str, dict[str, Any]] = {}
+        others = (f"other-{number}" for number in range(options.batch_others))
+        self.batches: dict[str, dict[str, Any]] = {name: {"id": name, "input_file_id": "of-somebody-else"} for name in others}
+        self.trouble: Counter[str] = Counter()
 
     def confidence(self, query: str, label: str) -> float:
         """High for what is right, lower for most of what is wrong: informative, not perfect."""
@@ -208,6 +211,8 @@ class SimulatedTeacher:
             return 404, "model_not_found", f"The model `{body['model']}` does not exist or you do not have access to it."
         if options.refuse and options.refuse in body:
             return 400, "unsupported_parameter", f"Unsupported parameter: '{options.refuse}' is not supported with this model."
+        if any(f"{text}\n" in body["messages"][-1]["content"] for text in options.filtered):
+            return 400, "content_filter", "The response was filtered due to the content management policy."
         if options.credit is not None and self.stats["answers"] >= options.credit:
             return 429, "insufficient_quota", "You exceeded your current quota, please check your plan and billing details."
         return None
@@ -251,10 +256,20 @@ class SimulatedTeacher:
         finally:
             self.in_flight -= 1
 
+    @web.middleware
+    async def batch_trouble(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """The first calls of each of the batch API's routes fail."""
+        route = f"{request.method} {request.path}"
+        if "/chat/" not in request.path and request.path != "/stats" and self.trouble[route] < self.options.batch_trouble:
+            self.trouble[route] += 1
+            return complaint(503, "overloaded", "The server is overloaded.")
+        return await handler(request)
+
     def busy(self) -> web.Response:
         self.stats["answered_429"] += 1
         after = {"Retry-After": str(self.options.retry_after_s)} if self.options.retry_after_s is not None else None
-        return web.json_response({"error": {"message": "Rate limit reached."}}, status=429, headers=after)
+        said = "Rate limit reached. You can raise it by adding a payment method to your account: https://vendor.example/account/billing"
+        return web.json_response({"error": {"message": said, "code": "rate_limit_exceeded"}}, status=429, headers=after)
 
     async def show_stats(self, _: web.Request) -> web.Response:
         dollars = (PRICE[0] * self.stats["distinct_prompt_tokens"] + PRICE[1] * self.stats["distinct_completion_tokens"]) / 1e6
@@ -280,8 +295,13 @@ class SimulatedTeacher:
         self.stats["batches"] += 1
         return web.json_response(self.batches[name])
 
-    async def list_batches(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": list(self.batches.values()), "has_more": False})
+    async def list_batches(self, request: web.Request) -> web.Response:
+        """A page, the last batches first, but for those of somebody else, which are newer still."""
+        found = [*self.batches.values()][: self.options.batch_others] + [*self.batches.values()][self.options.batch_others :][::-1]
+        names = [batch["id"] for batch in found]
+        start = names.index(request.query["after"]) + 1 if "after" in request.query else 0
+        end = start + int(request.query["limit"])
+        return web.json_response({"object": "list", "data": found[start:end], "has_more": end < len(found)})
 
     async def show_batch(self, request: web.Request) -> web.Response:
         """Each poll takes a batch one step on; at the last it is worked through, but for the rows that a fault takes."""
@@ -293,13 +313,14 @@ class SimulatedTeacher:
             answers, errors = [], []
             for line in self.files[batch["input_file_id"]].splitlines():
                 asked = json.loads(line)
-                if self.chance.random() < sum(self.options.fault.values()):
+                if self.refusal(asked["body"], f"Bearer {self.options.key}") or self.chance.random() < sum(self.options.fault.values()):
                     failed = {"status_code": 500, "body": {"error": {"message": "internal error"}}}
                     errors.append({"custom_id": asked["custom_id"], "response": failed, "error": None})
                     continue
                 completion = self.answer(asked["body"])
                 self.count(asked["body"], completion)
-                answers.append({"custom_id": asked["custom_id"], "response": {"status_code": 200, "body": completion}, "error": None})
+                response = {"status_code": 200, "body": completion, "padding": " " * self.options.batch_line_bytes}
+                answers.append({"custom_id": asked["custom_id"], "response": response, "error": None})
             self.chance.shuffle(answers)  # vendors promise no order
             for kind, lines in (("output", answers), ("error", errors)):
                 if lines:
@@ -309,7 +330,7 @@ class SimulatedTeacher:
         return web.json_response(batch)
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=2**28)
+        app = web.Application(client_max_size=2**28, middlewares=[self.batch_trouble])
         app.add_routes(
             [
                 web.post("/v1/chat/completions", self.chat),
@@ -339,8 +360,12 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="gpt-4o-mini")
     parser.add_argument("--credit", type=int, help="answers until no credit is left")
     parser.add_argument("--refuse", help="a parameter that is refused")
+    parser.add_argument("--filtered", nargs="*", default=[], help="texts that are refused for their content")
     parser.add_argument("--sampled", action="store_true", help="at a temperature above 0 answers vary")
     parser.add_argument("--batch-polls", type=int, default=1, help="polls until a batch is done")
+    parser.add_argument("--batch-trouble", type=int, default=0, help="calls of each of the batch API's routes that fail at first")
+    parser.add_argument("--batch-others", type=int, default=0, help="batches of somebody else in the list")
+    parser.add_argument("--batch-line-bytes", type=int, default=0, help="at least so many in a line of a batch's answers")
     parser.add_argument("--seed", type=int, default=0)
     found = parser.parse_args(given)
     found.fault = {name: float(rate) for name, _, rate in (each.partition("=") for each in found.fault)}

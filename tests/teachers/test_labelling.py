@@ -59,6 +59,9 @@ def test_five_percent_of_faults_cost_no_row(tmp_path):
     with desk.teacher("--fault", *FAULTS, "--latency-ms", "20"):
         assert not desk.label()
         assert counted(desk) == seen(desk)
+        shutil.rmtree(desk.folder / paths.TEACHER)
+        assert not desk.label()
+        assert counted(desk) == seen(desk), "a rerun counts the answers that were cut short, too"
         assert desk.stats()["fault_no_label"] and desk.stats()["fault_truncated"] and desk.stats()["fault_form"]
     report, rows = desk.report(), desk.rows()
     assert report["rows"] == report["valid"] == len(rows) == 600 and report["failed"] == {}
@@ -169,6 +172,34 @@ def test_a_row_that_keeps_failing_is_named_and_many_end_the_run(tmp_path):
         assert desk.stats()["requests"] < 400
 
 
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_row_that_is_refused_for_its_content_stops_no_run(tmp_path, batch, monkeypatch):
+    monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
+    desk = Desk(tmp_path, pool=60)
+    desk.set("teacher", batch=batch)
+    with desk.teacher("--filtered", "query 7"):
+        assert not desk.label()
+        assert not desk.label(), "when all others are in the log, the first real request is refused"
+        assert desk.report()["failed"] == {"refused": 1} and desk.stats()["answers"] == 89
+        assert [row["text"] for row in desk.rows(paths.TEACHER_FAILED)] == ["query 7"]
+
+
+def test_answers_from_before_a_price_was_known_count_in_the_budget(tmp_path):
+    desk = Desk(tmp_path, pool=300)
+    desk.set("teacher", model="somebody/model-of-theirs")
+    with desk.teacher("--model", "somebody/model-of-theirs"):
+        command = [sys.executable, "-m", "stages.parts.teachers.plan"]
+        planned = subprocess.run(command, cwd=tmp_path, env=desk.environment, text=True, capture_output=True, check=True).stdout
+        assert "no price is known" in planned and "set teacher.price" in planned
+        desk.set("teacher", price={"prompt": 0.15, "completion": 0.6})
+        desk.set("runtime", budget_usd=0.01)
+        assert "of runtime.budget_usd $0.0100 are spent" in desk.label()
+        assert 0.009 < desk.stats()["distinct_dollars"] <= 0.01
+        desk.set("runtime", budget_usd=None)
+        assert not desk.label()
+        assert counted(desk) == seen(desk)
+
+
 def test_a_budget_is_not_passed_and_a_raised_one_goes_on(tmp_path):
     desk = Desk(tmp_path, pool=300)
     with desk.teacher("--latency-ms", "5"):
@@ -237,6 +268,50 @@ def test_a_batch_is_half_the_price_and_a_killed_run_finds_its_batch_again(tmp_pa
     with desk.teacher("--fault", "500=0.2"):  # what a batch leaves open is asked one by one
         assert not desk.label()
         assert desk.stats()["requests"] > 20 and desk.report()["valid"] == 200
+
+
+def test_a_batch_outlives_trouble_long_lines_and_other_peoples_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
+    monkeypatch.setattr(batch_api, "pause_s", lambda attempt: 0.02)
+    monkeypatch.setattr(batch_api, "ATTEMPTS", 2)
+    desk = Desk(tmp_path, pool=20)
+    desk.set("teacher", batch=True)
+    with desk.teacher("--batch-trouble", "2"):  # so each call fails for good once
+        for _ in range(8):
+            if not (complaint := desk.label()):
+                break
+            assert "overloaded" in complaint and "their answers are kept" not in complaint and "the answers so far are kept" in complaint
+        assert not complaint
+        assert desk.stats()["batches"] == 1 and desk.stats()["answers"] == 50
+    shutil.rmtree(desk.folder / ".cache")
+    with desk.teacher("--batch-others", "150", "--batch-line-bytes", "700000"):
+        with monkeypatch.context() as patch:  # killed between the batch's start and the note of its name
+            patch.setattr(batch_api.Batches, "ended", None)
+            with pytest.raises(TypeError):
+                desk.label()
+        [jobs] = (desk.folder / ".cache/answers").glob("*.batches.jsonl")
+        jobs.write_text("".join(jobs.read_text().splitlines(keepends=True)[:1]))
+        assert not desk.label()
+        assert desk.stats()["batches"] == 1 and desk.stats()["answers"] == 50 and desk.report()["valid"] == 20
+
+
+def test_a_batch_that_is_asked_again_for_what_was_cut_keeps_its_answers_and_both_prices(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
+    desk = Desk(tmp_path, pool=40)
+    desk.set("teacher", batch=True)
+    with desk.teacher():
+        assert not desk.label()
+        cost, asked = desk.report()["cost"], desk.stats()
+        [log] = (path for path in (desk.folder / ".cache/answers").iterdir() if "batches" not in path.name)
+        records = [json.loads(line) for line in log.read_text().splitlines()]
+        for record in records[:5]:
+            record["completion"]["choices"][0]["finish_reason"] = "length"
+        log.write_text("".join(json.dumps(record) + "\n" for record in records))
+        desk.set("teacher", max_tokens=1600)
+        assert not desk.label()
+        again = desk.stats()
+        assert again["requests"] == 0 and again["batches"] == 2 and again["answers"] == asked["answers"] + 5
+        assert desk.report()["answers"] == again["answers"] and cost < desk.report()["cost"] < 1.2 * cost
 
 
 def test_a_batch_keeps_to_the_budget_and_says_what_is_wrong_in_one_line(tmp_path, monkeypatch):

@@ -33,18 +33,21 @@ def read_decisions(path: Path, labels: Sequence[str]) -> dict[str, Decision]:
     if not path.is_file():
         return {}
     faults, decisions = Faults(path), {}
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, restval="")
-        if missing := {"id", "label"} - set(reader.fieldnames or ()):
-            raise UserError(f"{path} has no column {' and '.join(sorted(missing))}: its first line is {','.join(COLUMNS)}")
-        for number, row in enumerate(reader, start=1):
-            decision = Decision(**{name: (row.get(name) or "").strip() for name in COLUMNS})
-            label = clean_label(decision.label)
-            if not decision.id:
-                faults.add(number, "it has no id")
-            elif label not in labels:
-                faults.add(number, f"{decision.label!r} is none of this run's {len(labels)} labels: mend it, or remove the row")
-            decisions[decision.id] = Decision(decision.id, label, decision.was, decision.when)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)  # with the mark that Excel puts first
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8: save it as CSV UTF-8") from None
+    reader = csv.DictReader(lines, restval="")
+    if missing := {"id", "label"} - set(reader.fieldnames or ()):
+        raise UserError(f"{path} has no column {' and '.join(sorted(missing))}: its first line is {','.join(COLUMNS)}")
+    for number, row in enumerate(reader, start=1):
+        decision = Decision(**{name: (row.get(name) or "").strip() for name in COLUMNS})
+        label = clean_label(decision.label)
+        if not decision.id:
+            faults.add(number, "it has no id")
+        elif label not in labels:
+            faults.add(number, f"{decision.label!r} is none of this run's {len(labels)} labels: mend it, or remove the row")
+        decisions[decision.id] = Decision(decision.id, label, decision.was, decision.when)
     faults.stop()
     return decisions
 
@@ -53,8 +56,10 @@ def add_decisions(path: Path, decisions: Iterable[Decision]) -> None:
     """Append decisions; they are on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if not file.tell():
+        file.seek(0)
+        columns = next(csv.reader(file), COLUMNS)  # as people may have ordered them
+        writer = csv.DictWriter(file, [name.removeprefix("\ufeff") for name in columns], extrasaction="ignore", lineterminator="\n")
+        if not file.seek(0, os.SEEK_END):
             writer.writeheader()
         else:
             file.seek(file.tell() - 1)

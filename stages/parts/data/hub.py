@@ -28,8 +28,13 @@ def read_hub(hub: HubData) -> dict[str, pd.DataFrame]:
         names = rows.features[hub.label_column]
         if isinstance(names, datasets.ClassLabel):
             rows = rows.cast_column(hub.label_column, datasets.Value("int64"))
-            stream = ({**row, hub.label_column: names.int2str(row[hub.label_column])} for row in rows)
+            stream = ({**row, hub.label_column: class_name(names, row[hub.label_column])} for row in rows)
         else:
             stream = iter(rows)
         tables[part] = checked(enumerate(stream, start=1), Faults(source), hub.text_column, hub.label_column)
     return tables
+
+
+def class_name(names: datasets.ClassLabel, number: int | None) -> str | None:
+    """A class's name; None for a row without a label, which has -1 on the hub, or nothing."""
+    return None if number is None or number < 0 else str(names.int2str(number))

@@ -21,7 +21,7 @@ from stages.parts.data.faults import Faults
 from stages.parts.data.rows import OWN
 from stages.parts.run.errors import UserError
 from stages.parts.run.progress import Progress
-from stages.parts.task.labels import UNKNOWN, clean_label
+from stages.parts.task.labels import UNKNOWN, clean_label, match_label
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 LONGEST = 20_000  # characters of a text; the service takes 4,000
@@ -120,6 +120,8 @@ def name_fault(name: str) -> str:
         return "is empty: fill it in or drop the row"
     if clean_label(name) == UNKNOWN:
         return f"is {UNKNOWN!r}, which stands for answers without a label: call what no label fits none_of_these"
+    if match_label(clean_label(name), [clean_label(name)]) == UNKNOWN:
+        return f"{name[:40]!r} begins or ends with a quote, a star or a full stop, which answers add themselves: write it without"
     if not name.isprintable():
         return f"{name[:40]!r} holds a line break or a control character: write the name on one line"
     return ""

@@ -82,6 +82,13 @@ def still_answers(record: Mapping[str, Any] | None, body: Mapping[str, Any]) -> 
     return record is not None and not (was_cut(record["completion"]) and record["max_tokens"] < allowed_tokens(body))
 
 
+def payments(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a record's answer, and the ones before it that were cut short, took: usage, dollars (None where no price was known), and
+    whether a batch brought it."""
+    own = {"usage": record["completion"]["usage"], "dollars": record["dollars"], "batch": record.get("batch", False)}
+    return [*record.get("paid_before", ()), own]
+
+
 class Asker:
     """Asks one engine. With a `log`, what is in it is not asked again. Counts each kept or new answer once, in its meter."""
 
@@ -111,13 +118,21 @@ class Asker:
             return kept
         self.asking[key] = asyncio.Event()
         try:
-            record = await self.ask(body)
-            self.log.put(key, record)
-            self.log.first_use(key)
+            record = self.keep(key, await self.ask(body))
+            if self.log.first_use(key):
+                self.count(body, record["paid_before"])
         finally:
             self.asking.pop(key).set()
         completion: dict[str, Any] = record["completion"]
         return completion
+
+    def keep(self, key: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Log an answer, and with it what those took that it replaces because they were cut short; gives what is in the log then."""
+        assert self.log is not None
+        before = self.log.get(key)
+        with_payments = {**record, "paid_before": payments(before) if before else []}
+        self.log.put(key, with_payments)
+        return with_payments
 
     def kept(self, key: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
         """The log's answer, counted the first time it is used."""
@@ -126,9 +141,16 @@ class Asker:
         if record is None or not still_answers(record, body):
             return None
         if self.log.first_use(key):
-            self.meter.count(body, record["completion"]["usage"], record["dollars"])
+            self.count(body, payments(record))
+        self.answered = True  # such requests were not refused
         completion: dict[str, Any] = record["completion"]
         return completion
+
+    def count(self, body: Mapping[str, Any], paid: Iterable[Mapping[str, Any]]) -> None:
+        """Count what the log says of answers to a request, at today's price where none was known when they came."""
+        for each in paid:
+            dollars = each["dollars"]
+            self.meter.count(body, each["usage"], self.meter.cost(each["usage"], each["batch"]) if dollars is None else dollars)
 
     async def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """What the log keeps of an answer: the completion, and what it took."""

@@ -7,7 +7,8 @@ from typing import Any
 from stages.parts.task.prompt import AnswerForm
 
 TOO_LONG = ("context length", "context_length", "context window", "too many tokens", "prompt is too long", "maximum input length")
-NO_CREDIT = ("insufficient_quota", "insufficient quota", "insufficient balance", "insufficient credit", "billing", "payment")
+NO_CREDIT = ("insufficient_quota", "insufficient quota", "insufficient balance", "insufficient credit")
+OF_PAYMENT = (*NO_CREDIT, "billing", "payment")  # not with 429: limits of requests a minute, too, come with advice on billing
 SHOWN = 200  # characters of a vendor's message that the user sees
 
 
@@ -33,7 +34,7 @@ class Endpoint:
         said = said_in(message)
         if status == 401:
             return f"the endpoint refuses the key in {self.key_name}: {said}"
-        if status == 402 or (status in (403, 429) and any(words in message.lower() for words in NO_CREDIT)):
+        if status == 402 or any(words in message.lower() for words in {403: OF_PAYMENT, 429: NO_CREDIT}.get(status, ())):
             return f"the endpoint says that no credit is left: {said}"
         if status == 404:
             return f"the endpoint has no such model or path: {said}"

@@ -32,9 +32,14 @@ class Layout:
 
 
 def model_shape(folder: Path, quantization: str | None = None) -> ModelShape:
-    """The shape of a downloaded model, from its config.json and the size of its safetensors; quantised to fp8 as it is loaded, the linear
-    layers take half of their 16 bits, embeddings and head (counted whole, as the larger) stay."""
-    config = json.loads((folder / "config.json").read_text())
+    """The shape of a downloaded model, from its config.json and the size of its safetensors; raises UserError where the config lacks it.
+
+    Quantised to fp8 as it is loaded, the linear layers take half of their 16 bits; embeddings and head (counted whole, as the larger) stay.
+    """
+    whole = json.loads((folder / "config.json").read_text())
+    config = whole.get("text_config", whole)  # of a model that reads pictures, too
+    if missing := {"num_attention_heads", "num_hidden_layers", "vocab_size", "hidden_size"} - config.keys():
+        raise UserError(f"{folder}/config.json has no {', '.join(sorted(missing))}: only decoder language models can be laid out over GPUs")
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if quantization == "fp8":
         kept = 2 * 2 * config["vocab_size"] * config["hidden_size"]

@@ -273,14 +273,22 @@ def parse_params(values: Any, where: str = "params.yaml") -> Params:
     if not isinstance(values, dict):
         raise UserError(f"{where} holds no parameters")
     try:
-        return Params.model_validate(filled(values, where))
+        params = Params.model_validate(filled(values, where))
     except ValidationError as error:
         first = error.errors()[0]
-        tags = {"linear", "vllm", "sglang", "endpoint", "tiny", "hub"}  # pydantic names the union member in the path; the user does not
-        key = ".".join(str(part) for part in first["loc"] if part not in tags) or "the file"
+        # Pydantic names the union member in the path behind these; the user does not.
+        loc = [str(part) for place, part in enumerate(first["loc"]) if not place or first["loc"][place - 1] not in ("teacher", "student")]
+        key = ".".join(loc) or "the file"
         reason = {"extra_forbidden": "there is no such parameter", "missing": "it is missing"}.get(first["type"], first["msg"])
         shown = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {first['input']!r})"
         raise UserError(f"{where}: {key}: {reason}{shown}") from None
+    rows, held_out = params.teacher.rows, params.split.dev + params.split.optimizer_val
+    if rows and rows < 2 * held_out:  # stage sft would say so when the teacher was paid
+        raise UserError(
+            f"{where}: profiles.{params.profile}.teacher.rows: {rows} are too few to hold out {held_out}: make it {2 * held_out} or more, or "
+            "lower split.dev and split.optimizer_val"
+        )
+    return params
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:

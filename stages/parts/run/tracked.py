@@ -25,8 +25,10 @@ def tell_trackers(stage: str) -> None:
     try:
         line = [str(python), "-W", "ignore", "-m", "stages.parts.tracking", stage]
         done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-        problem = done.stderr.strip().splitlines()[-1] if done.returncode else ""
+        problem = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1] if done.returncode else ""
     except subprocess.TimeoutExpired:
         problem = f"no answer in {PATIENCE_S} s"
+    except OSError as error:
+        problem = f"{python}: {error.strerror}"
     if problem:
         print(f"tracking: {stage} is not tracked: {problem[:300]}", file=sys.stderr)

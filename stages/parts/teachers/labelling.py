@@ -26,7 +26,7 @@ from stages.parts.task.prompt import TeacherFormat
 from stages.parts.teachers.rows import Rows
 from stages.parts.teachers.teacher import Teacher
 
-MAX_FAILED = 0.02  # share of the rows; more means that the teacher is ill, not the queries
+MAX_FAILED = 0.02  # share of the rows, and one in any case; more means that the teacher is ill, not the queries
 BUSY = "another run is asking {}: wait for it, its answers are shared"
 VOTE_TEMPERATURE = 0.7  # of the paper's
 NO_ANSWER = "no answer"  # a failure that is the engine's, not the row's
@@ -132,7 +132,7 @@ def label_all(
     """
     meter = Meter(teacher.price, runtime.budget_usd, runtime.budget_tokens)
     if runtime.budget_usd and not teacher.price and teacher.log:
-        raise UserError(f"runtime.budget_usd needs a price, and {teacher.name}'s is not known: set teacher.price, or runtime.budget_tokens")
+        raise UserError(f"runtime.budget_usd needs a price, and {teacher.name}'s is not known: {teacher.without_price}")
     requests = ProgramRequests(program, teacher.kind, teacher.name, teacher.max_tokens, TeacherFormat(), teacher.options)
     busy = BUSY.format(teacher.name)
     failures: Counter[str] = Counter()
@@ -145,7 +145,7 @@ def label_all(
             done += 1
             if found.failure:
                 failures[found.failure.reason] += 1
-                if failures.total() > MAX_FAILED * count:
+                if failures.total() > max(1, MAX_FAILED * count):
                     raise TooManyFailures
             progress.update(note=note(meter.spent, failures.total() / done))
             return found
@@ -180,6 +180,8 @@ def label_all(
                 f"more than {MAX_FAILED:.0%} of {count} rows got no label ({reasons}, of {done} asked): check the teacher and run "
                 "`dvc repro` again; the answers so far are kept"
             ) from None
+        if isinstance(error, EngineError):
+            raise UserError(f"{error}; {done} of {count} rows are labelled: run `dvc repro` again, the answers so far are kept") from None
         raise error from None
     return meter.spent
 

@@ -13,8 +13,7 @@ from statistics import mean, median
 from typing import Any
 
 from stages.parts.engines.asking import content_key, still_answers
-from stages.parts.engines.batch_api import DISCOUNT
-from stages.parts.engines.meter import characters
+from stages.parts.engines.meter import DISCOUNT, characters
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run.append_log import append_log
 from stages.parts.run.errors import UserError
@@ -127,7 +126,7 @@ def told(teacher: Teacher, parts: Mapping[str, Part], runtime: Runtime) -> str:
         f"reckoned from {ASKED} rows, which are asked and kept; time: {runtime.threads} requests in flight, if {teacher.name} bears them"
     )
     if not teacher.price:
-        lines.append(f"no price is known for {teacher.name}: set teacher.price in its profile, or be safe with runtime.budget_tokens")
+        lines.append(f"no price is known for {teacher.name}: {teacher.without_price}")
     return "\n".join(lines)
 
 

@@ -38,6 +38,11 @@ class Teacher:
     batch: bool = False
     votes: int = 1
 
+    @property
+    def without_price(self) -> str:
+        """What to do where the price is not known: engines of one's own have none."""
+        return ("set teacher.price in its profile, or " if isinstance(self.kind, Endpoint) else "") + "use runtime.budget_tokens"
+
 
 @contextmanager
 def teacher_of(params: Params, questions: Questions) -> Iterator[Teacher]:

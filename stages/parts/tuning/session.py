@@ -123,7 +123,7 @@ def session(teacher: Teacher, runtime: Runtime) -> Iterator[Session]:
     assert teacher.log
     meter = Meter(teacher.price, runtime.budget_usd, runtime.budget_tokens)
     if runtime.budget_usd and not teacher.price:
-        raise UserError(f"runtime.budget_usd needs a price, and {teacher.name}'s is not known: set teacher.price, or runtime.budget_tokens")
+        raise UserError(f"runtime.budget_usd needs a price, and {teacher.name}'s is not known: {teacher.without_price}")
     pace = Pace(runtime.threads, runtime.requests_per_minute, runtime.tokens_per_minute)
     with append_log(teacher.log, BUSY.format(teacher.name)) as log:
 
