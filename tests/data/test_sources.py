@@ -110,9 +110,9 @@ def test_a_download_is_whole_and_the_pinned_file_or_not_there(web, tmp_path):
 def test_the_hub_takes_any_data_set(tmp_path, monkeypatch):
     """Its class numbers become names; splits, slices and configurations are `datasets`' own."""
     names = datasets.ClassLabel(names=["Card arrival?", "lost_card"])
-    for part in ("train", "test"):
+    for part, intents in (("train", [0, 1, 0, 1]), ("test", [0, 1, 0, 1]), ("validation", [0, -1, None, 1])):
         features = datasets.Features({"query": datasets.Value("string"), "intent": names, "other": datasets.Value("int64")})
-        table = datasets.Dataset.from_dict({"query": [f"{part} {n}" for n in range(4)], "intent": [0, 1, 0, 1], "other": [1] * 4}, features)
+        table = datasets.Dataset.from_dict({"query": [f"{part} {n}" for n in range(4)], "intent": intents, "other": [1] * 4}, features)
         table.to_parquet(tmp_path / "set" / f"{part}-00000-of-00001.parquet")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     place = {"repository": str(tmp_path / "set"), "revision": "0" * 40, "configuration": None}
@@ -122,7 +122,8 @@ def test_the_hub_takes_any_data_set(tmp_path, monkeypatch):
     for change, says in (
         ({"text_column": "text"}, "has no column 'text' but query, intent, other: set raw.hub.text_column"),
         ({"label_column": "other"}, "rows 1, 2, 3, 4: other is a int, not a string"),
-        ({"test": "validation"}, "split validation at 0000.* could not be loaded"),
+        ({"test": "validation"}, "rows 2, 3: intent is missing"),
+        ({"test": "nothing"}, "split nothing at 0000.* could not be loaded"),
         ({"repository": str(tmp_path / "nowhere")}, "could not be loaded from the hub"),
     ):
         with pytest.raises(UserError, match=says):

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from stages.parts.data.folder import read_labels
-from stages.parts.data.tables import KnownLabels, read_table
+from stages.parts.data.tables import KnownLabels, name_fault, read_table
 from stages.parts.run.errors import UserError
+from stages.parts.task.labels import clean_label, match_label
 
 BAD_CSV = [
     (b"", "holds no rows: it needs a header with text and category"),
@@ -98,6 +99,7 @@ def test_texts_and_other_columns_come_through_as_written(tmp_path, suffix):
             "row 2: name is empty: fill it in or drop the row; row 3: 'a' is named twice: keep one",
         ),
         ("name\n", "names no label"),
+        ("name\nother etc.\n", "row 1: name 'other etc.' begins or ends with a quote, a star or a full stop"),
     ],
 )
 def test_bad_labels_are_one_clear_line(tmp_path, content, says):
@@ -105,6 +107,13 @@ def test_bad_labels_are_one_clear_line(tmp_path, content, says):
     with pytest.raises(UserError) as caught:
         read_labels(tmp_path / "labels.csv")
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["Où est ma carte ?", "Card arrival?", "__a b__", "n/a", "C++", "50% off!"])
+def test_every_label_that_is_taken_can_be_named_by_an_answer(name):
+    label = clean_label(name)
+    assert not name_fault(name) and clean_label(label) == label
+    assert match_label(f"**{name}**", [label]) == match_label(f'"{label}."', [label]) == label
 
 
 def test_labels_keep_their_order_and_need_no_description(tmp_path):

@@ -70,6 +70,13 @@ def test_the_shape_is_read_from_a_snapshot(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 8, "num_hidden_layers": 2}))
     (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
     assert layout.model_shape(tmp_path) == ModelShape(100, 8, 8, 2)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"text_config": {"num_attention_heads": 8, "num_hidden_layers": 2}, "vision_config": {}})
+    )
+    assert layout.model_shape(tmp_path) == ModelShape(100, 8, 8, 2), "of a model that reads pictures, too"
+    (tmp_path / "config.json").write_text(json.dumps({"n_layer": 2}))
+    with pytest.raises(UserError, match=r"has no num_attention_heads, num_hidden_layers: only decoder"):
+        layout.model_shape(tmp_path)
 
 
 def test_in_eight_bits_a_70b_fits_on_one_gpu(tmp_path):

@@ -15,7 +15,7 @@ import requests
 
 from serve.review.desk import Desk
 from serve.review.label_studio import decisions_of, task
-from stages.parts.data.decisions import Decision, add_decisions, read_decisions
+from stages.parts.data.decisions import Decision, add_decisions, read_decisions, take_back
 from stages.parts.data.rows import TeacherLabel, row_id
 from stages.parts.engines.network import free_port
 from stages.parts.review.queue import Doubt, doubts, in_order
@@ -77,6 +77,15 @@ def test_decisions_are_kept_at_once_can_be_edited_by_hand_and_are_checked(tmp_pa
         desk.undo()
     add_decisions(path, [Decision(third["id"], "top_up", "", "")])
     assert read_decisions(path, LABELS)[third["id"]].label == "top_up", "the last word counts"
+    path.write_bytes(b"\xef\xbb\xbfid,text,label\r\n")  # of a spreadsheet, with a column of its own
+    decision = Decision(third["id"], "top_up", "card_arrival", "")
+    add_decisions(path, [Decision(first["id"], "lost_card", "top_up", ""), decision])
+    assert {each.label for each in read_decisions(path, LABELS).values()} == {"lost_card", "top_up"}, "not what the teacher had said"
+    take_back(path, decision)
+    assert set(read_decisions(path, LABELS)) == {first["id"]}
+    path.write_bytes("id,label\nx,caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(UserError, match="is not UTF-8"):
+        read_decisions(path, LABELS)
     path.write_text("id,label\n,top_up\nx,other\ny,other\n")
     with pytest.raises(UserError, match=r"rows 2, 3: 'other' is none of this run's 3 labels.*row 1: it has no id"):
         read_decisions(path, LABELS)

@@ -57,8 +57,7 @@ def add_decisions(path: Path, decisions: Iterable[Decision]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8", newline="") as file:
         file.seek(0)
-        columns = next(csv.reader(file), COLUMNS)  # as people may have ordered them
-        writer = csv.DictWriter(file, [name.removeprefix("\ufeff") for name in columns], extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, columns_of(file.readline()) or COLUMNS, extrasaction="ignore", lineterminator="\n")
         if not file.seek(0, os.SEEK_END):
             writer.writeheader()
         else:
@@ -73,7 +72,14 @@ def add_decisions(path: Path, decisions: Iterable[Decision]) -> None:
 def take_back(path: Path, decision: Decision) -> None:
     """Remove a decision that was added last; raises UserError where something else was written behind it."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if not lines or next(csv.reader([lines[-1]])) != list(asdict(decision).values()):
+    columns = columns_of(lines[0]) if lines else []
+    written = [asdict(decision).get(name, "") for name in columns]
+    if len(lines) < 2 or next(csv.reader([lines[-1]])) != written:
         raise UserError(f"{path} was changed meanwhile: mend its last rows by hand")
     with whole_file(path) as draft:
         draft.write_text("".join(lines[:-1]), encoding="utf-8")
+
+
+def columns_of(line: str) -> list[str]:
+    """The columns that a file's first line names, in the order that people may have given them."""
+    return next(csv.reader([line.removeprefix("\ufeff")]), [])

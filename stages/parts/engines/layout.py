@@ -38,7 +38,8 @@ def model_shape(folder: Path, quantization: str | None = None) -> ModelShape:
     """
     whole = json.loads((folder / "config.json").read_text())
     config = whole.get("text_config", whole)  # of a model that reads pictures, too
-    if missing := {"num_attention_heads", "num_hidden_layers", "vocab_size", "hidden_size"} - config.keys():
+    of_embeddings = {"vocab_size", "hidden_size"} if quantization == "fp8" else set()
+    if missing := {"num_attention_heads", "num_hidden_layers", *of_embeddings} - config.keys():
         raise UserError(f"{folder}/config.json has no {', '.join(sorted(missing))}: only decoder language models can be laid out over GPUs")
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if quantization == "fp8":

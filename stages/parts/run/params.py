@@ -285,8 +285,8 @@ def parse_params(values: Any, where: str = "params.yaml") -> Params:
     rows, held_out = params.teacher.rows, params.split.dev + params.split.optimizer_val
     if rows and rows < 2 * held_out:  # stage sft would say so when the teacher was paid
         raise UserError(
-            f"{where}: profiles.{params.profile}.teacher.rows: {rows} are too few to hold out {held_out}: make it {2 * held_out} or more, or "
-            "lower split.dev and split.optimizer_val"
+            f"{where}: profiles.{params.profile}.teacher.rows: {rows} are too few to hold out {held_out}: make it {2 * held_out} or more, "
+            "or lower split.dev and split.optimizer_val"
         )
     return params
 
