@@ -147,6 +147,15 @@ def test_what_no_request_can_mend_stops_the_run_at_once(tmp_path, options, key, 
             assert {row["confidence"] for row in desk.rows()} == {None}
 
 
+def test_a_vendor_is_asked_through_the_companys_proxy(tmp_path, monkeypatch):
+    desk = Desk(tmp_path, pool=20)
+    desk.set("teacher", api_base="http://vendor.invalid/v1")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{desk.port}")
+    with desk.teacher():
+        assert not desk.label()
+        assert desk.stats()["answers"] == 50
+
+
 def test_credit_that_runs_out_half_way_keeps_what_was_paid(tmp_path):
     desk = Desk(tmp_path, pool=400)
     with desk.teacher("--credit", "150", "--latency-ms", "10"):

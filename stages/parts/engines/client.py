@@ -8,6 +8,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from stages.parts.engines.endpoint import Endpoint
 from stages.parts.engines.engine import ServedModel
 
 JSON = {"Content-Type": "application/json"}
@@ -102,6 +103,11 @@ async def engine_client(served: ServedModel, timeout_s: float) -> AsyncIterator[
     """A client whose connections are kept and shared until the block ends."""
     # No limit: the app's own queue is one. vLLM closes a connection that was idle for 5 s; a query must not be on its way then.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
-    headers, limit = {"Authorization": f"Bearer {served.key}"}, aiohttp.ClientTimeout(timeout_s)
-    async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=limit, cookie_jar=aiohttp.DummyCookieJar()) as session:
+    async with aiohttp.ClientSession(
+        connector=connector,
+        headers={"Authorization": f"Bearer {served.key}"},
+        timeout=aiohttp.ClientTimeout(timeout_s),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=isinstance(served.kind, Endpoint),  # HTTPS_PROXY, which a vendor is behind in many companies, and no engine of one's own
+    ) as session:
         yield EngineClient(session, served)
