@@ -15,7 +15,7 @@ WEIGHTS_AND_TOKENIZER = [
     "*.jinja",
     "tokenizer*",
 ]
-ORIGINALS = ["original/*"]
+SECOND_COPIES = ["original/*", "consolidated*.safetensors"]  # as Meta and Mistral ship them
 
 
 def snapshot(model: str, revision: str, folder: Path) -> None:
@@ -24,7 +24,7 @@ def snapshot(model: str, revision: str, folder: Path) -> None:
     Raises UserError for a gated model without a token, an unknown model or commit, and no network.
     """
     try:
-        snapshot_download(model, revision=revision, local_dir=folder, allow_patterns=WEIGHTS_AND_TOKENIZER, ignore_patterns=ORIGINALS)
+        snapshot_download(model, revision=revision, local_dir=folder, allow_patterns=WEIGHTS_AND_TOKENIZER, ignore_patterns=SECOND_COPIES)
     except GatedRepoError:
         raise UserError(
             f"{model} is gated: accept its licence on https://huggingface.co/{model}, then set HF_TOKEN to a token that may read it"
