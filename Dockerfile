@@ -15,10 +15,10 @@ COPY requirements-s3.lock requirements-ray.lock ./
 RUN set -e; for extra in ${EXTRAS}; do \
     /opt/venv/bin/python -m pip install --no-cache-dir --no-deps --require-hashes -r "requirements-${extra}.lock"; done
 
-# libnuma1: vLLM's CPU kernels. util-linux (setpriv) is there already.
+# libnuma1: vLLM's CPU kernels. wget: KubeRay's probes. util-linux (setpriv) is there already.
 FROM python:${PYTHON}-slim-bookworm AS cpu
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install -y --no-install-recommends libnuma1 tini && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends libnuma1 tini wget && rm -rf /var/lib/apt/lists/*
 
 # gcc and the C library's headers: Triton compiles its launchers. The CUDA libraries come with the wheels, the driver from the host.
 FROM cpu AS gpu

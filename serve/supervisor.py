@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from stages.parts.engines.client import EngineError
+from stages.parts.engines.client import EngineError, EngineRefuses
 from stages.parts.engines.engine import Engine
 from stages.parts.engines.process import EngineProcess
 from stages.parts.run.errors import UserError
@@ -25,24 +25,27 @@ Check = Callable[[], Awaitable[None]]
 class Supervisor:
     """Readiness of an engine. `check` sends a real query through; `ready` is true from its success to the engine's end.
 
-    An engine of our own is started, and started again with growing pauses when it ends. One that runs elsewhere is watched.
+    An engine of our own is started, and started again with growing pauses when it ends. One that runs elsewhere is watched. A `patient`
+    supervisor waits for one that is not there yet.
     """
 
-    def __init__(self, engine: Engine, check: Check) -> None:
+    def __init__(self, engine: Engine, check: Check, patient: bool = False) -> None:
         self.engine = engine
         self.check = check
+        self.patient = patient
         self.ready = False
         self.ready_since = 0.0  # by the monotonic clock
         self.was_ready = asyncio.Event()
 
     async def run(self) -> None:
-        """Runs until it is cancelled. Raises UserError or EngineError where the engine was never ready at all."""
+        """Runs until it is cancelled. Raises UserError or EngineError where the engine was never ready at all; if it is patient,
+        EngineRefuses alone."""
         pause = FIRST_PAUSE_S
         while True:
             try:
                 await (self.live(self.engine) if isinstance(self.engine, EngineProcess) else self.watch())
             except (UserError, EngineError, OSError) as error:
-                if not self.was_ready.is_set():
+                if not self.was_ready.is_set() and (not self.patient or isinstance(error, EngineRefuses)):
                     raise
                 logger.error("the engine is gone: %s", error)
             if self.ready and time.monotonic() - self.ready_since > STEADY_S:

@@ -18,12 +18,12 @@ from typing import Any
 
 import pandas as pd
 
-from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, answer
+from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, READY, SLOWEST, answer
 from serve.batch.rows import COLUMNS, check_target, read_texts
 from serve.student import Student, load_student
 from stages.parts.data.rows import row_id
 from stages.parts.engines.asking import Asker, in_order
-from stages.parts.engines.client import EngineError, QueryRefused, engine_client
+from stages.parts.engines.client import EngineError, QueryRefused, RequestRefused, engine_client
 from stages.parts.engines.pace import Pace
 from stages.parts.engines.process import running
 from stages.parts.run.append_log import AppendLog, append_log
@@ -40,7 +40,7 @@ async def ask(asker: Asker, student: Student, number: int, text: str) -> dict[st
         return NO_LABEL
     try:
         return await answer(asker, student.classifier, text)
-    except QueryRefused:  # longer than the model's context: no label, and no reason to stop the others
+    except (QueryRefused, RequestRefused):  # longer than the model's context, say: no label, and no reason to stop the others
         return NO_LABEL
     except EngineError as error:
         raise EngineError(f"row {number}: {error}") from None
@@ -57,6 +57,7 @@ async def classify(student: Student, texts: Sequence[str], log: AppendLog, at_on
 
         async with engine_client(student.engine.served, timeout_s) as client:
             asker = Asker(client, Pace(at_once), log, attempts=ATTEMPTS)
+            await asker.ask(student.classifier.request(READY))
             await in_order(lambda row: ask(asker, student, *row), enumerate(texts, start=1), at_once, take)
     return answers
 
@@ -68,8 +69,7 @@ def batch(source: Path, to: Path, column: str) -> None:
     student = load_student(params)
     kept = cache() / "batch" / f"{row_id(json.dumps([list(rows[column]), student.classifier.request('')]))}.jsonl"
     with append_log(kept, "another run is classifying the same rows") as log, running(student.engine):
-        # All that are in flight may wait for each other.
-        work = classify(student, list(rows[column]), log, AT_ONCE, params.serve.timeout_s * AT_ONCE)
+        work = classify(student, list(rows[column]), log, AT_ONCE, SLOWEST * params.serve.timeout_s)
         try:
             answers = asyncio.run(work)
         except ExceptionGroup as group:

@@ -24,6 +24,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError
 
+from serve.batch.answers import SLOWEST
 from serve.batch.one_file import Job, classify_file
 from serve.batch.parquet import find_files, open_file
 from serve.student import ENGINE_KEY, Student, load_student, pass_a_query
@@ -36,7 +37,6 @@ from stages.parts.run.processes import end_on_sigterm
 from stages.parts.run.progress import Progress
 
 LOCAL = "local"
-SLOWEST = 20  # times serve.timeout_s is how long an answer may take: all that are in flight wait for each other
 OBJECT_STORE = 2**27  # bytes: names and counts alone pass through it
 TELL_EVERY = 500  # rows
 

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import uvloop
 
-from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, answer
+from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, READY, answer
 from serve.batch.parquet import Answered, open_file, read_summary
 from serve.classifier import Classifier
 from serve.student import ENGINE_KEY
@@ -36,7 +36,6 @@ from stages.parts.run.files import file_sha256, whole_file
 
 CHANCES = 3  # for a row that fails while others are answered: the engine may have died and come back in between
 LET_GO_S = 30  # a killed run's workers end some seconds after it
-READY = "ready?"
 LOGS = ".answers"  # their folder, below the output's: hidden, so that readers of parquet folders pass it by
 
 

@@ -54,9 +54,9 @@ def query_router(service: Service, keys: KeyCheck) -> APIRouter:
     return routes
 
 
-def intent_router(service: Service) -> APIRouter:
+def intent_router(service: Service, keys: KeyCheck) -> APIRouter:
     """The classifier's other routes."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=keys.route())
 
     @routes.post("/classify_intent/batch", responses=PROBLEMS)
     async def classify_batch(batch: Batch) -> Answers:
@@ -113,8 +113,8 @@ def create_app(service: Service, keys: Sequence[str], examples: Sequence[str] = 
     check = KeyCheck(keys)
     with_key = [Depends(check)]
     app.include_router(query_router(service, check), dependencies=with_key)
-    app.include_router(intent_router(service), dependencies=with_key)
-    app.include_router(chat_router(service), dependencies=with_key)
+    app.include_router(intent_router(service, check), dependencies=with_key)
+    app.include_router(chat_router(service, check), dependencies=with_key)
     app.include_router(health_router(service, page_for(service, bool(keys), examples)))
     app.add_middleware(Guard, metrics=service.metrics)
     return app

@@ -13,6 +13,7 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from serve.http.keys import KeyCheck
 from serve.schemas import PROBLEMS, Answer, QueryText
 from serve.service import Service
 
@@ -25,13 +26,20 @@ class TextPart(BaseModel):
     text: str
 
 
-class ChatMessage(BaseModel):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+text_parts: TypeAdapter[list[TextPart]] = TypeAdapter(list[TextPart])
 
-    @property
-    def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+
+class ChatMessage(BaseModel):
+    """Any message of OpenAI's: tool calls, images and what else is not read may stand before the query."""
+
+    role: str
+    content: Any = None
+
+    def query(self) -> str:
+        """Its text as a query; raises ValidationError where it has other parts than text, or will not do."""
+        parts = self.content
+        text = parts if isinstance(parts, str) else "\n".join(part.text for part in text_parts.validate_python(parts))
+        return query_text.validate_python(text)
 
 
 class ChatRequest(BaseModel):
@@ -86,16 +94,16 @@ class Chunk(BaseModel):
     choices: list[ChunkChoice]
 
 
-def chat_router(service: Service) -> APIRouter:
+def chat_router(service: Service, keys: KeyCheck) -> APIRouter:
     """/v1/chat/completions and /v1/models for a service."""
-    routes = APIRouter(prefix="/v1")
+    routes = APIRouter(prefix="/v1", route_class=keys.route())
 
     @routes.post("/chat/completions", responses=PROBLEMS | STREAM, response_model=ChatCompletion)
     async def chat_completions(request: ChatRequest) -> Any:
         """Classify the last user message."""
-        last = next((message.text for message in reversed(request.messages) if message.role == "user"), "")
+        last = next((message for message in reversed(request.messages) if message.role == "user"), ChatMessage(role="user", content=""))
         try:
-            query = query_text.validate_python(last)
+            query = last.query()
         except ValidationError as error:
             raise HTTPException(400, f"the last user message: {error.errors()[0]['msg']}") from None
         answer = (await service.classify([query]))[0]

@@ -6,14 +6,12 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
-from serve.http.keys import KeyCheck
+from serve.http.keys import Handler, KeyCheck
 from serve.schemas import Query
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 def quick_route(answer: Callable[[Query], Awaitable[Response]], keys: KeyCheck) -> type[APIRoute]:
-    """A class for routes that take a Query: those with a key and a valid body are answered at once, FastAPI finds the words for all others.
+    """A class for routes that take a Query: those with a valid body are answered at once, FastAPI finds the words for all others.
 
     See FastAPI's "Custom Request and APIRoute class".
     """
@@ -23,8 +21,8 @@ def quick_route(answer: Callable[[Query], Awaitable[Response]], keys: KeyCheck) 
             thorough: Handler = super().get_route_handler()
 
             async def handle(request: Request) -> Response:
-                headers = request.headers
-                if headers.get("content-type") != "application/json" or not keys.pass_for(headers.get("authorization")):
+                keys.check(request)  # before the body is read
+                if request.headers.get("content-type") != "application/json":
                     return await thorough(request)
                 try:
                     query = Query.model_validate_json(await request.body())

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,14 +13,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Mount, Route
 
 from serve.http.app import create_app, failure
-from serve.many.students import ManyStudent, read_student, students
+from serve.many.students import ManyStudent, former, read_student, students
 from serve.service import NotReady, Service
 from serve.supervisor import Supervisor
 from stages.parts.engines.adapters import load_adapter, unload_adapter
 from stages.parts.engines.client import EngineClient, EngineError
 from stages.parts.engines.engine import Engine
 from stages.parts.engines.kinds import KINDS
-from stages.parts.run.errors import UserError
 from stages.parts.run.params import Serve
 
 logger = logging.getLogger("serve")
@@ -28,7 +29,7 @@ LOOK_EVERY_S = 1.0
 
 class Many:
     """Keeps engine and app in step with the folder of students. An engine that was started again gets its adapters back before it counts as
-    ready; a student that can't be served is told of once, left out, and tried again."""
+    ready; a student that can't be served is told of once and tried again, and the one that it should replace stays."""
 
     def __init__(self, engine: Engine, client: EngineClient, settings: Serve, keys: Sequence[str]) -> None:
         self.base = engine.served.names["base"]
@@ -39,7 +40,7 @@ class Many:
         self.served: dict[str, ManyStudent] = {}
         self.told: set[Path] = set()
         self.loaded: set[str] = set()
-        self.unwanted: set[str] = set()
+        self.unwanted: dict[str, float] = {}  # loaded, and since when no student is served by it
         self.changing = asyncio.Lock()
         self.app = Starlette(routes=self.health(), exception_handlers={NotReady: failure})
 
@@ -74,28 +75,45 @@ class Many:
                 self.put(name, None)
             for name, folder in wanted.items():
                 await self.take_up(name, folder, present)
-            unwanted = (self.loaded & present) - {student.classifier.model for student in self.served.values()}
-            for model in unwanted & self.unwanted:  # a look later: queries may have been on their way
+            await self.unload(present)
+            for name, folder in wanted.items():
+                if name in self.served and self.served[name].folder == folder:
+                    for old in former(name):
+                        if old.name not in present:  # vLLM may read a loaded one again
+                            await asyncio.to_thread(shutil.rmtree, old, ignore_errors=True)
+
+    async def unload(self, present: set[str]) -> None:
+        """Unload the adapters that no query can be on its way to any more."""
+        unwanted = (self.loaded & present) - {student.classifier.model for student in self.served.values()}
+        now = time.monotonic()
+        self.unwanted = {model: self.unwanted.get(model, now) for model in unwanted}
+        for model, since in self.unwanted.items():
+            if now - since > self.settings.timeout_s:
                 await unload_adapter(self.client, model)
                 logger.info("%s is unloaded", model)
-            self.unwanted = unwanted - self.unwanted
 
     async def take_up(self, name: str, folder: Path, present: set[str]) -> None:
+        """Serve the student in a folder, or where that fails the one that had its name before."""
+        for candidate in (folder, *former(name)):
+            try:
+                await self.serve(name, candidate, present)
+                return
+            except Exception as error:  # whatever is wrong with one student, the others are served
+                if candidate not in self.told:
+                    logger.error("%s can't be served by %s: %s", name, candidate.name, error)
+                self.told.add(candidate)
+
+    async def serve(self, name: str, folder: Path, present: set[str]) -> None:
         """Load a student's adapter where the engine lacks it, and put its app in place once a query has passed."""
         known = self.served.get(name)
-        try:
-            student = known if known and known.folder == folder else await asyncio.to_thread(read_student, name, folder, KINDS["vllm"])
-            if student.classifier.model not in present:
-                await load_adapter(self.client, student.classifier.model, student.adapter)
-            self.loaded.add(student.classifier.model)
-            if student is not known:
-                student.classifier.answer(await self.client.complete(student.classifier.request("ready?")))
-                self.put(name, student)
-                logger.info("%s is served by %s", name, student.classifier.model)
-        except (UserError, EngineError, OSError) as error:
-            if folder not in self.told:
-                logger.error("%s can't be served: %s", name, error)
-            self.told.add(folder)
+        student = known if known and known.folder == folder else await asyncio.to_thread(read_student, name, folder, KINDS["vllm"])
+        if student.classifier.model not in present:
+            await load_adapter(self.client, student.classifier.model, student.adapter)
+        self.loaded.add(student.classifier.model)
+        if student is not known:
+            student.classifier.answer(await self.client.complete(student.classifier.request("ready?")))
+            self.put(name, student)
+            logger.info("%s is served by %s", name, student.classifier.model)
 
     def put(self, name: str, student: ManyStudent | None) -> None:
         """Put a student's app in the place of the one under its name, or take that away."""

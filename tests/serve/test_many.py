@@ -1,5 +1,6 @@
 """Many students on one base, by the real command: what is taken in, what is refused, and what vLLM then answers."""
 
+import asyncio
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -19,13 +21,16 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from serve.many.students import STUDENTS, add, remove
-from stages.parts.engines.engine import Places, served_name
+from serve.many.app import Many
+from serve.many.students import STUDENTS, add, read_student, remove, students
+from stages.parts.engines.engine import Places, RunningEngine, ServedModel, served_name
+from stages.parts.engines.kinds import KINDS
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import folder_sha256
+from stages.parts.run.files import folder_sha256, write_json, write_text
 from tests.conftest import run
 from tests.serve.shop import LABELS, Shop, ended, make_shop, start, start_engine, until, wait_until
+from tests.serve.stub_engine import answer
 from tests.students.test_merge import pair
 
 __all__ = ["pair"]
@@ -48,7 +53,7 @@ def make_adapter(base: Path, folder: Path, seed: int, std: float = 0.5, r: int =
 @pytest.fixture
 def house(pair, tmp_path, monkeypatch) -> Shop:
     """The repository that serves, and the current folder: its own student is none of those that are served."""
-    made = make_shop(tmp_path / "house", real=pair, cached_answers=0)
+    made = make_shop(tmp_path / "house", real=pair, cached_answers=0, timeout_s=10)
     params = yaml.safe_load((made.folder / "params.yaml").read_text())
     params["engine"]["api_base"] = None
     (made.folder / "params.yaml").write_text(yaml.safe_dump(params))
@@ -105,6 +110,86 @@ def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path):
     assert many(house, "list") == f"good: {len(LABELS)} labels, 50.0% right on dev, served as {before.name}"
     remove("good")
     assert not list(STUDENTS.iterdir())
+
+
+@pytest.fixture
+def light(tmp_path, monkeypatch) -> Path:
+    """A student's repository, with weights that nobody loads; the current folder is the one that serves, on the same base."""
+    base, adapter = tmp_path / "b", tmp_path / "a"
+    write_text(base / "weights", "base")
+    write_text(adapter / "weights", "adapter")
+    write_json(adapter / "adapter_config.json", {"r": 4})
+    monkeypatch.chdir(make_shop(tmp_path / "house", real=(base, adapter)).folder)
+    return make_shop(tmp_path / "team", real=(base, adapter)).folder
+
+
+@pytest.mark.parametrize("file", ["program.json", "program.sidecar.json", "calibration.json", "adapter/weights"])
+@pytest.mark.parametrize("how", ["gone", "changed", "no text"])
+def test_a_damaged_student_is_refused_and_mended_by_adding_it_again(light, file, how):
+    take_in("cards", str(light))
+    folder = students()["cards"]
+    damaged = folder / file
+    if how == "gone":
+        damaged.unlink()
+    else:
+        damaged.write_bytes(damaged.read_bytes().replace(b"0.5", b"0.6") + b" " if how == "changed" else b"\xff\xfe")
+    with pytest.raises(UserError, match=f"{folder.name} is damaged: add cards again"):
+        read_student("cards", folder, KINDS["vllm"])
+    take_in("cards", str(light))
+    read_student("cards", folder, KINDS["vllm"])
+
+
+class FakeEngine:
+    """Serves whatever is loaded into it."""
+
+    def __init__(self) -> None:
+        self.loaded = ["base-1"]
+
+    async def models(self) -> list[str]:
+        return self.loaded
+
+    async def complete(self, body: dict) -> dict:
+        return answer(body)
+
+    async def load(self, _: object, name: str, folder: Path) -> None:
+        self.loaded.append(name)
+
+    async def unload(self, _: object, name: str) -> None:
+        self.loaded.remove(name)
+
+
+def test_a_student_goes_only_once_another_is_in_its_place_and_no_query_on_its_way(light, monkeypatch):
+    def change(file: Path, **fields: object) -> None:
+        write_json(light / file, json.loads((light / file).read_text()) | fields)
+
+    def look(many: Many) -> str:
+        asyncio.run(many.in_step())
+        return many.served["cards"].folder.name
+
+    def start_service() -> Many:
+        many = Many(RunningEngine(ServedModel("", {"base": "base-1"}, "", KINDS["vllm"])), engine, settings, [])
+        monkeypatch.setattr(many.supervisor, "ready", True)
+        return many
+
+    engine, settings = FakeEngine(), SimpleNamespace(timeout_s=3600, queue=1, cached_answers=0)
+    monkeypatch.setattr("serve.many.app.load_adapter", engine.load)
+    monkeypatch.setattr("serve.many.app.unload_adapter", engine.unload)
+    many = start_service()
+    take_in("cards", str(light))
+    first = look(many)
+    change(paths.SIDECAR, labels=OTHER_LABELS)  # which are not the program's: it can't be served
+    take_in("cards", str(light))
+    assert look(many) == first and look(start_service()) == first, "after a restart, too"
+    change(paths.SIDECAR, labels=LABELS)
+    change(paths.CALIBRATION, threshold=0.7)
+    take_in("cards", str(light))
+    second = look(many)
+    assert second != first and look(many) == second and first in engine.loaded, "queries may be on their way"
+    settings.timeout_s = -1
+    look(many)
+    look(many)
+    assert engine.loaded == ["base-1", second]
+    assert {path.name for path in STUDENTS.iterdir()} == {"cards", second}
 
 
 def take_in(name: str, repository: str) -> None:

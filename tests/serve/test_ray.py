@@ -29,6 +29,9 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
+from serve import command, supervisor
+from serve.ray_serve import apps
+from serve.ray_serve.__main__ import main
 from serve.ray_serve.apps import Endpoint, Where, classifier, llm
 
 __all__ = ["pair"]
@@ -71,6 +74,9 @@ def test_a_replica_answers_in_this_process_without_a_cluster(tmp_path, monkeypat
     """Ray's local testing mode has no proxy, and copies arguments: the app is asked by ASGI, with functions that are found by name."""
     made = make_shop(tmp_path / "shop")
     made.model = f"{base}:{made.model}" if base else made.model
+    params = yaml.safe_load((made.folder / "params.yaml").read_text())
+    params["engine"]["kind"] = "sglang"  # `make serve`'s own; the endpoint on Ray is vLLM, and the stub answers to its words alone
+    (made.folder / "params.yaml").write_text(yaml.safe_dump(params))
     monkeypatch.setenv("ENGINE_API_KEY", ENGINE_KEY)
     monkeypatch.chdir(made.folder)
     SENT.clear()
@@ -83,6 +89,44 @@ def test_a_replica_answers_in_this_process_without_a_cluster(tmp_path, monkeypat
         replica.check_health.remote().result(timeout_s=30)
     assert SENT[0]["status"] == 200 and Answer.model_validate_json(SENT[1]["body"]).label in LABELS
     assert not ray.is_initialized()
+
+
+def test_a_replica_comes_before_its_endpoint_and_answers_once_that_is_there(tmp_path, monkeypatch):
+    made = make_shop(tmp_path / "shop")
+    monkeypatch.setattr(apps, "FIRST_CHECK_S", 0.1)
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setenv("ENGINE_API_KEY", ENGINE_KEY)
+    monkeypatch.chdir(made.folder)
+    app = classifier(Endpoint(folder=str(made.folder), api_base=f"{made.engine}/v1", open=False))
+    replica = serve.run(app, _local_testing_mode=True)
+    place = {"type": "http", "method": "GET", "path": "/readyz", "root_path": "", "query_string": b"", "http_version": "1.1", "headers": []}
+
+    def ready() -> int:
+        SENT.clear()
+        replica.remote(place, receive, send).result(timeout_s=30)
+        status: int = SENT[0]["status"]
+        return status
+
+    assert ready() == 503
+    replica.check_health.remote().result(timeout_s=30)
+    with ended(start_engine(made)):
+        until(lambda: ready() == 200)
+
+
+def test_what_ray_can_not_deploy_is_one_line(tmp_path, monkeypatch):
+    made = make_shop(tmp_path / "shop")
+
+    def failed(*_: object, **__: object) -> None:
+        raise RuntimeError("Deploying application llm failed: a replica died\nTraceback: ...")
+
+    monkeypatch.chdir(made.folder)
+    monkeypatch.setenv("ENGINE_API_KEY", ENGINE_KEY)
+    monkeypatch.setattr("sys.argv", ["serve", "--port", str(free_port())])
+    monkeypatch.setattr(command, "end_on_sigterm", lambda: None)
+    monkeypatch.setattr(ray, "init", failed)
+    with pytest.raises(SystemExit) as ended_by:
+        main()
+    assert str(ended_by.value).startswith("serve: Ray failed: Deploying application llm failed: a replica died; its logs are in /tmp/ray/")
 
 
 def deploy(shop: Shop, **options: Any) -> None:

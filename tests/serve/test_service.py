@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from fastapi import HTTPException
 from serve import supervisor
 from serve.http import guard
 from serve.metrics import Metrics
-from stages.parts.engines.client import EngineError
+from stages.parts.engines.client import EngineError, EngineRefuses
 from stages.parts.engines.dspy_lm import using_student
 from stages.parts.engines.engine import RunningEngine, ServedModel
 from stages.parts.engines.kinds import KINDS
@@ -101,8 +102,17 @@ def test_any_openai_client_can_call_the_program(url, shop):
     assert completion.intent["label"] == label
     streamed = client.chat.completions.create(model="any", messages=messages, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == label
-    with pytest.raises(openai.BadRequestError, match="the last user message"):
-        client.chat.completions.create(model="any", messages=messages[:1])
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+    tool = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    earlier = [
+        {"role": "user", "content": [image]},
+        {"role": "assistant", "content": None, "tool_calls": [tool]},
+        {"role": "tool", "content": "[]", "tool_call_id": "1"},
+    ]
+    assert client.chat.completions.create(model="any", messages=[*earlier, *messages]).choices[0].message.content == label
+    for unread in (messages[:1], earlier, [{"role": "user"}]):
+        with pytest.raises(openai.BadRequestError, match="the last user message"):
+            client.chat.completions.create(model="any", messages=unread)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +248,10 @@ def test_keys_are_asked_for_where_they_are_set(tmp_path, shop):
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}, {"Authorization": "Bearer Ã¼"}):
             response = ask(address, "hello", headers=headers)
             assert response.status_code == 401 and response.headers["WWW-Authenticate"] == "Bearer"
+        for path in ("classify_intent", "classify_intent/batch", "v1/chat/completions"):
+            with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=30) as stranger:
+                stranger.sendall(f"POST /{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n".encode())
+                assert stranger.recv(100).startswith(b"HTTP/1.1 401"), "without the body"
         assert ask(address, "hello", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
         assert requests.get(f"{address}/metrics", headers={"Authorization": f"Bearer {KEY}"}, timeout=30).status_code == 200
 
@@ -365,6 +379,14 @@ def test_a_batch_that_fails_names_the_row(shop):
     assert done.returncode == 1 and "row 2: the engine answered 500" in done.stderr and not (shop.folder / "failed.csv").exists()
 
 
+def test_a_row_that_the_engine_refuses_stops_no_batch(shop):
+    pd.DataFrame({"text": ["SIMULATE-400", "a"]}).to_csv(shop.folder / "in.csv", index=False)
+    done = batch(shop, "in.csv", "refused.csv")
+    assert done.returncode == 0, done.stderr
+    first, second = pd.read_csv(shop.folder / "refused.csv").label
+    assert first == "unknown" and second in LABELS
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -441,6 +463,28 @@ def test_readiness_survives_a_dropped_check_but_not_three(monkeypatch):
 
     assert asyncio.run(checks_until_not_ready({3, 4, 6, 9, 10})) >= 50
     assert asyncio.run(checks_until_not_ready({3, 4, 6, 7, 8})) == 8
+
+
+@pytest.mark.parametrize(("patient", "error"), [(True, EngineError), (True, EngineRefuses), (False, EngineError)])
+def test_only_a_patient_supervisor_waits_for_an_engine_and_for_none_that_refuses(monkeypatch, patient, error):
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 0.001)
+    failures = iter([error("not yet"), error("not yet")])
+
+    async def check() -> None:
+        if failure := next(failures, None):
+            raise failure
+
+    async def run() -> None:
+        watched = supervisor.Supervisor(RunningEngine(ServedModel("", {}, "", KINDS["vllm"])), check, patient=patient)
+        running = asyncio.create_task(watched.run())
+        ready = asyncio.create_task(watched.was_ready.wait())
+        await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        running.cancel()
+        await running
+
+    with pytest.raises(asyncio.CancelledError if patient and error is EngineError else error):
+        asyncio.run(run())
 
 
 def test_the_page_answers_in_a_real_browser(url):

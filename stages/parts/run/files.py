@@ -69,8 +69,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro`, which makes it") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON (line {error.lineno}): remove it and run `dvc repro`") from None
+    except ValueError as error:  # of the JSON, or of its UTF-8
+        raise UserError(f"{path} is not JSON ({error}): remove it and run `dvc repro`") from None
 
 
 def iter_jsonl(path: Path) -> Iterator[Any]:
@@ -82,8 +82,8 @@ def iter_jsonl(path: Path) -> Iterator[Any]:
                     yield json.loads(line)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro`, which makes it") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} holds a line that is not JSON ({error.msg}): remove it and run `dvc repro`") from None
+    except ValueError as error:
+        raise UserError(f"{path} holds a line that is not JSON ({error}): remove it and run `dvc repro`") from None
 
 
 def read_jsonl(path: Path) -> list[Any]:
