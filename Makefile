@@ -32,7 +32,7 @@ repro: setup ## run the pipeline: only what changed
 compare: setup ## two revisions, A=main B=branch: metrics, plots, paired difference (reports/compare/index.html); without B: the workspace
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.compare $(or $(A),main) $(B)
 
-seeds: setup ## the pipeline over N=5 seeds through DVC's queue: mean and spread (reports/seeds); WITH="-S raw.source=url" changes more
+seeds: setup ## the pipeline over N=5 seeds, as DVC experiments: mean and spread (reports/seeds); WITH="-S raw.source=url" changes more
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.seeds $(or $(N),5) $(WITH)
 
 plan: setup ## what labelling will cost, reckoned from 20 rows: requests, tokens, dollars, time

@@ -93,5 +93,5 @@ def test_seeds_report_mean_and_spread_and_a_failed_one_is_named(repository):
     assert "57.5\N{NO-BREAK SPACE}%" in said and "\N{MINUS SIGN}17.5 points" in said
 
     done = command(repository, "seeds", "2", "-S", "top_n=3", check=False)
-    assert done.returncode == 1 and "no result for seed 1" in done.stderr
+    assert done.returncode == 1 and "seeds: the run with seed 1 failed" in done.stderr
     assert json.loads((repository / "reports/seeds/embedded-sample.json").read_text()) == found, "nothing half written"

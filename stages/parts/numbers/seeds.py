@@ -1,4 +1,4 @@
-"""The pipeline over several seeds, through DVC's queue: a difference of half a point in one run means nothing.
+"""The pipeline over several seeds, as DVC experiments: a difference of half a point in one run means nothing.
 
 python -m stages.parts.numbers.seeds 5 [-S raw.source=url ...]    # what follows goes to each `dvc exp run`
 """
@@ -39,19 +39,22 @@ def experiments(names: Iterable[str]) -> dict[str, str]:
     return {name: revision for name, revision in (line.split() for line in listed.splitlines()) if name in names}
 
 
-def run_queue(names: dict[str, int], settings: Sequence[str]) -> None:
-    """Queue an experiment for each seed and wait for all; raises UserError where one can't be queued."""
+def run_experiments(names: dict[str, int], settings: Sequence[str]) -> None:
+    """Run an experiment for each seed, one after the other, outside the workspace; raises UserError where one fails.
+
+    Not through DVC's queue: its worker ends now and then with experiments still queued, and `dvc exp run --run-all` waits for ever
+    (seen here, and https://github.com/treeverse/dvc/issues/10428).
+    """
     if earlier := experiments(names):
         subprocess.run(["dvc", "exp", "remove", "--quiet", *earlier], check=True)  # else they would stand for runs that fail now
     for name, seed in names.items():
-        queued = subprocess.run(["dvc", "exp", "run", "--queue", "--name", name, "-S", f"seed={seed}", *settings], check=False)
-        if queued.returncode:
-            raise UserError(f"the experiment with seed {seed} could not be queued (see above)")
-    subprocess.run(["dvc", "exp", "run", "--run-all"], check=False)  # those that fail have no result below
+        done = subprocess.run(["dvc", "exp", "run", "--temp", "--name", name, "-S", f"seed={seed}", *settings], check=False)
+        if done.returncode:
+            raise UserError(f"the run with seed {seed} failed (see above): what was done is kept, and another run goes on there")
 
 
 def results(names: dict[str, int]) -> dict[int, dict[str, Any]]:
-    """metrics.json of each experiment that ended well, by its seed."""
+    """metrics.json of each experiment, by its seed."""
     found = {names[name]: json.loads(dvc.api.read(str(paths.METRICS), rev=revision)) for name, revision in experiments(names).items()}
     return dict(sorted(found.items()))
 
@@ -93,10 +96,8 @@ def main() -> None:
         if given.count < 2:
             raise UserError(f"{given.count} seed says nothing of the spread: use 2 or more")
         names = {f"seed-{seed}": seed for seed in range(given.count)}
-        run_queue(names, settings)
+        run_experiments(names, settings)
         by_seed = results(names)
-        if missing := sorted(set(names.values()) - by_seed.keys()):
-            raise UserError(f"no result for seed {', '.join(map(str, missing))}: `dvc queue logs seed-{missing[0]}` says why")
         found = summary(by_seed)
         path = paths.SEEDS / f"{found['profile']}-{found['source']}.json"
         write_json(path, found)
