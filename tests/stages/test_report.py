@@ -107,6 +107,16 @@ def test_a_query_is_text_on_the_page_whatever_it_holds(finished):
     assert "<img" not in text and "&lt;img src=x" in text and text.count("</script>") == 1
 
 
+@pytest.mark.parametrize("names", [["1", "2", "3", "4"], ["true", "false", "null", "n/a"]])
+def test_labels_that_look_like_numbers_or_gaps_are_names(finished, names):
+    before, others = pd.read_csv(paths.BY_LABEL).drop(columns="label"), dict(zip(read_json(paths.LABELS), names, strict=True))
+    write_json(paths.LABELS, names)
+    pd.read_csv(paths.PREDICTIONS, dtype=str).replace(others).to_csv(paths.PREDICTIONS, index=False)
+    report.main()
+    after = pd.read_csv(paths.BY_LABEL, dtype={"label": str}, keep_default_na=False)
+    assert list(after.label) == names and after.drop(columns="label").equals(before)
+
+
 def test_what_was_not_measured_is_left_out(finished):
     """A run without the pool's true labels, and reports of a teacher that knows its bill."""
     metrics = read_json(paths.METRICS)
