@@ -38,7 +38,7 @@ def draw(
     colors = [color if row["arm"].startswith("tuned") else plots.GREY for row in arms]
     on_dev = {NAMES[f"{weights}_{kind}"]: dev["dev"][weights][kind] for weights in ("base", "tuned") for kind in ("plain", "optimized")}
     dev_colors = [color if name.startswith("tuned") else plots.GREY for name in on_dev]
-    compared = {"linear_gold", best_linear(arms)["arm"], "teacher", f"base_{served['program']}", served_arm(metrics)}
+    compared = {"linear_gold", best_linear(arms, metrics["labels"])["arm"], "teacher", f"base_{served['program']}", served_arm(metrics)}
     priced = [
         ("student" if row["arm"] == served_arm(metrics) else row["name"], row["cost"], row["accuracy"], row_color)
         for row, row_color in zip(arms, colors, strict=True)
@@ -101,7 +101,7 @@ def main() -> None:
     shares = confusion_shares(list(predictions.actual), list(said), labels)
     plots.confusion(paths.REPORTS / "confusion.png", shares, params.report.color)
     facts = {
-        "advice": advice(arms, student),
+        "advice": advice(arms, student, metrics["labels"]),
         "arms": arms,
         "by_label": figures,
         "color": params.report.color,
