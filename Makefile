@@ -22,7 +22,7 @@ new-data: ## a folder for your own texts: FOLDER=data/mine, with a few rows of e
 	@test ! -e "$(FOLDER)" || { echo "$(FOLDER) is there already: choose another FOLDER, or remove it" >&2; exit 1; }
 	@mkdir -p "$(FOLDER)" && cp data/example/*.csv "$(FOLDER)"
 	@echo "$(FOLDER) holds pool.csv, gold.csv, labels.csv and test.csv: replace their rows by yours (data/README.md), then"
-	@echo "  dvc exp run -S raw.source=folder -S raw.folder=$(FOLDER)"
+	@echo "  make setup && . $(BIN)/activate && dvc exp run -S raw.source=folder -S raw.folder=$(FOLDER)"
 
 repro: setup ## run the pipeline: only what changed
 	@$(BIN)/python -m stages.parts.run.check_params

@@ -10,6 +10,8 @@ command -v "$PYTHON" >/dev/null || fail "$PYTHON not found: install Python 3.11,
     fail "$("$PYTHON" --version) will not do: use Python 3.11, 3.12 or 3.13, for example PYTHON=python3.12 make setup"
 "$PYTHON" -c 'import ensurepip' 2>/dev/null || fail "$PYTHON has no venv module: on Debian and Ubuntu install python3-venv"
 [ "$HARDWARE" = cpu ] || [ "$HARDWARE" = gpu ] || fail "HARDWARE is cpu or gpu, not $HARDWARE"
+other=gpu; [ "$HARDWARE" = gpu ] && other=cpu
+[ ! -e "$VENV/.ready-$other" ] || fail "$VENV has the $other builds, and pip would leave some of them there: rm -rf $VENV first"
 needed=6; [ "$HARDWARE" = gpu ] && needed=20
 free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
 [ "$free" -ge "$needed" ] || fail "$free GiB are free here, $needed GiB are needed: free some space"

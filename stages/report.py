@@ -25,14 +25,20 @@ STAGES = ("raw", "filter", "split", "teacher", "sft", "base", "lora", "optimize"
 
 
 def draw(
-    metrics: dict[str, Any], dev: dict[str, Any], times: dict[str, Any], arms: list[ArmRow], labels: list[str], color: str
+    metrics: dict[str, Any],
+    dev: dict[str, Any],
+    times: dict[str, Any],
+    arms: list[ArmRow],
+    labels: list[str],
+    predictions: pd.DataFrame,
+    color: str,
 ) -> dict[str, str]:
     """The page's pictures into reports/, and as SVG by name."""
-    folder, served, test = paths.REPORTS, metrics["served"], pd.read_csv(paths.PREDICTIONS)
+    folder, served = paths.REPORTS, metrics["served"]
     colors = [color if row["arm"].startswith("tuned") else plots.GREY for row in arms]
     on_dev = {NAMES[f"{weights}_{kind}"]: dev["dev"][weights][kind] for weights in ("base", "tuned") for kind in ("plain", "optimized")}
     dev_colors = [color if name.startswith("tuned") else plots.GREY for name in on_dev]
-    compared = {"linear_gold", best_linear(arms)["arm"], "teacher", f"base_{served['program']}", served_arm(metrics)}
+    compared = {"linear_gold", best_linear(arms, metrics["labels"])["arm"], "teacher", f"base_{served['program']}", served_arm(metrics)}
     priced = [
         ("student" if row["arm"] == served_arm(metrics) else row["name"], row["cost"], row["accuracy"], row_color)
         for row, row_color in zip(arms, colors, strict=True)
@@ -60,7 +66,10 @@ def draw(
             folder / "learning_curve.png", "Training loss", "step", "loss", read_json(paths.LEARNING_CURVE), color
         ),
         "label_counts": plots.label_counts(
-            folder / "label_counts.png", Counter(test.teacher), {label: int((test.actual == label).sum()) for label in labels}, color
+            folder / "label_counts.png",
+            Counter(predictions.teacher),
+            {label: int((predictions.actual == label).sum()) for label in labels},
+            color,
         ),
         "cost": plots.cost_against_accuracy(folder / "cost.png", priced),
         "times": plots.stage_times(folder / "times.png", {name: time["seconds"] for name, time in times.items()}, color),
@@ -85,14 +94,14 @@ def main() -> None:
     [student] = [row for row in arms if row["arm"] == served_arm(metrics)]
 
     texts = {row["id"]: row["text"] for row in read_jsonl(paths.TEST)}
-    predictions = pd.read_csv(paths.PREDICTIONS)
+    predictions = pd.read_csv(paths.PREDICTIONS, dtype=str, keep_default_na=False)  # labels may be called 1, true or n/a
     said = predictions[served_arm(metrics)]
     figures = by_label(list(predictions.actual), list(said), [texts[row] for row in predictions.id], labels)
     write_tables(arms, figures)
     shares = confusion_shares(list(predictions.actual), list(said), labels)
     plots.confusion(paths.REPORTS / "confusion.png", shares, params.report.color)
     facts = {
-        "advice": advice(arms, student),
+        "advice": advice(arms, student, metrics["labels"]),
         "arms": arms,
         "by_label": figures,
         "color": params.report.color,
@@ -104,7 +113,7 @@ def main() -> None:
         "model_metadata": model_metadata(params, metrics, student),
         "pair": pair,
         "params": params,
-        "pictures": draw(metrics, dev, times, arms, labels, params.report.color),
+        "pictures": draw(metrics, dev, times, arms, labels, predictions, params.report.color),
         "provenance": {"commit": commit(), "versions": versions(), "day": today(), "data": folder_sha256(paths.FILTERED)},
         "served_name": f"{metrics['served']['checkpoint']}-{pair.checkpoint_sha256[:12]}",
         "sft": read_json(paths.SFT_REPORT),

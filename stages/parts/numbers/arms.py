@@ -16,7 +16,8 @@ NAMES = {
     "tuned_plain": "tuned, plain prompt",
     "tuned_optimized": "tuned, optimised prompt",
 }
-SAME_LABELS = ("linear_cleaned", "linear_teacher")  # linear models that learn from what the student learns from
+# sft.labels -> the linear models that learn from what the student learns from.
+SAME_LABELS = {"teacher": ("linear_cleaned", "linear_teacher"), "checked": ("linear_cleaned",), "true": ("linear_true",)}
 
 
 class ArmRow(TypedDict):
@@ -77,9 +78,9 @@ def served_arm(metrics: Mapping[str, Any]) -> str:
     return f"tuned_{metrics['served']['program']}"
 
 
-def best_linear(rows: list[ArmRow]) -> ArmRow:
-    """The better of the linear models on the student's own labels: whoever recommends the student has to beat that one."""
-    return max((row for row in rows if row["arm"] in SAME_LABELS), key=lambda row: row["accuracy"])
+def best_linear(rows: list[ArmRow], labels: str) -> ArmRow:
+    """The best of the linear models on the student's own labels (`sft.labels`): whoever recommends the student has to beat that one."""
+    return max((row for row in rows if row["arm"] in SAME_LABELS[labels]), key=lambda row: row["accuracy"])
 
 
 def dollars(amount: float) -> str:
@@ -96,9 +97,9 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def advice(rows: list[ArmRow], student: ArmRow) -> list[str]:
+def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
     """What to do, the first sentence by itself: the linear model, unless the student's paired interval lies above it."""
-    linear = best_linear(rows)
+    linear = best_linear(rows, labels)
     less = linear["less"]
     assert less, "the linear model is not the served arm"
     by_the_way = ""

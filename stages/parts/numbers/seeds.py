@@ -60,7 +60,7 @@ def results(names: dict[str, int]) -> dict[int, dict[str, Any]]:
 
 
 def summary(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy of each arm over seeds, and of the served student less the better linear model and less the teacher.
+    """Accuracy of each arm over seeds, and of the served student less the best linear model on its labels and less the teacher.
 
     `answered` is the share of queries that the service answers rather than abstains, `right_answers` that of right ones among these
     (None where one run answers nothing).
@@ -83,7 +83,7 @@ def summary(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
         **{name: spread([run["served"][name] for run in runs]) for name in ("calibration_error", "calibration_error_before", "answered")},
         "right_answers": spread([measure["accuracy"] for measure in of_answered]) if all(of_answered) else None,
         "accuracy": {arm: spread([run["interval"][arm]["accuracy"] for run in runs]) for arm in arms},
-        "served_less_linear": spread([served_less(run, SAME_LABELS) for run in runs]),
+        "served_less_linear": spread([served_less(run, SAME_LABELS[run["labels"]]) for run in runs]),
         "served_less_teacher": spread([served_less(run, ["teacher"]) for run in runs]),
     }
 
