@@ -33,7 +33,7 @@ class Faults:
 
 
 def named_rows(first: list[int], count: int) -> str:
-    """`row 4`, or `rows 4, 9, 11, 12, 30 and 7 more (12 in all)`."""
+    """`row 4`, or `rows 4, 9, 11, 12, 30 and 7 more`."""
     if count == 1:
         return f"row {first[0]}"
     shown = ", ".join(map(str, first))
