@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -153,13 +154,15 @@ def test_kill_9_and_ctrl_c_cost_what_was_in_flight_and_change_no_result(desk, tm
     for each in (desk, whole):
         each.set("tune", folds=3, optimiser_calls=80, candidates=["plain", "gepa"])
     options = ("--accuracy", "0.6", "--taught", "instruction")
+    heed_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs, and all that they start, ignore
     with whole.teacher(*options):
         assert not whole.tune()
     with desk.teacher(*options, "--latency-ms", "500"):
         for how, after in ((signal.SIGKILL, 61), (signal.SIGINT, 1)):  # requests: in GEPA's first part, with many to come
             before = desk.stats()["requests"]
+            command = [sys.executable, "-m", "stages.parts.tuning"]
             process = subprocess.Popen(
-                [sys.executable, "-m", "stages.parts.tuning"], cwd=desk.folder, env=desk.environment, stderr=subprocess.PIPE, text=True
+                command, cwd=desk.folder, env=desk.environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed_sigint
             )
             while desk.stats()["requests"] < before + after and process.poll() is None:
                 time.sleep(0.01)
