@@ -48,6 +48,7 @@ def test_a_full_disk_is_named_before_anything_is_written(clone, tmp_path):
     assert not (folder / ".venv").exists()
 
 
+@pytest.mark.slow
 def test_no_network_is_named_and_the_next_make_goes_on(clone):
     folder = clone()
     done = setup(folder, **PYPI_IS_AWAY, PIP_CONFIG_FILE=os.devnull)

@@ -122,6 +122,7 @@ def sglang_shop(folder: Path, **options: str) -> Shop:
     return shop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["direct", "chain_of_thought"])
 def test_the_service_runs_on_sglang(tmp_path, style):
     shop = sglang_shop(tmp_path / "shop", style=style)

@@ -96,6 +96,7 @@ def launch(**changes: Any) -> Launch:
     return Launch(**plain | {"max_model_len": 4096, "kv_cache_gib": 1} | changes)
 
 
+@pytest.mark.slow
 def test_command_lines_are_ones_that_vllm_takes(tmp_path):
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser

@@ -73,6 +73,7 @@ def many(house: Shop, *command: str) -> str:
     return done.stderr.strip() or done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path):
     base, _ = pair
     good = make_shop(tmp_path / "good", real=(base, make_adapter(base, tmp_path / "a", 1)))
@@ -251,6 +252,7 @@ def in_turn(house: Shop, name: str, repository: str) -> None:
     assert set(statuses) == {200}, statuses
 
 
+@pytest.mark.slow
 def test_an_engine_elsewhere_is_kept_in_step_with_the_folder(house, pair, tmp_path):
     base, _ = pair
     first, second = (

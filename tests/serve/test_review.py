@@ -131,6 +131,7 @@ def running_review(folder: Path) -> Iterator[str]:
             process.terminate()
 
 
+@pytest.mark.slow
 def test_the_page_is_worked_with_the_keyboard_alone(tmp_path):
     with running_review(tmp_path) as url:
         assert requests.get(url, headers={"Host": "evil.example"}, timeout=5).status_code == 400

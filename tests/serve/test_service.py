@@ -229,6 +229,7 @@ def test_schemathesis_finds_no_breach_of_the_openapi_document(url, tmp_path):
     assert done.returncode == 0, done.stdout[-4000:]
 
 
+@pytest.mark.slow
 def test_more_than_the_queue_holds_is_told_to_come_back(tmp_path):
     shop = make_shop(tmp_path / "shop", queue=8)
     with ended(start_engine(shop, latency_ms=300)), serving(shop) as address, ThreadPoolExecutor(40) as pool:
@@ -274,6 +275,7 @@ def refused(shop: Shop, *arguments: str, **environment: str) -> subprocess.Compl
     return run(shop.folder, sys.executable, "-m", "serve", *arguments, check=False, PYTHONPATH=str(ROOT), **environment)
 
 
+@pytest.mark.slow
 def test_what_does_not_belong_together_is_refused_in_one_line(tmp_path, shop):
     other = make_shop(tmp_path / "shop")
     done = refused(other)
@@ -295,6 +297,7 @@ def test_what_does_not_belong_together_is_refused_in_one_line(tmp_path, shop):
     assert "models/program.json is not what models/program.sidecar.json was made with" in refused(other).stderr
 
 
+@pytest.mark.slow
 def test_an_engine_that_goes_and_comes_back_loses_no_query_silently(tmp_path):
     shop = make_shop(tmp_path / "shop", timeout_s=5)
     engine = start_engine(shop, latency_ms=50)
@@ -316,6 +319,7 @@ def test_an_engine_that_goes_and_comes_back_loses_no_query_silently(tmp_path):
         engine.wait()
 
 
+@pytest.mark.slow
 def test_sigterm_answers_what_was_accepted(tmp_path):
     shop, port = make_shop(tmp_path / "shop"), free_port()
     address = f"http://127.0.0.1:{port}"
@@ -373,6 +377,7 @@ def test_a_killed_batch_goes_on_where_it_was(tmp_path):
         assert (shop.folder / "again.csv").read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_batch_that_fails_names_the_row(shop):
     pd.DataFrame({"text": ["a", "SIMULATE-500", "b"]}).to_csv(shop.folder / "in.csv", index=False)
     done = batch(shop, "in.csv", "failed.csv")
@@ -512,6 +517,7 @@ def test_the_page_answers_in_a_real_browser(url):
         assert page.get_by_label("A customer's query").input_value() == example.inner_text()
 
 
+@pytest.mark.slow
 def test_the_page_asks_for_a_key_where_the_service_does_and_shows_what_is_too_unsure(tmp_path):
     unsure = make_shop(tmp_path / "unsure", threshold=0.7)
     with ended(start_engine(unsure)), serving(unsure, SERVE_API_KEYS=KEY) as address, browser_page(address) as page:

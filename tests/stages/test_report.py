@@ -39,6 +39,7 @@ def first_label(page: Page) -> str:
     return page.locator("#labels tbody tr:visible summary").first.inner_text()
 
 
+@pytest.mark.slow
 def test_the_page_tells_the_run_and_its_controls_work(finished):
     page_file = finished / "reports/index.html"
     text = page_file.read_text()
@@ -78,6 +79,7 @@ def test_the_page_tells_the_run_and_its_controls_work(finished):
             page.locator("#labels details[open] li").first.wait_for()
 
 
+@pytest.mark.slow
 def test_of_77_labels_the_confusion_keeps_its_names_in_view(finished, monkeypatch):
     """A phone shows a corner of them at a time."""
     names = [f"label_of_a_rather_long_name_{number:02}" for number in range(77)]

@@ -54,6 +54,7 @@ def test_requests_are_what_dspy_would_send_to_the_byte(style, monkeypatch):
         assert [(turn["role"], turn["content"]) for turn in turns] == [(message.role, message.text) for message in theirs.messages]
 
 
+@pytest.mark.slow
 def test_five_percent_of_faults_cost_no_row(tmp_path):
     desk = Desk(tmp_path, pool=600)
     with desk.teacher("--fault", *FAULTS, "--latency-ms", "20"):
@@ -70,6 +71,7 @@ def test_five_percent_of_faults_cost_no_row(tmp_path):
     assert rows[0]["reasoning"] == "Its words say so." and len(desk.rows(paths.TEACHER_GOLD)) == 10
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_loses_nothing_but_what_was_in_flight(tmp_path, pytestconfig):
     """At random moments under load; `pytest tests/teachers -k kill_9 --kills 20 -s` tells what was asked again."""
     kills, chance = pytestconfig.getoption("kills"), random.Random(0)
@@ -193,6 +195,7 @@ def test_a_row_that_is_refused_for_its_content_stops_no_run(tmp_path, batch, mon
         assert [row["text"] for row in desk.rows(paths.TEACHER_FAILED)] == ["query 7"]
 
 
+@pytest.mark.slow
 def test_answers_from_before_a_price_was_known_count_in_the_budget(tmp_path):
     desk = Desk(tmp_path, pool=300)
     desk.set("teacher", model="somebody/model-of-theirs")
@@ -225,6 +228,7 @@ def test_a_budget_is_not_passed_and_a_raised_one_goes_on(tmp_path):
         assert desk.stats()["answers"] == desk.stats()["distinct"] == 330
 
 
+@pytest.mark.slow
 def test_an_overloaded_teacher_is_asked_less_at_a_time(tmp_path):
     desk = Desk(tmp_path, pool=300)
     desk.set("runtime", threads=64)
@@ -250,6 +254,7 @@ def test_a_second_run_is_told_to_wait_and_minutes_have_a_limit(tmp_path):
         first.wait()
 
 
+@pytest.mark.slow
 def test_a_batch_is_half_the_price_and_a_killed_run_finds_its_batch_again(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
     (tmp_path / "whole").mkdir()
@@ -340,6 +345,7 @@ def test_a_batch_keeps_to_the_budget_and_says_what_is_wrong_in_one_line(tmp_path
         assert desk.stats()["answers"] == desk.stats()["distinct"] == 330 and counted(desk)[:3] == seen(desk)[:3]
 
 
+@pytest.mark.slow
 def test_the_plan_comes_near_what_the_run_costs_and_nothing_is_asked_twice(tmp_path):
     desk = Desk(tmp_path, pool=400)
     with desk.teacher("--latency-ms", "50"):

@@ -163,6 +163,7 @@ def test_a_run_is_read_back_and_its_model_answers_in_a_fresh_process(finished, s
     assert answer["label"] in pair["labels"] and 0 < answer["confidence"] < 1 and answer["model"] == model
 
 
+@pytest.mark.slow
 def test_dspys_calls_are_read_back_each_under_its_own_run(finished, tmp_path, monkeypatch):
     """What the optimiser asks, and what threads ask at once, in two runs of the pipeline."""
     monkeypatch.chdir(finished)
@@ -201,6 +202,7 @@ def test_dspys_calls_are_read_back_each_under_its_own_run(finished, tmp_path, mo
         assert trace["usage"] == {"input_tokens": 100, "output_tokens": 1, "total_tokens": 101}
 
 
+@pytest.mark.slow
 def test_a_dead_server_fails_no_stage(finished):
     track(finished, mlflow=f"http://127.0.0.1:{free_port()}")
     done = subprocess.run(

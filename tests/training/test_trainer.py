@@ -243,6 +243,7 @@ def test_accelerate_reads_the_committed_configurations(kind, makes):
     assert load_config_from_file(str(CONFIGURATIONS / f"{kind}.yaml")).distributed_type == makes
 
 
+@pytest.mark.slow
 def test_whole_weights_are_trained_and_kept(repository):
     configure(repository, method="full")
     tuned = finish_lora(repository)
@@ -253,6 +254,7 @@ def test_whole_weights_are_trained_and_kept(repository):
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= kept and not kept & {"optimizer.pt", "trainer_state.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has what these miss")
 @pytest.mark.parametrize(
     ("change", "says"),

@@ -65,6 +65,7 @@ def loaded(desk: Desk) -> IntentClassifier:
     return program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("taught", "chosen"), [("descriptions", "descriptions"), ("examples", "examples"), ("instruction", "gepa")], ids=lambda value: value
 )
@@ -121,6 +122,7 @@ def test_of_equal_prompts_the_cheapest_is_kept_and_asks_what_was_asked_without(d
     assert desk.report()["prompt"] == "plain"
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_it_found(desk):
     desk.set("tune", candidates=["plain", "examples"])
     with desk.teacher("--accuracy", "0.6", "--taught", "examples"):
@@ -148,6 +150,7 @@ def test_a_budget_is_not_passed_not_even_by_an_optimiser_and_a_raised_one_goes_o
         assert report(desk)["chosen"] == "gepa" and desk.stats()["answers"] == desk.stats()["distinct"] == report(desk)["answers"]
 
 
+@pytest.mark.slow
 def test_kill_9_and_ctrl_c_cost_what_was_in_flight_and_change_no_result(desk, tmp_path_factory):
     other = tmp_path_factory.mktemp("whole")
     whole = Desk(other, pool=30, test=5, gold=60)
