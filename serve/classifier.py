@@ -30,6 +30,10 @@ class Classifier:
         """The body of a chat completion request."""
         return self.requests.body(query)
 
+    def trial(self) -> dict[str, Any]:
+        """The request of a harmless query: an engine that answers it has nothing against all of them."""
+        return self.request("ready?")
+
     def answer(self, completion: dict[str, Any]) -> Answer:
         """What a chat completion says; raises EngineError where it is none."""
         reading = self.requests.read(completion)

@@ -103,4 +103,4 @@ async def pass_a_query(student: Student, client: EngineClient) -> None:
         raise EngineError(
             f"it serves {', '.join(served)}, not {name}: start it with --served-model-name {name}, on the weights of that hash"
         )
-    student.classifier.answer(await client.complete(student.classifier.request("ready?")))
+    student.classifier.answer(await client.complete(student.classifier.trial()))

@@ -63,8 +63,8 @@ def main() -> None:
         answered = unseal(params, answered)
 
     rows = [record for record in answered if record["valid"]]
-    held_out = params.split.dev + params.split.optimizer_val
-    if len(rows) < 2 * held_out:
+    held_out = params.split.held_out
+    if len(rows) < params.split.fewest:
         raise UserError(
             f"{len(rows)} valid teacher labels are too few to hold out {held_out} rows: lower split.dev and split.optimizer_val, "
             "or bring more rows"

@@ -45,11 +45,10 @@ def set_apart(gold: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFr
 
 def check_pool(pool: pd.DataFrame, split: Split) -> None:
     """Refuse a pool too small for the rows that `sft` holds out, before a teacher is paid for it."""
-    held_out = split.dev + split.optimizer_val
-    if len(pool) < 2 * held_out:
+    if len(pool) < split.fewest:
         raise UserError(
-            f"{len(pool)} pool rows are too few to hold out {held_out}: lower split.dev ({split.dev}) and split.optimizer_val "
-            f"({split.optimizer_val}), or bring {2 * held_out - len(pool)} rows more"
+            f"{len(pool)} pool rows are too few to hold out {split.held_out}: lower split.dev ({split.dev}) and split.optimizer_val "
+            f"({split.optimizer_val}), or bring {split.fewest - len(pool)} rows more"
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, READY, SLOWEST, answer
+from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, SLOWEST, answer
 from serve.batch.rows import COLUMNS, check_target, read_texts
 from serve.student import Student, load_student
 from stages.parts.data.rows import row_id
@@ -57,7 +57,7 @@ async def classify(student: Student, texts: Sequence[str], log: AppendLog, at_on
 
         async with engine_client(student.engine.served, timeout_s) as client:
             asker = Asker(client, Pace(at_once), log, attempts=ATTEMPTS)
-            await asker.ask(student.classifier.request(READY))
+            await asker.ask(student.classifier.trial())
             await in_order(lambda row: ask(asker, student, *row), enumerate(texts, start=1), at_once, take)
     return answers
 

@@ -9,7 +9,6 @@ from stages.parts.task.labels import UNKNOWN
 
 AT_ONCE = 256  # rows in flight to the engine, of each process
 SLOWEST = 20  # times serve.timeout_s is how long an answer may take: all that are in flight wait for each other
-READY = "ready?"  # asked before the rows: an engine that then refuses one has nothing against all of them
 ATTEMPTS = 3  # for a row: the engine is near, and an operator waits
 NO_LABEL = {"label": UNKNOWN, "confidence": 0.0, "abstained": True, "reasoning": None}
 

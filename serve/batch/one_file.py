@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import uvloop
 
-from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, READY, answer
+from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, answer
 from serve.batch.parquet import Answered, open_file, read_summary
 from serve.classifier import Classifier
 from serve.student import ENGINE_KEY
@@ -154,7 +154,7 @@ class Patient:
     async def ask_until_up(self) -> None:
         for attempt in itertools.count():
             try:
-                await self.asker.ask(self.classifier.request(READY))
+                await self.asker.ask(self.classifier.trial())
                 return
             except (EngineRefuses, RequestRefused):
                 raise

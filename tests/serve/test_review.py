@@ -79,10 +79,12 @@ def test_decisions_are_kept_at_once_can_be_edited_by_hand_and_are_checked(tmp_pa
     assert read_decisions(path, LABELS)[third["id"]].label == "top_up", "the last word counts"
     path.write_bytes(b"\xef\xbb\xbfid,text,label\r\n")  # of a spreadsheet, with a column of its own
     decision = Decision(third["id"], "top_up", "card_arrival", "")
+    path.write_bytes(path.read_bytes() + f"{second['id']},two\u2028lines to Unicode,top_up\r\n".encode())
     add_decisions(path, [Decision(first["id"], "lost_card", "top_up", ""), decision])
+    assert read_decisions(path, LABELS)[second["id"]].label == "top_up"
     assert {each.label for each in read_decisions(path, LABELS).values()} == {"lost_card", "top_up"}, "not what the teacher had said"
     take_back(path, decision)
-    assert set(read_decisions(path, LABELS)) == {first["id"]}
+    assert set(read_decisions(path, LABELS)) == {first["id"], second["id"]}
     path.write_bytes("id,label\nx,caf\u00e9\n".encode("latin-1"))
     with pytest.raises(UserError, match="is not UTF-8"):
         read_decisions(path, LABELS)

@@ -34,7 +34,8 @@ def read_decisions(path: Path, labels: Sequence[str]) -> dict[str, Decision]:
         return {}
     faults, decisions = Faults(path), {}
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)  # with the mark that Excel puts first
+        with path.open(encoding="utf-8-sig", newline="") as file:  # with the mark that Excel puts first
+            lines = list(file)
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8: save it as CSV UTF-8") from None
     reader = csv.DictReader(lines, restval="")

@@ -51,6 +51,16 @@ class Split(Block):
     dev: Positive
     optimizer_val: Positive
 
+    @property
+    def held_out(self) -> int:
+        """Rows with the teacher's labels that the student does not learn from."""
+        return self.dev + self.optimizer_val
+
+    @property
+    def fewest(self) -> int:
+        """Rows with the teacher's labels that a run needs: as many to learn from as are held out."""
+        return 2 * self.held_out
+
 
 class Program(Block):
     style: Style
@@ -282,11 +292,11 @@ def parse_params(values: Any, where: str = "params.yaml") -> Params:
         reason = {"extra_forbidden": "there is no such parameter", "missing": "it is missing"}.get(first["type"], first["msg"])
         shown = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {first['input']!r})"
         raise UserError(f"{where}: {key}: {reason}{shown}") from None
-    rows, held_out = params.teacher.rows, params.split.dev + params.split.optimizer_val
-    if rows and rows < 2 * held_out:  # stage sft would say so when the teacher was paid
+    rows, split = params.teacher.rows, params.split
+    if rows and rows < split.fewest:  # stage sft would say so when the teacher was paid
         raise UserError(
-            f"{where}: profiles.{params.profile}.teacher.rows: {rows} are too few to hold out {held_out}: make it {2 * held_out} or more, "
-            "or lower split.dev and split.optimizer_val"
+            f"{where}: profiles.{params.profile}.teacher.rows: {rows} are too few to hold out {split.held_out}: make it {split.fewest} or "
+            "more, or lower split.dev and split.optimizer_val"
         )
     return params
 

@@ -13,7 +13,7 @@ from stages.parts.data.rows import Query, TeacherLabel
 from stages.parts.engines.asking import Asker, Client, in_order
 from stages.parts.engines.batch_api import Batches
 from stages.parts.engines.client import EngineClient, EngineError, EngineRefuses, QueryRefused, RequestRefused
-from stages.parts.engines.meter import Meter, OverBudget, Spent
+from stages.parts.engines.meter import OverBudget, Spent
 from stages.parts.engines.pace import Pace
 from stages.parts.engines.requests import NO_READING, ProgramRequests, Reading
 from stages.parts.run.append_log import AppendLog, append_log
@@ -130,9 +130,7 @@ def label_all(
     Raises UserError where the teacher refuses to work, the budget would be passed, or more than MAX_FAILED of the rows fail. Nothing that
     was answered is lost by that.
     """
-    meter = Meter(teacher.price, runtime.budget_usd, runtime.budget_tokens)
-    if runtime.budget_usd and not teacher.price and teacher.log:
-        raise UserError(f"runtime.budget_usd needs a price, and {teacher.name}'s is not known: {teacher.without_price}")
+    meter = teacher.meter(runtime)
     requests = ProgramRequests(program, teacher.kind, teacher.name, teacher.max_tokens, TeacherFormat(), teacher.options)
     busy = BUSY.format(teacher.name)
     failures: Counter[str] = Counter()

@@ -13,10 +13,11 @@ from stages.parts.engines.endpoint import Endpoint
 from stages.parts.engines.engine import AskedKind, Precision, ServedModel
 from stages.parts.engines.hub import snapshot
 from stages.parts.engines.kinds import KINDS
-from stages.parts.engines.meter import Price
+from stages.parts.engines.meter import Meter, Price
 from stages.parts.engines.process import prepare, running
+from stages.parts.run.errors import UserError
 from stages.parts.run.gpus import gpu_memory
-from stages.parts.run.params import EndpointSettings, OwnEngineSettings, Params
+from stages.parts.run.params import EndpointSettings, OwnEngineSettings, Params, Runtime
 from stages.parts.run.paths import cache
 from stages.parts.teachers.cost import known_price
 from stages.parts.teachers.endpoint import KEY_NAME, hosted
@@ -42,6 +43,12 @@ class Teacher:
     def without_price(self) -> str:
         """What to do where the price is not known: engines of one's own have none."""
         return ("set teacher.price in its profile, or " if isinstance(self.kind, Endpoint) else "") + "use runtime.budget_tokens"
+
+    def meter(self, runtime: Runtime) -> Meter:
+        """What counts its answers and holds them to the budget; raises UserError for a budget in dollars where no price is known."""
+        if runtime.budget_usd and not self.price:
+            raise UserError(f"runtime.budget_usd needs a price, and {self.name}'s is not known: {self.without_price}")
+        return Meter(self.price, runtime.budget_usd, runtime.budget_tokens)
 
 
 @contextmanager

@@ -121,9 +121,7 @@ def told(error: Exception) -> Exception:
 def session(teacher: Teacher, runtime: Runtime) -> Iterator[Session]:
     """A session until the block ends; raises UserError where another run is asking the same teacher."""
     assert teacher.log
-    meter = Meter(teacher.price, runtime.budget_usd, runtime.budget_tokens)
-    if runtime.budget_usd and not teacher.price:
-        raise UserError(f"runtime.budget_usd needs a price, and {teacher.name}'s is not known: {teacher.without_price}")
+    meter = teacher.meter(runtime)
     pace = Pace(runtime.threads, runtime.requests_per_minute, runtime.tokens_per_minute)
     with append_log(teacher.log, BUSY.format(teacher.name)) as log:
 
