@@ -44,7 +44,7 @@ tune-teacher: setup ## compare prompts on the gold rows: the cheapest that none 
 	@$(BIN)/python -m stages.parts.tuning
 
 review: setup ## look at the ROWS=100 rows that the teacher may have labelled wrongly; the next `dvc repro` learns from what you decide
-	@$(BIN)/python -m serve.review --rows $(or $(ROWS),100)
+	@$(BIN)/python -m stages.parts.review --rows $(or $(ROWS),100)
 
 serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 	@$(BIN)/python -m serve

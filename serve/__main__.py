@@ -13,16 +13,18 @@ from serve.http.app import create_app
 from serve.http.keys import read_keys
 from serve.http.listen import listen
 from serve.service import Service
-from serve.student import Student, load_student, pass_a_query
+from serve.student import ServedStudent, load_served_student, pass_a_query
 from serve.supervisor import Supervisor
-from stages.parts.engines.client import engine_client
-from stages.parts.engines.network import check_port
+from stages.parts.engines.http_client import engine_client
 from stages.parts.run.errors import UserError
+from stages.parts.run.machine import check_port
 from stages.parts.run.params import Serve, load_params
 
 
-async def serve(student: Student, settings: Serve, keys: list[str]) -> None:
-    """Serve until SIGINT or SIGTERM, then answer what was accepted and take the engine down. Raises where the engine never comes up."""
+async def serve(student: ServedStudent, settings: Serve, keys: list[str]) -> None:
+    """Serve until SIGINT or SIGTERM, then answer what was accepted and take the engine down. Raises where the engine
+    never comes up.
+    """
     async with engine_client(student.engine.served, settings.timeout_s) as client:
         supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client))
         service = Service(student.classifier, client, supervisor, settings.queue, settings.cached_answers)
@@ -40,7 +42,10 @@ def changed(settings: Serve, wanted: dict[str, object]) -> Serve:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m serve", description=__doc__.splitlines()[0])
-    parser.add_argument("--host", help="address to listen on (default: serve.host of params.yaml); keys are needed unless it is loopback")
+    parser.add_argument(
+        "--host",
+        help="address to listen on (default: serve.host of params.yaml); keys are needed unless it is loopback",
+    )
     parser.add_argument("--port", type=int, help="port to listen on (default: serve.port of params.yaml)")
     wanted = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     with serving_command():
@@ -48,7 +53,7 @@ def main() -> None:
         settings = changed(params.serve, wanted)
         keys = read_keys(settings.host)
         check_port(settings.port, settings.host)
-        uvloop.run(serve(load_student(params), settings, keys))
+        uvloop.run(serve(load_served_student(params), settings, keys))
 
 
 if __name__ == "__main__":

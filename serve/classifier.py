@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from serve.schemas import Answer, RunnerUp
+from serve.schemas import Classification, RunnerUp
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.numbers.calibration import Calibration, calibrated
 from stages.parts.task.labels import UNKNOWN
@@ -34,14 +34,14 @@ class Classifier:
         """The request of a harmless query: an engine that answers it has nothing against all of them."""
         return self.request("ready?")
 
-    def answer(self, completion: dict[str, Any]) -> Answer:
+    def answer(self, completion: dict[str, Any]) -> Classification:
         """What a chat completion says; raises EngineError where it is none."""
         reading = self.requests.read(completion)
         likely = calibrated(reading.probabilities, self.calibration.temperature)
         confidence = likely.get(reading.label, 0.0)
         threshold = self.calibration.threshold
         others = [other for other in likely if other != reading.label][:RUNNERS_UP]
-        return Answer(
+        return Classification(
             label=reading.label,
             confidence=confidence,
             abstained=reading.label == UNKNOWN or threshold is None or confidence < threshold,

@@ -1,4 +1,5 @@
-"""Export the student that `optimize` chose as one folder for vLLM, transformers and the hub: model, program, calibration, request, card.
+"""Export the student that `optimize` chose as one folder for vLLM, transformers and the hub: model, program,
+calibration, request, card.
 
 python -m serve.export [--to models/export]
 """
@@ -24,7 +25,9 @@ REQUEST = "request.json"
 
 
 def request_form(pair: Sidecar, name: str) -> dict[str, object]:
-    """The body of the program's requests to a vLLM that serves the weights under a name, with {query} in the query's place."""
+    """The body of the program's requests to a vLLM that serves the weights under a name, with {query} in the query's
+    place.
+    """
     program = load_program(paths.PROGRAM, pair.labels, pair.instructions, pair.style)
     return ProgramRequests(program, KINDS["vllm"], name, pair.max_tokens).body("{query}")
 
@@ -35,12 +38,14 @@ def check_target(to: Path) -> None:
     if to in (here, *here.parents):
         raise UserError(f"{to} holds the current folder, which would be replaced: name a folder of its own")
     if to.exists() and not all((to / file).is_file() for file in (REQUEST, paths.SIDECAR.name)):
-        raise UserError(f"{to} is there and no earlier export, which alone would be replaced: name a folder that is not there")
+        raise UserError(
+            f"{to} is there and no earlier export, which alone would be replaced: name a folder that is not there"
+        )
 
 
 def export_pair(to: Path) -> None:
-    """Write the folder, whole or not at all; raises UserError where something is missing or does not belong together, and for a target
-    that would lose other files."""
+    """Write the folder, whole or not at all; raises UserError where something is missing or does not belong together,
+    and for a target that would lose other files."""
     to = to.resolve()
     check_target(to)
     pair = load_sidecar(paths.SIDECAR)
@@ -48,7 +53,9 @@ def export_pair(to: Path) -> None:
     check_pair(pair, load_calibration(paths.CALIBRATION))
     checkpoint = Path(pair.checkpoint)
     name = served_name(checkpoint.name, checkpoint)
-    if not paths.MODEL_CARD.is_file() or f"--served-model-name {name}\n" not in paths.MODEL_CARD.read_text(encoding="utf-8"):
+    if not paths.MODEL_CARD.is_file() or f"--served-model-name {name}\n" not in paths.MODEL_CARD.read_text(
+        encoding="utf-8"
+    ):
         raise UserError(f"{paths.MODEL_CARD} is missing or of another student: run `dvc repro`")
     with whole_folder(to) as draft:
         export(Path(pair.base), checkpoint, draft)
@@ -61,7 +68,10 @@ def export_pair(to: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m serve.export", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--to", type=Path, default=paths.EXPORT, help=f"folder to write; replacing an earlier export (default: {paths.EXPORT})"
+        "--to",
+        type=Path,
+        default=paths.EXPORT,
+        help=f"folder to write; replacing an earlier export (default: {paths.EXPORT})",
     )
     to: Path = parser.parse_args().to
     try:

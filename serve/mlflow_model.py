@@ -1,9 +1,10 @@
 """The served pair as an MLflow model: JSON and code, no pickle (an MLflow "model from code").
 
-Not `mlflow.dspy`: in 3.17.2 it pickles program and settings even with use_dspy_model_save=True (program.pkl, dspy_config.pkl), and its
-load_model refuses both where pickles are refused.
+Not `mlflow.dspy`: in 3.17.2 it pickles program and settings even with use_dspy_model_save=True (program.pkl,
+dspy_config.pkl), and its load_model refuses both where pickles are refused.
 
-stages/parts/tracking logs it. Whoever loads it says where the student is served, in ENGINE_API_BASE (ends in /v1) and ENGINE_API_KEY:
+stages/parts/tracking logs it. Whoever loads it says where the student is served, in ENGINE_API_BASE (ends in /v1) and
+ENGINE_API_KEY:
 
     model = mlflow.pyfunc.load_model("models:/intent-classifier@served")
     model.predict(["My card got declined"])  # one dictionary a query: label, confidence, abstained, ...
@@ -36,13 +37,17 @@ class IntentModel(mlflow.pyfunc.PythonModel):
         asked = ProgramRequests(program, KINDS[context.model_config["engine"]], name, pair.max_tokens)
         self.classifier = Classifier(asked, load_calibration(files["calibration"]))
 
-    def predict(self, context: Any, model_input: list[str], params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    def predict(
+        self, context: Any, model_input: list[str], params: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         api_base = os.environ["ENGINE_API_BASE"].rstrip("/")
         answers = []
         with requests.Session() as session:
             session.headers["Authorization"] = f"Bearer {os.environ.get('ENGINE_API_KEY', '')}"
             for query in model_input:
-                response = session.post(f"{api_base}/chat/completions", json=self.classifier.request(query), timeout=TIMEOUT_S)
+                response = session.post(
+                    f"{api_base}/chat/completions", json=self.classifier.request(query), timeout=TIMEOUT_S
+                )
                 response.raise_for_status()
                 answers.append(self.classifier.answer(response.json()).model_dump())
         return answers

@@ -10,11 +10,11 @@ MAX_BATCH = 256  # queries
 QueryText = Annotated[str, Field(min_length=1, max_length=MAX_QUERY, examples=["My card got declined"])]
 
 
-class Query(BaseModel):
+class ClassifyRequest(BaseModel):
     query: QueryText
 
 
-class Batch(BaseModel):
+class BatchRequest(BaseModel):
     queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAX_BATCH)]
 
 
@@ -25,11 +25,11 @@ class RunnerUp(BaseModel):
     confidence: float
 
 
-class Answer(BaseModel):
+class Classification(BaseModel):
     """What the service says of a query. `confidence` is calibrated: of many answers at 0.8, 80 % are right.
 
-    With `abstained`, the confidence is below the threshold that the wanted precision needs, and `label` is the best guess; it is "unknown"
-    where the model's answer named no label.
+    With `abstained`, the confidence is below the threshold that the wanted precision needs, and `label` is the best
+    guess; it is "unknown" where the model's answer named no label.
     """
 
     label: str = Field(examples=["declined_card_payment"])
@@ -40,8 +40,8 @@ class Answer(BaseModel):
     model: str = Field(description="the weights, by name and hash")
 
 
-class Answers(BaseModel):
-    answers: list[Answer] = Field(description="in the order of the queries")
+class Classifications(BaseModel):
+    answers: list[Classification] = Field(description="in the order of the queries")
 
 
 class Problem(BaseModel):

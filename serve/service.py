@@ -1,4 +1,6 @@
-"""What the service does with queries, whatever protocol brings them: a bounded queue, one request to the engine each, counts."""
+"""What the service does with queries, whatever protocol brings them: a bounded queue, one request to the engine each,
+counts.
+"""
 
 import asyncio
 import time
@@ -8,9 +10,9 @@ from contextlib import contextmanager
 from serve.answer_cache import AnswerCache
 from serve.classifier import Classifier
 from serve.metrics import Metrics
-from serve.schemas import Answer
+from serve.schemas import Classification
 from serve.supervisor import Supervisor
-from stages.parts.engines.client import EngineClient, EngineError, QueryRefused
+from stages.parts.engines.http_client import EngineClient, EngineError, QueryRefused
 from stages.parts.task.labels import UNKNOWN
 
 
@@ -36,10 +38,12 @@ class TooLarge(Exception):
 
 
 class Service:
-    """The classifier on its engine. `places` is how many queries may be in flight at a time, each of which gets an answer or an error;
-    `cached` how many answers are kept."""
+    """The classifier on its engine. `places` is how many queries may be in flight at a time, each of which gets an
+    answer or an error; `cached` how many answers are kept."""
 
-    def __init__(self, classifier: Classifier, client: EngineClient, supervisor: Supervisor, places: int, cached: int) -> None:
+    def __init__(
+        self, classifier: Classifier, client: EngineClient, supervisor: Supervisor, places: int, cached: int
+    ) -> None:
         self.classifier = classifier
         self.client = client
         self.supervisor = supervisor
@@ -50,7 +54,7 @@ class Service:
         self.metrics.in_flight.set_function(lambda: self.taken)
         self.metrics.ready.set_function(lambda: self.supervisor.ready)
 
-    async def classify(self, queries: Sequence[str]) -> list[Answer]:
+    async def classify(self, queries: Sequence[str]) -> list[Classification]:
         """Answers in order; raises NotReady, TooLarge, Overloaded or EngineError, then for all of them."""
         if not self.supervisor.ready:
             raise NotReady
@@ -76,7 +80,7 @@ class Service:
         finally:
             self.taken -= queries
 
-    async def answer(self, query: str) -> Answer:
+    async def answer(self, query: str) -> Classification:
         answer, source = await self.answers.answer(query, self.ask)
         self.metrics.answers.labels(source).inc()
         self.metrics.labels.labels(answer.label).inc()
@@ -84,7 +88,7 @@ class Service:
             self.metrics.abstentions.inc()
         return answer
 
-    async def ask(self, query: str) -> Answer:
+    async def ask(self, query: str) -> Classification:
         """The engine's answer; raises EngineError."""
         started = time.perf_counter()
         try:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve.classifier import Classifier
-from stages.parts.engines.client import EngineClient, EngineError, EngineTimeout
 from stages.parts.engines.engine import Engine, RunningEngine, ServedModel, served_name
+from stages.parts.engines.http_client import EngineClient, EngineError, EngineTimeout
 from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.numbers.calibration import Calibration, load_calibration
@@ -19,19 +19,21 @@ from stages.parts.students.serving import base_engine, shares_an_engine, tuned_e
 from stages.parts.task.program_file import Sidecar, load_program, load_sidecar
 
 ENGINE_KEY = "ENGINE_API_KEY"
-LISTING_S = 5  # an engine names its models at once, however busy it is; Ray's proxy holds every request while no replica is there
+# an engine names its models at once, however busy it is; Ray's proxy holds every request while no replica is there
+LISTING_S = 5
 
 
 @dataclass(frozen=True)
-class Student:
+class ServedStudent:
     """A classifier, and the engine to ask."""
 
     classifier: Classifier
     engine: Engine
 
 
-def load_student(params: Params, base_there: str | None = None) -> Student:
-    """Load and check everything that `make serve` needs; raises UserError where something is missing or does not belong together.
+def load_served_student(params: Params, base_there: str | None = None) -> ServedStudent:
+    """Load and check everything that `make serve` needs; raises UserError where something is missing or does not belong
+    together.
 
     `base_there`: the model of the engine at `engine.api_base`, where it wants its adapters asked for as BASE:ADAPTER.
     """
@@ -52,7 +54,9 @@ def load_student(params: Params, base_there: str | None = None) -> Student:
         name = engine.served.names[checkpoint.name]
     else:
         engine = tuned_engine(base, checkpoint, name, params)
-    return Student(Classifier(ProgramRequests(program, engine.served.kind, name, pair.max_tokens), calibration), engine)
+    return ServedStudent(
+        Classifier(ProgramRequests(program, engine.served.kind, name, pair.max_tokens), calibration), engine
+    )
 
 
 def engine_elsewhere(params: Params, names: dict[str, str]) -> RunningEngine:
@@ -70,13 +74,17 @@ def check_base(pair: Sidecar, profile: str) -> None:
 
 
 def check_pair(pair: Sidecar, calibration: Calibration, root: Path = Path()) -> None:
-    """Raise UserError where weights, program or calibration of the repository at `root` are not those that were chosen together."""
+    """Raise UserError where weights, program or calibration of the repository at `root` are not those that were chosen
+    together.
+    """
     check_folder(root / pair.checkpoint, pair.checkpoint_sha256)
     program = root / paths.PROGRAM
     if not program.is_file() or file_sha256(program) != pair.program_sha256:
         raise UserError(f"{program} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
     if (calibration.checkpoint_sha256, calibration.program_sha256) != (pair.checkpoint_sha256, pair.program_sha256):
-        raise UserError(f"{root / paths.CALIBRATION} is of another pair than {paths.SIDECAR}: run `dvc repro calibrate`")
+        raise UserError(
+            f"{root / paths.CALIBRATION} is of another pair than {paths.SIDECAR}: run `dvc repro calibrate`"
+        )
 
 
 def check_present(folder: Path) -> None:
@@ -91,7 +99,7 @@ def check_folder(folder: Path, expected: str) -> None:
         raise UserError(f"{folder} is not what {paths.SIDECAR} was made with: run `dvc repro` or `dvc checkout`")
 
 
-async def pass_a_query(student: Student, client: EngineClient) -> None:
+async def pass_a_query(student: ServedStudent, client: EngineClient) -> None:
     """Raise EngineError unless the engine serves the student's weights and a query gets a label."""
     name = student.classifier.model
     try:

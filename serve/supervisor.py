@@ -5,8 +5,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from stages.parts.engines.client import EngineError, EngineRefuses
 from stages.parts.engines.engine import Engine
+from stages.parts.engines.http_client import EngineError, EngineRefuses
 from stages.parts.engines.process import EngineProcess
 from stages.parts.run.errors import UserError
 
@@ -17,7 +17,8 @@ CHECK_EVERY_S = 1.0  # of an engine that runs elsewhere
 FAILED_CHECKS = 3  # in a row, before such an engine counts as gone: a single one may be a dropped connection
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
-STEADY_S = 60.0  # an engine that was ready for so long is started again after the first pause, however many it took before
+# an engine that was ready for so long is started again after the first pause, however many it took before
+STEADY_S = 60.0
 
 Check = Callable[[], Awaitable[None]]
 
@@ -25,8 +26,8 @@ Check = Callable[[], Awaitable[None]]
 class Supervisor:
     """Readiness of an engine. `check` sends a real query through; `ready` is true from its success to the engine's end.
 
-    An engine of our own is started, and started again with growing pauses when it ends. One that runs elsewhere is watched. A `patient`
-    supervisor waits for one that is not there yet.
+    An engine of our own is started, and started again with growing pauses when it ends. One that runs elsewhere is
+    watched. A `patient` supervisor waits for one that is not there yet.
     """
 
     def __init__(self, engine: Engine, check: Check, patient: bool = False) -> None:
@@ -38,8 +39,8 @@ class Supervisor:
         self.was_ready = asyncio.Event()
 
     async def run(self) -> None:
-        """Runs until it is cancelled. Raises UserError or EngineError where the engine was never ready at all; if it is patient,
-        EngineRefuses alone."""
+        """Runs until it is cancelled. Raises UserError or EngineError where the engine was never ready at all; if it is
+        patient, EngineRefuses alone."""
         pause = FIRST_PAUSE_S
         while True:
             try:

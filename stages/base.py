@@ -11,28 +11,29 @@ from transformers import set_seed
 
 from stages.parts.engines.hub import snapshot
 from stages.parts.run.files import read_json, read_jsonl
-from stages.parts.run.gpus import gpu_memory
-from stages.parts.run.params import HubStudent, load_params
+from stages.parts.run.machine import gpu_memory
+from stages.parts.run.params import HubStudentSettings, load_params
 from stages.parts.run.paths import BASE, GOLD, LABELS, POOL, REVIEWED
 from stages.parts.run.stage import run_stage
 from stages.parts.students.chat_template import freeze_date
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons, start_from_word_vectors
 from stages.parts.task.program import IntentClassifier
 from stages.parts.training.rows import encode
-from stages.parts.training.trainer import Recipe, fine_tune
+from stages.parts.training.trainer import TrainingPlan, fine_tune
 
 LESSONS_AT_ONCE = 64
-WARM_UP, WEIGHT_DECAY, CLIP = 0.06, 0.01, 1.0
+WARM_UP, WEIGHT_DECAY, MAX_GRAD_NORM = 0.06, 0.01, 1.0
 
 
 def main() -> None:
     params = load_params()
     student = params.student
-    if isinstance(student, HubStudent):
+    if isinstance(student, HubStudentSettings):
         gpu_memory()
         snapshot(student.model, student.revision, BASE)
         freeze_date(BASE)
-        shutil.rmtree(BASE / ".cache", ignore_errors=True)  # the download's own notes: DVC would not keep them, and hashes would change
+        # the download's own notes: DVC would not keep them, and hashes would change
+        shutil.rmtree(BASE / ".cache", ignore_errors=True)
         return
 
     set_seed(params.seed)
@@ -46,14 +47,14 @@ def main() -> None:
     lessons = format_lessons(texts, program, student.epochs, params.seed)
     rows = [encode(tokenizer, messages, prompt_too=True) for messages in lessons]
     with tempfile.TemporaryDirectory() as scratch:
-        recipe = Recipe(
+        recipe = TrainingPlan(
             epochs=1,
             batch=LESSONS_AT_ONCE,
             learning_rate=student.learning_rate,
             seed=params.seed,
             warm_up=WARM_UP,
             weight_decay=WEIGHT_DECAY,
-            clip=CLIP,
+            max_grad_norm=MAX_GRAD_NORM,
         )
         fine_tune(model, tokenizer, rows, recipe, Path(scratch))
     model.save_pretrained(BASE)

@@ -1,4 +1,5 @@
-"""Calibrate the served student's confidence on rows it was not trained on, and choose the confidence below which it abstains.
+"""Calibrate the served student's confidence on rows it was not trained on, and choose the confidence below which it
+abstains.
 
 python -m stages.calibrate
 """
@@ -15,7 +16,9 @@ from stages.parts.task.program_file import load_sidecar
 
 
 def label_certainty(row: dict[str, Any], teacher_right: float) -> float:
-    """The probability that a held-out row's label is true: 1 by hand, else the teacher's confidence, or how often it is right on gold."""
+    """The probability that a held-out row's label is true: 1 by hand, else the teacher's confidence, or how often it is
+    right on gold.
+    """
     if row["by"] == "hand":
         return 1.0
     return teacher_right if row["confidence"] is None else float(row["confidence"])
@@ -25,7 +28,8 @@ def main() -> None:
     params = load_params()
     gold = {row["id"]: row["label"] for row in read_jsonl(paths.GOLD)}
     of_gold = read_jsonl(paths.TEACHER_GOLD)
-    teacher_right = (sum(row["label"] == gold[row["id"]] for row in of_gold) + 1) / (len(of_gold) + 2)  # Laplace's rule of succession
+    # Laplace's rule of succession
+    teacher_right = (sum(row["label"] == gold[row["id"]] for row in of_gold) + 1) / (len(of_gold) + 2)
     rows = [row for row in read_jsonl(paths.HELD_OUT) if row["probabilities"]]
     labels, certainty = [row["label"] for row in rows], [label_certainty(row, teacher_right) for row in rows]
 
@@ -34,9 +38,14 @@ def main() -> None:
     surest = [next(iter(calibrated(row["probabilities"], temperature).items())) for row in rows]
     confidence = [probability for _, probability in surest]
     # An answer other than the label counts as wrong, though the label may be: rather too careful than not enough.
-    right = [sure if label == wanted else 0.0 for (label, _), wanted, sure in zip(surest, labels, certainty, strict=True)]
-    # none_of_these is no answer to act on: many right ones must not make up for wrong labels, those of texts that no label fits among them.
-    named = [(hit, sure) for hit, sure, (label, _) in zip(right, confidence, surest, strict=True) if label != NONE_OF_THESE]
+    right = [
+        sure if label == wanted else 0.0 for (label, _), wanted, sure in zip(surest, labels, certainty, strict=True)
+    ]
+    # none_of_these is no answer to act on: many right ones must not make up for wrong labels, those of texts that no
+    # label fits among them.
+    named = [
+        (hit, sure) for hit, sure, (label, _) in zip(right, confidence, surest, strict=True) if label != NONE_OF_THESE
+    ]
     threshold = lowest_threshold([sure for _, sure in named], [hit for hit, _ in named], params.calibrate.precision)
 
     answered = [hit for hit, sure in named if threshold is not None and sure >= threshold]
@@ -53,7 +62,9 @@ def main() -> None:
     )
     write_json(paths.CALIBRATION, calibration.model_dump())
     if threshold is None:
-        print(f"no confidence is right on {calibration.wanted_precision:.0%} of {len(rows)} rows: the service will abstain on every query")
+        print(
+            f"no confidence is right on {calibration.wanted_precision:.0%} of {len(rows)} rows: the service will abstain on every query"
+        )
     else:
         answers = f"answers {calibration.coverage:.0%} of rows, {calibration.precision:.1%} of them right"
         print(f"temperature {temperature:.2f}; from a confidence of {threshold:.2f} on it {answers}")

@@ -1,4 +1,5 @@
-"""Score everything on the test rows: both students with both programs, the teacher, the linear baselines. Opens the pool's true labels.
+"""Score everything on the test rows: both students with both programs, the teacher, the linear baselines. Opens the
+pool's true labels.
 
 python -m stages.evaluate
 """
@@ -15,11 +16,11 @@ from typing import Any
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from stages.parts.data.rows import Query, TeacherLabel, own_columns
-from stages.parts.engines.requests import ProgramRequests, Reading
-from stages.parts.numbers.baseline import fitted_baseline
+from stages.parts.data.rows import Row, TeacherLabel, extra_columns
+from stages.parts.engines.requests import Prediction, ProgramRequests
+from stages.parts.numbers.baselines import fitted_baseline
 from stages.parts.numbers.calibration import calibrated, load_calibration
-from stages.parts.numbers.outside import answered_with, outside_figures
+from stages.parts.numbers.out_of_scope import out_of_scope_figures, scoped_confidence
 from stages.parts.numbers.statistics import (
     coverage_curve,
     difference_interval,
@@ -53,17 +54,20 @@ def measure(right: Sequence[bool]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Arm:
-    """A student with a program: its scores, seconds for queries one at a time, and the share of valid answers where nothing holds it to
-    the labels."""
+    """A student with a program: its scores, seconds for queries one at a time, and the share of valid answers where
+    nothing holds it to the labels."""
 
     scores: Scores
     alone: list[float]
     valid_free: float
-    outside: list[Reading]  # its answers to texts that no label fits
+    outside: list[Prediction]  # its answers to texts that no label fits
 
 
-def score_students(params: Params, pair: Sidecar, test: list[Any], outside: list[Any], before: list[Future[Any]]) -> dict[str, Arm]:
-    """base_plain, base_optimized, tuned_plain, tuned_optimized: both students with both programs over the test rows; equal prompts once.
+def score_students(
+    params: Params, pair: Sidecar, test: list[Any], outside: list[Any], before: list[Future[Any]]
+) -> dict[str, Arm]:
+    """base_plain, base_optimized, tuned_plain, tuned_optimized: both students with both programs over the test rows;
+    equal prompts once.
 
     The served one is asked what is `outside`, too.
 
@@ -82,15 +86,18 @@ def score_students(params: Params, pair: Sidecar, test: list[Any], outside: list
                     arms[f"{weights}_{kind}"] = arms[f"{weights}_plain"]
                     continue
                 requests, free = (
-                    ProgramRequests(program, served.kind, served.names[name], pair.max_tokens, held=held) for held in (True, False)
+                    ProgramRequests(program, served.kind, served.names[name], pair.max_tokens, held=held)
+                    for held in (True, False)
                 )
                 is_served = (weights, kind) == ("tuned", pair.program)
-                said = score(served, free, test[:FREE_QUERIES], params.runtime.threads).predicted
+                said = score(served, free, test[:FREE_QUERIES], params.runtime.max_in_flight).predicted
                 arms[f"{weights}_{kind}"] = Arm(
-                    scores=score(served, requests, test, params.runtime.threads),
+                    scores=score(served, requests, test, params.runtime.max_in_flight),
                     alone=latency(served, requests, [row["text"] for row in test[:LATENCY_QUERIES]]),
                     valid_free=sum(label in pair.labels for label in said) / len(said),
-                    outside=score(served, requests, outside, params.runtime.threads).readings if is_served and outside else [],
+                    outside=score(served, requests, outside, params.runtime.max_in_flight).readings
+                    if is_served and outside
+                    else [],
                 )
     return arms
 
@@ -104,17 +111,20 @@ def mean_tokens(scores: Scores) -> dict[str, float]:
 
 
 def linear_lessons(
-    gold: list[Query], reviewed: list[Query], teacher: list[TeacherLabel], sealed: Mapping[str, str], trained: set[str]
+    gold: list[Row], reviewed: list[Row], teacher: list[TeacherLabel], sealed: Mapping[str, str], trained: set[str]
 ) -> dict[str, list[tuple[str, str]]]:
-    """What linear baselines learn from: gold, the teacher's labels, those of them that the student learned from, and all true labels, which
-    nobody knows where the pool is a team's own. What people reviewed each of them learns, too."""
+    """What linear baselines learn from: gold, the teacher's labels, those of them that the student learned from, and
+    all true labels, which nobody knows where the pool is a team's own. What people reviewed each of them learns,
+    too."""
     valid = [row for row in teacher if row["valid"]]
     people = [(row["text"], row["label"]) for row in reviewed]
     return {
         "linear_gold": [(row["text"], row["label"]) for row in gold] + people,
         "linear_teacher": [(row["text"], row["label"]) for row in valid] + people,
         "linear_cleaned": [(row["text"], row["label"]) for row in valid if row["id"] in trained] + people,
-        "linear_true": [(row["text"], sealed[row["id"]]) for row in teacher if row["id"] in sealed] + people if sealed else [],
+        "linear_true": [(row["text"], sealed[row["id"]]) for row in teacher if row["id"] in sealed] + people
+        if sealed
+        else [],
     }
 
 
@@ -133,7 +143,7 @@ def timed_answers(model: Pipeline, texts: list[str]) -> tuple[list[str], dict[st
 
 def columns_of_test(rows: list[Any]) -> dict[str, list[str | None]]:
     """The user's other columns (an id, a date), which came along as `raw.NAME`."""
-    names = dict.fromkeys(name for row in rows for name in own_columns(row))
+    names = dict.fromkeys(name for row in rows for name in extra_columns(row))
     return {name: [row.get(name) for row in rows] for name in names}
 
 
@@ -145,7 +155,9 @@ def main() -> None:
     actual = [row["label"] for row in test]
     calibration = load_calibration(paths.CALIBRATION)
 
-    lessons = linear_lessons(gold, read_jsonl(paths.REVIEWED), teacher_pool, sealed, {row["id"] for row in read_jsonl(paths.SFT_TRAIN)})
+    lessons = linear_lessons(
+        gold, read_jsonl(paths.REVIEWED), teacher_pool, sealed, {row["id"] for row in read_jsonl(paths.SFT_TRAIN)}
+    )
     with ThreadPoolExecutor(1) as beside:  # while the engines start
         fits = {arm: beside.submit(fitted_baseline, rows, params.seed) for arm, rows in lessons.items()}
         of_students = score_students(params, pair, test, read_jsonl(paths.OUTSIDE), [*fits.values()])
@@ -164,22 +176,33 @@ def main() -> None:
         }
         for arm, student in of_students.items()
     }
-    right = {arm: [label == true for label, true in zip(answers, actual, strict=True)] for arm, answers in predicted.items()}
+    right = {
+        arm: [label == true for label, true in zip(answers, actual, strict=True)] for arm, answers in predicted.items()
+    }
     measured = {arm: measure(hits) for arm, hits in right.items()}
     of_pool = measure([row["valid"] and row["label"] == sealed[row["id"]] for row in teacher_pool]) if sealed else {}
 
     served_arm = f"tuned_{pair.program}"
     served, served_right = of_students[served_arm].scores, right[served_arm]
     as_reported = [max(probabilities.values(), default=0.0) for probabilities in served.probabilities]
-    sure = [max(calibrated(probabilities, calibration.temperature).values(), default=0.0) for probabilities in served.probabilities]
+    sure = [
+        max(calibrated(probabilities, calibration.temperature).values(), default=0.0)
+        for probabilities in served.probabilities
+    ]
     bins = reliability(sure, served_right)
     # What a service that abstains below the threshold would have answered.
-    answered = [hit for hit, value in zip(served_right, sure, strict=True) if calibration.threshold and value >= calibration.threshold]
+    answered = [
+        hit
+        for hit, value in zip(served_right, sure, strict=True)
+        if calibration.threshold and value >= calibration.threshold
+    ]
     # What no label fits: rows of other labels, or, where there is a label for them, its test rows.
-    of_test = [answered_with(probabilities, calibration.temperature) for probabilities in served.probabilities]
+    of_test = [scoped_confidence(probabilities, calibration.temperature) for probabilities in served.probabilities]
     inside = [text for text, label in zip(of_test, actual, strict=True) if label != NONE_OF_THESE]
     outside = [text for text, label in zip(of_test, actual, strict=True) if label == NONE_OF_THESE]
-    outside += [answered_with(reading.probabilities, calibration.temperature) for reading in of_students[served_arm].outside]
+    outside += [
+        scoped_confidence(reading.probabilities, calibration.temperature) for reading in of_students[served_arm].outside
+    ]
     p50, p95 = pd.Series(of_students[served_arm].alone).quantile([0.5, 0.95])
 
     write_json(
@@ -191,14 +214,21 @@ def main() -> None:
             "labels": params.sft.labels,
             "test": {
                 "n": len(test),
-                **{weights: {kind: measured[f"{weights}_{kind}"]["accuracy"] for kind in KINDS} for weights in ("base", "tuned")},
+                **{
+                    weights: {kind: measured[f"{weights}_{kind}"]["accuracy"] for kind in KINDS}
+                    for weights in ("base", "tuned")
+                },
                 **{arm: measured[arm]["accuracy"] for arm in ("teacher", "majority", *linear)},
             },
             "teacher": {f"pool_{name}": value for name, value in of_pool.items()},
             # Rows more than the test's own at which the served student's interval would be half as wide.
             "rows_to_halve_interval": rows_to_halve(sum(served_right), len(test)),
-            "interval": {arm: {name: figures[name] for name in ("accuracy", "low", "high", "n")} for arm, figures in measured.items()},
-            # Of each arm; students and linear models also with what a query takes, many in flight (`seconds`) and alone (`p50_ms`).
+            "interval": {
+                arm: {name: figures[name] for name in ("accuracy", "low", "high", "n")}
+                for arm, figures in measured.items()
+            },
+            # Of each arm; students and linear models also with what a query takes, many in flight (`seconds`) and alone
+            # (`p50_ms`).
             "arms": {
                 arm: {
                     "macro_f1": macro_f1(actual, answers),
@@ -224,8 +254,9 @@ def main() -> None:
                 "p50_ms": 1000 * float(p50),
                 "p95_ms": 1000 * float(p95),
             },
-            **({"outside": outside_figures(inside, outside, calibration.threshold)} if inside and outside else {}),
-            # The served student's accuracy minus another's on the same rows: paired bootstrap, and p of McNemar's exact test.
+            **({"outside": out_of_scope_figures(inside, outside, calibration.threshold)} if inside and outside else {}),
+            # The served student's accuracy minus another's on the same rows: paired bootstrap, and p of McNemar's exact
+            # test.
             "served_less": {
                 arm: {
                     **dict(zip(("low", "high"), difference_interval(served_right, hits, params.seed), strict=True)),

@@ -12,7 +12,7 @@ from stages.parts.data.left_out import leave_out
 from stages.parts.data.rows import row_id
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, whole_file, write_json
-from stages.parts.run.params import Rest, load_params
+from stages.parts.run.params import OtherLabels, load_params
 from stages.parts.run.paths import DESCRIPTIONS, FILTER_REPORT, FILTERED_ROWS, LABELS, RAW_LABELS, RAW_ROWS
 from stages.parts.run.stage import run_stage
 from stages.parts.task.labels import NONE_OF_THESE
@@ -26,21 +26,25 @@ def most_frequent(labels: pd.Series, top_n: int) -> list[str]:
     return names[:top_n]
 
 
-def with_rest(rows: pd.DataFrame, labels: list[str], rest: Rest) -> tuple[pd.DataFrame, list[str]]:
+def with_other_labels(
+    rows: pd.DataFrame, labels: list[str], other_labels: OtherLabels
+) -> tuple[pd.DataFrame, list[str]]:
     """Rows and labels, with what becomes of the rows under other labels.
 
-    They are dropped, but for test rows, which become the part `outside`, without a label: what no label fits, to see what the service does
-    with it. Or they stay where they are under the label none_of_these.
+    They are dropped, but for test rows, which become the part `outside`, without a label: what no label fits, to see
+    what the service does with it. Or they stay where they are under the label none_of_these.
     """
     other = rows.label.notna() & ~rows.label.isin(labels)
-    if rest == "none_of_these" and other.any():
+    if other_labels == "none_of_these" and other.any():
         return rows.assign(label=rows.label.mask(other, NONE_OF_THESE)), [*labels, *({NONE_OF_THESE} - set(labels))]
     outside = other & (rows.part == "test")
     return rows.assign(part=rows.part.mask(outside, "outside"), label=rows.label.mask(outside)), labels
 
 
 def under(rows: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """The rows under one of the labels, and those without any label (a folder's pool, what is outside), with their ids."""
+    """The rows under one of the labels, and those without any label (a folder's pool, what is outside), with their
+    ids.
+    """
     kept = rows[rows.label.isna() | rows.label.isin(labels)]
     return kept.assign(id=[row_id(text) for text in kept.text])
 
@@ -51,17 +55,23 @@ def main() -> None:
     benchmark = "train" in set(rows.part)  # else a folder, which says itself what its labels are
     labels = most_frequent(rows.label[rows.part == "train"], params.top_n) if benchmark else list(named)
 
-    rows, labels = with_rest(rows, labels, params.rest)
+    rows, labels = with_other_labels(rows, labels, params.other_labels)
     kept, left_out = leave_out(under(rows, labels))
     counts = {str(part): int((kept.part == part).sum()) for part in rows.part.unique()}
     for part in ("train", "test") if benchmark else ("gold", "pool"):
         if not counts.get(part):
-            raise UserError(f"no {part} row is left under the {len(labels)} labels (left out: {left_out}): check the file and top_n")
+            raise UserError(
+                f"no {part} row is left under the {len(labels)} labels (left out: {left_out}): check the file and top_n"
+            )
     with whole_file(FILTERED_ROWS) as draft:
         kept.to_parquet(draft, index=False)
     write_json(LABELS, labels)
     write_json(DESCRIPTIONS, {label: named[label] for label in labels if named.get(label)})
-    report = {"labels": len(labels), "rows": counts, "under_other_labels": len(rows) - len(kept) - sum(left_out.values())}
+    report = {
+        "labels": len(labels),
+        "rows": counts,
+        "under_other_labels": len(rows) - len(kept) - sum(left_out.values()),
+    }
     write_json(FILTER_REPORT, {**report, "left_out": left_out})
     print(f"{counts} under {len(labels)} labels; left out: {left_out}")
 

@@ -12,22 +12,23 @@ from typing import Any
 from transformers import AutoTokenizer, set_seed
 
 from stages.parts import training
-from stages.parts.data.rows import row_id
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import file_sha256, folder_sha256, read_jsonl, write_json
+from stages.parts.run.files import file_sha256, fingerprint, folder_sha256, read_jsonl, write_json
 from stages.parts.run.params import Params, load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.students.weights import keep_weights, load_student, lora_config
 from stages.parts.training.checkpoints import complete_checkpoints, learning_curve, training_log
 from stages.parts.training.launch import launch
-from stages.parts.training.rows import Row, encode
+from stages.parts.training.rows import EncodedRow, encode
 from stages.parts.training.shared_prefix import first_learned
-from stages.parts.training.trainer import Recipe, fine_tune, naming_what_to_lower
+from stages.parts.training.trainer import TrainingPlan, fine_tune, naming_what_to_lower
 
 
 def checkpoint_folder(params: Params) -> Path:
-    """Where a training's checkpoints are: outside DVC's outputs, so that a killed run goes on, under a name of all that shapes them."""
+    """Where a training's checkpoints are: outside DVC's outputs, so that a killed run goes on, under a name of all that
+    shapes them.
+    """
     inputs = [
         file_sha256(paths.SFT_TRAIN),
         folder_sha256(paths.BASE),
@@ -37,12 +38,12 @@ def checkpoint_folder(params: Params) -> Path:
         params.lora.model_dump_json(),
         params.seed,
     ]
-    return paths.cache() / "lora" / row_id("\n".join(map(str, inputs)))
+    return paths.cache() / "lora" / fingerprint("\n".join(map(str, inputs)))
 
 
-def with_shares(rows: list[Row], lessons: list[dict[str, Any]]) -> tuple[tuple[int, ...], ...]:
-    """The labels' answers as token ids; gives each row its `shares` of them, in parts of 10,000: from the teacher's distribution, or all to
-    its label where there is none (true labels, a teacher that reports none).
+def with_shares(rows: list[EncodedRow], lessons: list[dict[str, Any]]) -> tuple[tuple[int, ...], ...]:
+    """The labels' answers as token ids; gives each row its `shares` of them, in parts of 10,000: from the teacher's
+    distribution, or all to its label where there is none (true labels, a teacher that reports none).
 
     Empty, and no shares, where a label's answers differ from row to row: reasons are of one label, and can't be drawn.
     """
@@ -68,14 +69,14 @@ def train(params: Params) -> None:
     lessons = read_jsonl(paths.SFT_TRAIN)
     rows = [encode(tokenizer, lesson["messages"]) for lesson in lessons]
     answers = with_shares(rows, lessons) if settings.targets == "drawn" else ()
-    recipe = Recipe(
+    recipe = TrainingPlan(
         epochs=settings.epochs,
         batch=settings.batch,
         learning_rate=settings.learning_rate,
         seed=params.seed,
         warm_up=settings.warm_up,
         weight_decay=settings.weight_decay,
-        clip=settings.clip,
+        max_grad_norm=settings.max_grad_norm,
         query_dropout=settings.query_dropout,
         answers=answers,
         at_once=params.runtime.rows_at_once,
@@ -87,7 +88,9 @@ def train(params: Params) -> None:
 def main() -> None:
     params = load_params()
     if params.train.method == "qlora" and params.runtime.parallel in ("fsdp", "zero3"):
-        raise UserError(f"4-bit weights can't be spread with {params.runtime.parallel}: use runtime.parallel ddp or none")
+        raise UserError(
+            f"4-bit weights can't be spread with {params.runtime.parallel}: use runtime.parallel ddp or none"
+        )
     if params.runtime.parallel == "none":
         train(params)
     else:
@@ -95,7 +98,9 @@ def main() -> None:
     checkpoints = checkpoint_folder(params)
     epochs = complete_checkpoints(checkpoints)
     if len(epochs) != params.train.epochs:
-        raise UserError(f"{checkpoints} holds {len(epochs)} checkpoints for {params.train.epochs} epochs: remove it and run again")
+        raise UserError(
+            f"{checkpoints} holds {len(epochs)} checkpoints for {params.train.epochs} epochs: remove it and run again"
+        )
     curve = learning_curve(training_log(epochs[-1]))
     for number, step in enumerate(epochs, start=1):
         keep_weights(step, paths.LORA / f"epoch-{number}")

@@ -1,4 +1,5 @@
-"""Optimise the program for the base and for the last checkpoints, score all on dev, and keep the best pair of checkpoint and program.
+"""Optimise the program for the base and for the last checkpoints, score all on dev, and keep the best pair of
+checkpoint and program.
 
 python -m stages.optimize
 """
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import dspy
 
-from stages.parts.engines.dspy_lm import using_student
+from stages.parts.engines.dspy_bridge import using_student
 from stages.parts.engines.engine import ServedModel
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run import paths
@@ -49,11 +50,13 @@ def main() -> None:
     labels: list[str] = read_json(paths.LABELS)
     gold = read_jsonl(paths.GOLD)
     dev, val, train = (read_jsonl(path) for path in (paths.SFT_DEV, paths.OPTIMIZER_VAL, paths.OPTIMIZER_TRAIN))
-    last = sorted(paths.LORA.glob("epoch-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))[-params.optimize.checkpoints :]
+    last = sorted(paths.LORA.glob("epoch-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))[
+        -params.optimize.checkpoints :
+    ]
     checkpoints = {folder.name: folder for folder in last}
 
     plain = IntentClassifier(labels, params.program.instructions, params.program.style)
-    tokens, at_once = most_tokens(params.program.style, labels, paths.BASE), params.runtime.threads
+    tokens, at_once = most_tokens(params.program.style, labels, paths.BASE), params.runtime.max_in_flight
 
     def scored(served: ServedModel, name: str, program: IntentClassifier, rows: list[Any]) -> Scores:
         return score(served, ProgramRequests(program, served.kind, served.names[name], tokens), rows, at_once)
@@ -82,7 +85,13 @@ def main() -> None:
     write_jsonl(
         paths.HELD_OUT,
         [
-            {"id": row["id"], "label": row["label"], "by": by, "confidence": row.get("confidence"), "probabilities": probabilities}
+            {
+                "id": row["id"],
+                "label": row["label"],
+                "by": by,
+                "confidence": row.get("confidence"),
+                "probabilities": probabilities,
+            }
             for by, rows, scores in (("teacher", dev, tuned.best), ("hand", gold, by_hand[best]))
             for row, probabilities in zip(rows, scores.probabilities, strict=True)
         ],
@@ -116,7 +125,8 @@ def main() -> None:
                 "tuned": {"plain": tuned.plain.accuracy, "optimized": tuned.optimized.accuracy},
             },
             "checkpoints": {
-                name: {"plain": each.plain.accuracy, "optimized": each.optimized.accuracy} for name, each in candidates.items()
+                name: {"plain": each.plain.accuracy, "optimized": each.optimized.accuracy}
+                for name, each in candidates.items()
             },
         },
     )

@@ -1,4 +1,5 @@
-"""Fetch the rows: a folder of your own, the sample corpus, labelled files, or a data set from its source or from the hub.
+"""Fetch the rows: a folder of your own, the sample corpus, labelled files, or a data set from its source or from the
+hub.
 
 python -m stages.raw
 """
@@ -20,7 +21,8 @@ from stages.parts.run.stage import run_stage
 def fetch(params: Params) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """The tables of the source in force, and the labels that it names with their descriptions.
 
-    A folder's are `pool`, `gold` and maybe `test`, and it names all its labels; the others' are `train` and `test`, both labelled.
+    A folder's are `pool`, `gold` and maybe `test`, and it names all its labels; the others' are `train` and `test`,
+    both labelled.
     """
     raw = params.raw
     match raw.source:

@@ -13,7 +13,7 @@ from stages.parts.numbers.arms import NAMES, ArmRow, advice, arm_rows, best_line
 from stages.parts.numbers.by_label import LabelFigures, by_label
 from stages.parts.numbers.cards import data_metadata, model_metadata
 from stages.parts.numbers.confusion import confusion_shares
-from stages.parts.numbers.page import rendered
+from stages.parts.numbers.render import rendered
 from stages.parts.run import paths
 from stages.parts.run.files import folder_sha256, read_json, read_jsonl, whole_file, write_text
 from stages.parts.run.params import load_params
@@ -36,15 +36,29 @@ def draw(
     """The page's pictures into reports/, and as SVG by name."""
     folder, served = paths.REPORTS, metrics["served"]
     colors = [color if row["arm"].startswith("tuned") else plots.GREY for row in arms]
-    on_dev = {NAMES[f"{weights}_{kind}"]: dev["dev"][weights][kind] for weights in ("base", "tuned") for kind in ("plain", "optimized")}
+    on_dev = {
+        NAMES[f"{weights}_{kind}"]: dev["dev"][weights][kind]
+        for weights in ("base", "tuned")
+        for kind in ("plain", "optimized")
+    }
     dev_colors = [color if name.startswith("tuned") else plots.GREY for name in on_dev]
-    compared = {"linear_gold", best_linear(arms, metrics["labels"])["arm"], "teacher", f"base_{served['program']}", served_arm(metrics)}
+    compared = {
+        "linear_gold",
+        best_linear(arms, metrics["labels"])["arm"],
+        "teacher",
+        f"base_{served['program']}",
+        served_arm(metrics),
+    }
     priced = [
         ("student" if row["arm"] == served_arm(metrics) else row["name"], row["cost"], row["accuracy"], row_color)
         for row, row_color in zip(arms, colors, strict=True)
         if row["arm"] in compared and row["cost"]
     ]
-    answered = served["precision"] and (served["answered"], served["precision"]["accuracy"], f"served: from {served['threshold']:.2f} on")
+    answered = served["precision"] and (
+        served["answered"],
+        served["precision"]["accuracy"],
+        f"served: from {served['threshold']:.2f} on",
+    )
     return {
         "accuracy_test": plots.accuracy_bars(
             folder / "accuracy_test.png",
@@ -57,10 +71,22 @@ def draw(
             folder / "accuracy_dev.png", f"Agreement with the teacher on {dev['dev']['n']} dev rows", on_dev, dev_colors
         ),
         "calibration": plots.curve(
-            folder / "calibration.png", "Calibration on test", "confidence", "accuracy", read_json(paths.RELIABILITY), color, diagonal=True
+            folder / "calibration.png",
+            "Calibration on test",
+            "confidence",
+            "accuracy",
+            read_json(paths.RELIABILITY),
+            color,
+            diagonal=True,
         ),
         "coverage": plots.curve(
-            folder / "coverage.png", "Accuracy of the surest rows", "coverage", "accuracy", read_json(paths.COVERAGE), color, mark=answered
+            folder / "coverage.png",
+            "Accuracy of the surest rows",
+            "coverage",
+            "accuracy",
+            read_json(paths.COVERAGE),
+            color,
+            mark=answered,
         ),
         "learning_curve": plots.curve(
             folder / "learning_curve.png", "Training loss", "step", "loss", read_json(paths.LEARNING_CURVE), color
@@ -72,7 +98,9 @@ def draw(
             color,
         ),
         "cost": plots.cost_against_accuracy(folder / "cost.png", priced),
-        "times": plots.stage_times(folder / "times.png", {name: time["seconds"] for name, time in times.items()}, color),
+        "times": plots.stage_times(
+            folder / "times.png", {name: time["seconds"] for name, time in times.items()}, color
+        ),
     }
 
 
@@ -89,12 +117,14 @@ def main() -> None:
     metrics, dev, pair = read_json(paths.METRICS), read_json(paths.DEV_REPORT), load_sidecar(paths.SIDECAR)
     labels, teacher, split = read_json(paths.LABELS), read_json(paths.TEACHER_REPORT), read_json(paths.SPLIT_REPORT)
     files = {name: paths.TIMES / f"{name}.json" for name in STAGES}
-    times = {name: read_json(file) for name, file in files.items() if file.is_file()}  # none for what came from DVC's cache
+    # none for what came from DVC's cache
+    times = {name: read_json(file) for name, file in files.items() if file.is_file()}
     arms = arm_rows(metrics, teacher, params.report.price_per_hour)
     [student] = [row for row in arms if row["arm"] == served_arm(metrics)]
 
     texts = {row["id"]: row["text"] for row in read_jsonl(paths.TEST)}
-    predictions = pd.read_csv(paths.PREDICTIONS, dtype=str, keep_default_na=False)  # labels may be called 1, true or n/a
+    # labels may be called 1, true or n/a
+    predictions = pd.read_csv(paths.PREDICTIONS, dtype=str, keep_default_na=False)
     said = predictions[served_arm(metrics)]
     figures = by_label(list(predictions.actual), list(said), [texts[row] for row in predictions.id], labels)
     write_tables(arms, figures)
@@ -114,7 +144,12 @@ def main() -> None:
         "pair": pair,
         "params": params,
         "pictures": draw(metrics, dev, times, arms, labels, predictions, params.report.color),
-        "provenance": {"commit": commit(), "versions": versions(), "day": today(), "data": folder_sha256(paths.FILTERED)},
+        "provenance": {
+            "commit": commit(),
+            "versions": versions(),
+            "day": today(),
+            "data": folder_sha256(paths.FILTERED),
+        },
         "served_name": f"{metrics['served']['checkpoint']}-{pair.checkpoint_sha256[:12]}",
         "sft": read_json(paths.SFT_REPORT),
         "filter": read_json(paths.FILTER_REPORT),

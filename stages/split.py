@@ -1,7 +1,7 @@
 """Split into hand-labelled gold, an unlabelled pool and test; the pool's true labels, where there are any, are sealed.
 
-Pool rows that a person decided about in `make review` are apart: the teacher and the student learn from them as from gold, but they were
-chosen for being hard, so nothing is scored or calibrated on them.
+Pool rows that a person decided about in `make review` are apart: the teacher and the student learn from them as from
+gold, but they were chosen for being hard, so nothing is scored or calibrated on them.
 
 python -m stages.split
 """
@@ -12,11 +12,22 @@ import pandas as pd
 
 from stages.parts.data.decisions import read_decisions
 from stages.parts.data.left_out import near_duplicates
-from stages.parts.data.rows import as_queries
+from stages.parts.data.rows import as_rows
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_jsonl
 from stages.parts.run.params import Split, load_params
-from stages.parts.run.paths import DECISIONS, FILTERED_ROWS, GOLD, LABELS, OUTSIDE, POOL, REVIEWED, SEALED, SPLIT_REPORT, TEST
+from stages.parts.run.paths import (
+    DECISIONS,
+    FILTERED_ROWS,
+    GOLD,
+    LABELS,
+    OUTSIDE,
+    POOL,
+    REVIEWED,
+    SEALED,
+    SPLIT_REPORT,
+    TEST,
+)
 from stages.parts.run.stage import run_stage
 
 
@@ -28,7 +39,8 @@ def shuffled(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def set_apart(gold: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Gold without a share of its rows, and these: of every label alike, as far as its rows go (a systematic sample of the rows by label).
+    """Gold without a share of its rows, and these: of every label alike, as far as its rows go (a systematic sample of
+    the rows by label).
 
     Raises UserError where one of the two would be empty.
     """
@@ -37,7 +49,7 @@ def set_apart(gold: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFr
     check, rest = by_label[taken], by_label[[not out for out in taken]]
     if check.empty or rest.empty:
         raise UserError(
-            f"split.check={share} of {len(gold)} gold rows leaves {len(rest)} to learn from and {len(check)} to score on: change it, label "
+            f"split.test_share={share} of {len(gold)} gold rows leaves {len(rest)} to learn from and {len(check)} to score on: change it, label "
             "more rows, or bring a test file"
         )
     return rest.loc[gold.index.intersection(rest.index)], check.loc[gold.index.intersection(check.index)]
@@ -59,7 +71,9 @@ def main() -> None:
     test, outside = rows[rows.part == "test"], rows[rows.part == "outside"]
     if (learned.part == "train").any():  # a benchmark: the labels are there, and hidden
         if params.split.gold >= len(learned):
-            raise UserError(f"split.gold={params.split.gold} leaves no pool of {len(learned)} training rows: lower it or bring more rows")
+            raise UserError(
+                f"split.gold={params.split.gold} leaves no pool of {len(learned)} training rows: lower it or bring more rows"
+            )
         gold, pool = learned[: params.split.gold], learned[params.split.gold :]
     else:
         gold, pool = learned[learned.part == "gold"], learned[learned.part == "pool"]
@@ -70,16 +84,16 @@ def main() -> None:
     check_pool(pool, params.split)
     test_from = "file"
     if test.empty:
-        gold, test = set_apart(gold, params.split.check)
+        gold, test = set_apart(gold, params.split.test_share)
         test_from = "gold"
 
     sealed = pool[pool.label.notna()]
-    write_jsonl(GOLD, as_queries(gold))
-    write_jsonl(REVIEWED, as_queries(reviewed))
-    write_jsonl(POOL, as_queries(pool.drop(columns="label")))
-    write_jsonl(TEST, as_queries(test))
-    write_jsonl(SEALED, ({"id": row["id"], "label": row["label"]} for row in as_queries(sealed)))
-    write_jsonl(OUTSIDE, as_queries(outside.drop(columns="label")))
+    write_jsonl(GOLD, as_rows(gold))
+    write_jsonl(REVIEWED, as_rows(reviewed))
+    write_jsonl(POOL, as_rows(pool.drop(columns="label")))
+    write_jsonl(TEST, as_rows(test))
+    write_jsonl(SEALED, ({"id": row["id"], "label": row["label"]} for row in as_rows(sealed)))
+    write_jsonl(OUTSIDE, as_rows(outside.drop(columns="label")))
     report = {
         "gold": len(gold),
         "reviewed": len(reviewed),

@@ -1,4 +1,5 @@
-"""Label the pool with the teacher through the DSPy program; the test rows too, to compare the student with it, and gold, to judge it.
+"""Label the pool with the teacher through the DSPy program; the test rows too, to compare the student with it, and
+gold, to judge it.
 
 python -m stages.teacher
 """
@@ -7,23 +8,27 @@ from collections import Counter
 from contextlib import ExitStack
 from itertools import chain, repeat
 
-from stages.parts.data.rows import Query, TeacherLabel
+from stages.parts.data.rows import Row, TeacherLabel
 from stages.parts.run import paths
 from stages.parts.run.files import jsonl_writer, write_json
 from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.teachers.confusions import confusions
 from stages.parts.teachers.labelling import Answer, label_all, teacher_label
+from stages.parts.teachers.prompt_file import OPTIMISED
 from stages.parts.teachers.questions import read_questions
 from stages.parts.teachers.teacher import teacher_of
-from stages.parts.teachers.tuned import OPTIMISED
 
 
-def on_gold(gold: list[Query], judged: list[TeacherLabel]) -> dict[str, float | None]:
-    """How often the teacher is right on gold rows whose labels it was not told, and what its confidence is worth: Brier's score, low where
-    it is good, None without any."""
+def on_gold(gold: list[Row], judged: list[TeacherLabel]) -> dict[str, float | None]:
+    """How often the teacher is right on gold rows whose labels it was not told, and what its confidence is worth:
+    Brier's score, low where it is good, None without any."""
     right = [row["label"] == answer["label"] for row, answer in zip(gold, judged, strict=True)]
-    known = [(hit, answer["confidence"]) for hit, answer in zip(right, judged, strict=True) if answer["confidence"] is not None]
+    known = [
+        (hit, answer["confidence"])
+        for hit, answer in zip(right, judged, strict=True)
+        if answer["confidence"] is not None
+    ]
     brier = sum((sure - hit) ** 2 for hit, sure in known) / len(known) if known else None
     return {"gold_accuracy": sum(right) / len(right), "gold_brier": brier}
 
@@ -41,7 +46,7 @@ def main() -> None:
         to_failed = files.enter_context(jsonl_writer(paths.TEACHER_FAILED))
         ends = chain(repeat(to_pool, len(pool)), repeat(to_test, len(test)), repeat(to_gold))
 
-        def take(row: Query, answer: Answer) -> None:
+        def take(row: Row, answer: Answer) -> None:
             nonlocal done, valid
             record = teacher_label(row, answer.reading)
             next(ends)(record)
@@ -51,7 +56,9 @@ def main() -> None:
             valid += record["valid"] and done <= len(pool)
             if answer.failure:
                 failures[answer.failure.reason] += 1
-                to_failed({"id": row["id"], "text": row["text"], "reason": answer.failure.reason, "said": answer.failure.said})
+                to_failed(
+                    {"id": row["id"], "text": row["text"], "reason": answer.failure.reason, "said": answer.failure.said}
+                )
 
         spent = label_all(teacher, questions.program, questions.rows, params.runtime, take)
     learned_from_gold = questions.recipe in OPTIMISED

@@ -14,7 +14,9 @@ PHONE = {"width": 390, "height": 844}
 
 @contextmanager
 def browser_page(own: str, **settings: Any) -> Iterator[Page]:
-    """A page of a phone's width, on which no script may fail and which may ask for nothing but what begins with `own`."""
+    """A page of a phone's width, on which no script may fail and which may ask for nothing but what begins with
+    `own`.
+    """
     chromium = shutil.which("chromium")
     if not chromium:
         pytest.skip("chromium is not installed: on Debian, apt-get install chromium")

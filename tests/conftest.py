@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests use local models only; without it transformers asks the hub first and waits
+# tests use local models only; without it transformers asks the hub first and waits
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).parent.parent
 BANKING77 = ROOT.parent / "shared/data/banking77"
@@ -30,8 +31,17 @@ def banking77() -> Path:
 def run(folder: Path, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a folder with this virtual environment's programs first."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(command, cwd=folder, text=True, capture_output=True, env={**os.environ, "PATH": path, **environment}, check=False)
-    assert not check or done.returncode == 0, f"{' '.join(command)} exited {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "PATH": path, **environment},
+        check=False,
+    )
+    assert not check or done.returncode == 0, (
+        f"{' '.join(command)} exited {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    )
     return done
 
 

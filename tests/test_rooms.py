@@ -27,7 +27,11 @@ def imported_modules(file: Path) -> set[str]:
     """The modules of this project that a file imports, dotted."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("stages", "serve", "tests"):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] in ("stages", "serve", "tests")
+        ):
             for alias in node.names:
                 inner = ROOT / node.module.replace(".", "/") / f"{alias.name}.py"
                 found.add(f"{node.module}.{alias.name}" if inner.exists() else node.module)
@@ -41,7 +45,9 @@ def test_rooms_know_only_the_rooms_before_them():
         for file in (PARTS / room).rglob("*.py"):
             for module in imported_modules(file):
                 top, inner, *rest = module.split(".")
-                assert (top, inner) == ("stages", "parts") and (not rest or rest[0] in known), f"{file.relative_to(ROOT)} imports {module}"
+                assert (top, inner) == ("stages", "parts") and (not rest or rest[0] in known), (
+                    f"{file.relative_to(ROOT)} imports {module}"
+                )
 
 
 def test_stages_know_parts_alone_and_serve_knows_no_stage():

@@ -8,7 +8,12 @@ import pytest
 
 from tests.conftest import run
 
-PYPI_IS_AWAY = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "", "PIP_RETRIES": "0"}
+PYPI_IS_AWAY = {
+    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+    "PIP_EXTRA_INDEX_URL": "",
+    "PIP_FIND_LINKS": "",
+    "PIP_RETRIES": "0",
+}
 
 
 def program(folder: Path, name: str, script: str) -> Path:
@@ -29,7 +34,9 @@ def test_make_alone_prints_help(clone):
 
 
 def test_an_old_python_is_named(clone, tmp_path):
-    old = program(tmp_path / "bin", "python3.9", 'case "$*" in *version_info*) exit 1;; --version) echo Python 3.9.18;; esac')
+    old = program(
+        tmp_path / "bin", "python3.9", 'case "$*" in *version_info*) exit 1;; --version) echo Python 3.9.18;; esac'
+    )
     done = setup(clone(), PYTHON=str(old))
     assert done.returncode != 0
     assert "setup: Python 3.9.18 will not do: use Python 3.11, 3.12 or 3.13" in done.stderr
@@ -63,7 +70,11 @@ def test_the_other_hardwares_environment_is_refused(clone, first, then):
     (folder / ".venv").mkdir()
     (folder / f".venv/.ready-{first}").touch()
     done = setup(folder, HARDWARE=then)
-    assert done.returncode != 0 and f"setup: .venv has the {first} builds" in done.stderr and "rm -rf .venv first" in done.stderr
+    assert (
+        done.returncode != 0
+        and f"setup: .venv has the {first} builds" in done.stderr
+        and "rm -rf .venv first" in done.stderr
+    )
     assert [path.name for path in (folder / ".venv").iterdir()] == [f".ready-{first}"]
 
 

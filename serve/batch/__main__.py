@@ -1,10 +1,12 @@
-"""Classify the rows of a CSV file, or of a folder of Parquet files on Ray, with the served pair, on its own engine or engine.api_base.
+"""Classify the rows of a CSV file, or of a folder of Parquet files on Ray, with the served pair, on its own engine or
+engine.api_base.
 
 python -m serve.batch in.csv out.csv [--text-column text]
 python -m serve.batch --ray in/ out/ [--text-column text]
 
 The output has the input's columns and label, confidence, abstained (and reasoning), in the input's order. A killed run
-resumes where it stopped. On Ray there is a file of answers for each file, and `failure` says why a row has no label (on_ray.py).
+resumes where it stopped. On Ray there is a file of answers for each file, and `failure` says why a row has no label
+(on_ray.py).
 """
 
 import argparse
@@ -20,33 +22,37 @@ import pandas as pd
 
 from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, SLOWEST, answer
 from serve.batch.rows import COLUMNS, check_target, read_texts
-from serve.student import Student, load_student
-from stages.parts.data.rows import row_id
-from stages.parts.engines.asking import Asker, in_order
-from stages.parts.engines.client import EngineError, QueryRefused, RequestRefused, engine_client
-from stages.parts.engines.pace import Pace
+from serve.student import ServedStudent, load_served_student
+from stages.parts.engines.caching_client import CachingClient, in_order
+from stages.parts.engines.http_client import EngineError, QueryRefused, RequestRefused, engine_client
 from stages.parts.engines.process import running
+from stages.parts.engines.rate_limit import RateLimit
 from stages.parts.run.append_log import AppendLog, append_log
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import whole_file
+from stages.parts.run.files import fingerprint, whole_file
+from stages.parts.run.machine import end_on_sigterm
 from stages.parts.run.params import load_params
 from stages.parts.run.paths import cache
-from stages.parts.run.processes import end_on_sigterm
 from stages.parts.run.progress import Progress
 
 
-async def ask(asker: Asker, student: Student, number: int, text: str) -> dict[str, Any]:
+async def ask(asker: CachingClient, student: ServedStudent, number: int, text: str) -> dict[str, Any]:
     if not text.strip():
         return NO_LABEL
     try:
         return await answer(asker, student.classifier, text)
-    except (QueryRefused, RequestRefused):  # longer than the model's context, say: no label, and no reason to stop the others
+    except (
+        QueryRefused,
+        RequestRefused,
+    ):  # longer than the model's context, say: no label, and no reason to stop the others
         return NO_LABEL
     except EngineError as error:
         raise EngineError(f"row {number}: {error}") from None
 
 
-async def classify(student: Student, texts: Sequence[str], log: AppendLog, at_once: int, timeout_s: float) -> list[dict[str, Any]]:
+async def classify(
+    student: ServedStudent, texts: Sequence[str], log: AppendLog, at_once: int, timeout_s: float
+) -> list[dict[str, Any]]:
     """Answers in the order of the texts. Raises EngineError, in a group, with the row's number, from 1."""
     answers: list[dict[str, Any]] = []
     with Progress("classifying", len(texts)) as progress:
@@ -56,7 +62,7 @@ async def classify(student: Student, texts: Sequence[str], log: AppendLog, at_on
             progress.update()
 
         async with engine_client(student.engine.served, timeout_s) as client:
-            asker = Asker(client, Pace(at_once), log, attempts=ATTEMPTS)
+            asker = CachingClient(client, RateLimit(at_once), log, attempts=ATTEMPTS)
             await asker.ask(student.classifier.trial())
             await in_order(lambda row: ask(asker, student, *row), enumerate(texts, start=1), at_once, take)
     return answers
@@ -66,8 +72,8 @@ def batch(source: Path, to: Path, column: str) -> None:
     params = load_params()
     rows = read_texts(source, column)
     check_target(to)
-    student = load_student(params)
-    kept = cache() / "batch" / f"{row_id(json.dumps([list(rows[column]), student.classifier.request('')]))}.jsonl"
+    student = load_served_student(params)
+    kept = cache() / "batch" / f"{fingerprint(json.dumps([list(rows[column]), student.classifier.request('')]))}.jsonl"
     with append_log(kept, "another run is classifying the same rows") as log, running(student.engine):
         work = classify(student, list(rows[column]), log, AT_ONCE, SLOWEST * params.serve.timeout_s)
         try:
@@ -90,16 +96,24 @@ def on_ray() -> Callable[[Path, Path, str], None]:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        raise UserError("Ray is missing: .venv/bin/pip install --no-deps --require-hashes -r requirements-ray.lock") from None
+        raise UserError(
+            "Ray is missing: .venv/bin/pip install --no-deps --require-hashes -r requirements-ray.lock"
+        ) from None
     return on_ray.batch
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m serve.batch", description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, metavar="in", help="a CSV file with a header, or a folder of Parquet files")
-    parser.add_argument("to", type=Path, metavar="out", help="a file, or a folder of them: each written whole at its end, or not at all")
+    parser.add_argument(
+        "source", type=Path, metavar="in", help="a CSV file with a header, or a folder of Parquet files"
+    )
+    parser.add_argument(
+        "to", type=Path, metavar="out", help="a file, or a folder of them: each written whole at its end, or not at all"
+    )
     parser.add_argument("--text-column", default="text", help="the column that holds the queries (default: text)")
-    parser.add_argument("--ray", action="store_true", help="a folder, on the Ray of this machine or the cluster at RAY_ADDRESS")
+    parser.add_argument(
+        "--ray", action="store_true", help="a folder, on the Ray of this machine or the cluster at RAY_ADDRESS"
+    )
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     end_on_sigterm()

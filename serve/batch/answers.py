@@ -4,7 +4,7 @@ from typing import Any
 
 from serve.batch.rows import COLUMNS
 from serve.classifier import Classifier
-from stages.parts.engines.asking import Asker
+from stages.parts.engines.caching_client import CachingClient
 from stages.parts.task.labels import UNKNOWN
 
 AT_ONCE = 256  # rows in flight to the engine, of each process
@@ -13,7 +13,7 @@ ATTEMPTS = 3  # for a row: the engine is near, and an operator waits
 NO_LABEL = {"label": UNKNOWN, "confidence": 0.0, "abstained": True, "reasoning": None}
 
 
-async def answer(asker: Asker, classifier: Classifier, text: str) -> dict[str, Any]:
+async def answer(asker: CachingClient, classifier: Classifier, text: str) -> dict[str, Any]:
     """A row's COLUMNS; raises EngineError as the asker does."""
     found = classifier.answer(await asker.complete(classifier.request(text)))
     return {name: getattr(found, name) for name in COLUMNS}

@@ -1,10 +1,11 @@
 """Classify a folder of parquet files on Ray: a file of answers for each, made by as many workers as there are cores.
 
-The rows of Ray's data set are the files' names. An actor, the worker, has one file at a time: it streams the texts from it, asks the
-engine, and writes the answers in their order (one_file.py). Ray hands out a file where a worker is free, on whichever machine, and starts
-a worker that died again, with the file it had. Texts never pass through Ray's object store, so memory does not depend on how many rows
-there are; as blocks of texts (read_parquet, write_parquet) rows would lose their file and their order, and an unfinished block its
-answers. Ray's own checkpoints are not used: they hold the ids of all rows in memory.
+The rows of Ray's data set are the files' names. An actor, the worker, has one file at a time: it streams the texts from
+it, asks the engine, and writes the answers in their order (one_file.py). Ray hands out a file where a worker is free,
+on whichever machine, and starts a worker that died again, with the file it had. Texts never pass through Ray's object
+store, so memory does not depend on how many rows there are; as blocks of texts (read_parquet, write_parquet) rows would
+lose their file and their order, and an unfinished block its answers. Ray's own checkpoints are not used: they hold the
+ids of all rows in memory.
 """
 
 import asyncio
@@ -27,13 +28,13 @@ from ray.exceptions import RayError
 from serve.batch.answers import SLOWEST
 from serve.batch.one_file import Job, classify_file
 from serve.batch.parquet import find_files, open_file
-from serve.student import ENGINE_KEY, Student, load_student, pass_a_query
+from serve.student import ENGINE_KEY, ServedStudent, load_served_student, pass_a_query
 from serve.supervisor import Supervisor
-from stages.parts.engines.client import EngineError, engine_client
+from stages.parts.engines.http_client import EngineError, engine_client
 from stages.parts.engines.process import EngineProcess
 from stages.parts.run.errors import UserError
+from stages.parts.run.machine import end_on_sigterm
 from stages.parts.run.params import load_params
-from stages.parts.run.processes import end_on_sigterm
 from stages.parts.run.progress import Progress
 
 LOCAL = "local"
@@ -110,16 +111,22 @@ class Found:
 
 
 def batch(source: Path, to: Path, column: str) -> None:
-    """Raises UserError for what can't be done and for files that were left out, EngineError for an engine that is not there, or refuses."""
+    """Raises UserError for what can't be done and for files that were left out, EngineError for an engine that is not
+    there, or refuses.
+    """
     source, to = source.resolve(), to.resolve()
     names = files_to_classify(source, to, column)
     params = load_params()
     address = os.environ.get("RAY_ADDRESS", LOCAL)
     if address != LOCAL and not params.engine.api_base:
-        raise UserError("engine.api_base is empty: the workers of a cluster can't reach an engine that listens on this machine's loopback")
-    student = load_student(params)
+        raise UserError(
+            "engine.api_base is empty: the workers of a cluster can't reach an engine that listens on this machine's loopback"
+        )
+    student = load_served_student(params)
     os.environ |= {ENGINE_KEY: student.engine.served.key, "RAY_USAGE_STATS_ENABLED": "0"}
-    job = Job(student.classifier, replace(student.engine.served, key=""), SLOWEST * params.serve.timeout_s, column, source, to)
+    job = Job(
+        student.classifier, replace(student.engine.served, key=""), SLOWEST * params.serve.timeout_s, column, source, to
+    )
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # that there are no bars
     own = {"num_cpus": len(os.sched_getaffinity(0)), "object_store_memory": OBJECT_STORE, "include_dashboard": False}
@@ -129,13 +136,17 @@ def batch(source: Path, to: Path, column: str) -> None:
         with watched(student, params.serve.timeout_s):
             found = work_through(job, names)
     except (RayError, ConnectionError) as error:
-        raise UserError(f"Ray failed ({str(error).splitlines()[0]}): what was answered is kept, run it again to go on") from None
+        raise UserError(
+            f"Ray failed ({str(error).splitlines()[0]}): what was answered is kept, run it again to go on"
+        ) from None
     finally:
         ray.shutdown()
     reasons = "".join(f", {count} {reason}" for reason, count in found.failures.most_common())
     print(f"{found.rows} rows of {found.files} files in {to}, {found.abstained} of them abstained{reasons}")
     if found.wrong:
-        raise UserError(f"{len(found.wrong)} of {len(names)} files are left out, the others are done; the first: {found.wrong[0]}")
+        raise UserError(
+            f"{len(found.wrong)} of {len(names)} files are left out, the others are done; the first: {found.wrong[0]}"
+        )
 
 
 def files_to_classify(source: Path, to: Path, column: str) -> list[str]:
@@ -169,9 +180,9 @@ def work_through(job: Job, names: Sequence[str]) -> Found:
 
 
 @contextmanager
-def watched(student: Student, timeout_s: float) -> Iterator[None]:
-    """With an eye on the engine, from a thread: one of our own is started, and again where it dies. Raises UserError or EngineError
-    where it never was there."""
+def watched(student: ServedStudent, timeout_s: float) -> Iterator[None]:
+    """With an eye on the engine, from a thread: one of our own is started, and again where it dies. Raises UserError or
+    EngineError where it never was there."""
     ready: Future[None] = Future()
 
     async def watch() -> None:
@@ -221,6 +232,8 @@ def data_set(job: Job, names: Sequence[str], tally: Any) -> Dataset:
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # else half an hour in one file, or without an engine, ends the run
-    workers = ActorPoolStrategy(size=min(len(names), max(1, int(ray.cluster_resources().get("CPU", 1)))), max_tasks_in_flight_per_actor=1)
+    workers = ActorPoolStrategy(
+        size=min(len(names), max(1, int(ray.cluster_resources().get("CPU", 1)))), max_tasks_in_flight_per_actor=1
+    )
     files = ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names))
     return files.map(Worker, fn_constructor_args=(job, tally), compute=workers, num_cpus=1)

@@ -1,8 +1,8 @@
 """Classify one parquet file of many, again and again until it is done: what a worker of a large run does (on_ray.py).
 
-Answers are kept in a log beside the output, from which a killed run goes on. When the output is there, whole, its footer says what it was
-made of (the input's bytes, the served pair, the column), and the log goes: a file that is done costs one look, and nobody holds the ids of
-all rows.
+Answers are kept in a log beside the output, from which a killed run goes on. When the output is there, whole, its
+footer says what it was made of (the input's bytes, the served pair, the column), and the log goes: a file that is done
+costs one look, and nobody holds the ids of all rows.
 """
 
 import asyncio
@@ -25,14 +25,13 @@ from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, answer
 from serve.batch.parquet import Answered, open_file, read_summary
 from serve.classifier import Classifier
 from serve.student import ENGINE_KEY
-from stages.parts.data.rows import row_id
-from stages.parts.engines.asking import Asker, in_order
-from stages.parts.engines.client import EngineError, EngineRefuses, QueryRefused, RequestRefused, engine_client
+from stages.parts.engines.caching_client import CachingClient, in_order
 from stages.parts.engines.engine import ServedModel
-from stages.parts.engines.pace import Pace, pause_s
+from stages.parts.engines.http_client import EngineError, EngineRefuses, QueryRefused, RequestRefused, engine_client
+from stages.parts.engines.rate_limit import RateLimit, backoff_s
 from stages.parts.run.append_log import AppendLog, append_log
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import file_sha256, whole_file
+from stages.parts.run.files import file_sha256, fingerprint, whole_file
 
 CHANCES = 3  # for a row that fails while others are answered: the engine may have died and come back in between
 LET_GO_S = 30  # a killed run's workers end some seconds after it
@@ -52,11 +51,16 @@ class Job:
 
     def made_of(self, name: str) -> str:
         """A name of all that a file's answers depend on."""
-        return row_id(json.dumps([file_sha256(self.source / name), self.column, self.classifier.pair, self.classifier.request("")]))
+        return fingerprint(
+            json.dumps(
+                [file_sha256(self.source / name), self.column, self.classifier.pair, self.classifier.request("")]
+            )
+        )
 
 
 def classify_file(job: Job, name: str, tell: Callable[[int], None]) -> dict[str, Any]:
-    """How many `rows` the file of that name has, how many are `abstained`, and its `failures` by reason; `tell` hears of rows done.
+    """How many `rows` the file of that name has, how many are `abstained`, and its `failures` by reason; `tell` hears
+    of rows done.
 
     Raises UserError for a file that can't be classified, EngineError where the engine would refuse every row.
     """
@@ -97,7 +101,10 @@ async def write_answers(
     failures: Counter[str] = Counter()
     rows = abstained = 0
     reasons = job.classifier.requests.program.style == "chain_of_thought"
-    with whole_file(to) as draft, Answered(job.source / name, file, job.column, draft, with_reasons=reasons) as answered:
+    with (
+        whole_file(to) as draft,
+        Answered(job.source / name, file, job.column, draft, with_reasons=reasons) as answered,
+    ):
 
         def take(_: str | None, found: dict[str, Any]) -> None:
             nonlocal rows, abstained
@@ -109,7 +116,7 @@ async def write_answers(
             tell(1)
 
         async with engine_client(replace(job.served, key=os.environ.get(ENGINE_KEY, "")), job.timeout_s) as client:
-            asker = Asker(client, Pace(AT_ONCE), log, attempts=ATTEMPTS)
+            asker = CachingClient(client, RateLimit(AT_ONCE), log, attempts=ATTEMPTS)
             patient = Patient(asker, job.classifier)
             await patient.until_up()
             await in_order(patient.answer, answered.texts(), AT_ONCE, take)
@@ -121,14 +128,14 @@ async def write_answers(
 class Patient:
     """Asks for rows, and waits while the engine is away."""
 
-    def __init__(self, asker: Asker, classifier: Classifier) -> None:
+    def __init__(self, asker: CachingClient, classifier: Classifier) -> None:
         self.asker = asker
         self.classifier = classifier
         self.waiting: asyncio.Task[None] | None = None
 
     async def answer(self, text: str | None) -> dict[str, Any]:
-        """A row's COLUMNS, and the `failure` of one without a label: empty, too long, refused, or without an answer while others had one.
-        Raises EngineRefuses."""
+        """A row's COLUMNS, and the `failure` of one without a label: empty, too long, refused, or without an answer
+        while others had one. Raises EngineRefuses."""
         if text is None or not text.strip():
             return {**NO_LABEL, "failure": "empty"}
         for _ in range(CHANCES):
@@ -159,4 +166,4 @@ class Patient:
             except (EngineRefuses, RequestRefused):
                 raise
             except EngineError:
-                await asyncio.sleep(pause_s(attempt))
+                await asyncio.sleep(backoff_s(attempt))

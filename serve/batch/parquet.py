@@ -1,4 +1,6 @@
-"""Parquet files: the texts that are in one, and the same rows with their answers in another, a batch of rows at a time."""
+"""Parquet files: the texts that are in one, and the same rows with their answers in another, a batch of rows at a
+time.
+"""
 
 import json
 from collections import deque
@@ -15,12 +17,20 @@ from stages.parts.run.errors import UserError
 ROWS_AT_ONCE = 20_000
 SUMMARY = b"classified"  # its key in the footer of a file that is done
 ANSWER = pa.schema(
-    {"label": pa.string(), "confidence": pa.float64(), "abstained": pa.bool_(), "reasoning": pa.string(), "failure": pa.string()}
+    {
+        "label": pa.string(),
+        "confidence": pa.float64(),
+        "abstained": pa.bool_(),
+        "reasoning": pa.string(),
+        "failure": pa.string(),
+    }
 )
 
 
 def find_files(folder: Path) -> list[str]:
-    """The paths of all parquet files below a folder, relative to it, sorted; but for hidden ones, and Spark's own that begin with _."""
+    """The paths of all parquet files below a folder, relative to it, sorted; but for hidden ones, and Spark's own that
+    begin with _.
+    """
     found = (path.relative_to(folder) for path in folder.rglob("*.parquet"))
     return sorted(str(path) for path in found if not any(part.startswith((".", "_")) for part in path.parts))
 
@@ -35,7 +45,9 @@ def open_file(path: Path, column: str) -> pq.ParquetFile:
         raise UserError(f"{path} is not Parquet ({str(error).splitlines()[0][:80]})") from None
     schema = file.schema_arrow
     if column not in schema.names:
-        raise UserError(f"{path} has no column {column!r}; it has {', '.join(schema.names)}: name one with --text-column")
+        raise UserError(
+            f"{path} has no column {column!r}; it has {', '.join(schema.names)}: name one with --text-column"
+        )
     kind = schema.field(column).type
     if not is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
         raise UserError(f"{path}: column {column!r} holds {kind}, not strings")
@@ -50,12 +62,15 @@ def is_text(kind: pa.DataType) -> bool:
 
 def texts_of(column: pa.Array) -> list[str | None]:
     """Strings; bytes that are no UTF-8, which Parquet does not keep out, become replacement characters."""
-    return [value if value is None else value.decode(errors="replace") for value in column.cast(pa.large_binary()).to_pylist()]
+    return [
+        value if value is None else value.decode(errors="replace")
+        for value in column.cast(pa.large_binary()).to_pylist()
+    ]
 
 
 class Answered:
-    """The rows of one file, on their way into another: `texts` reads them, and a batch is written when `take` has its last answer. Holds
-    a batch or two. A context manager, which completes the new file."""
+    """The rows of one file, on their way into another: `texts` reads them, and a batch is written when `take` has its
+    last answer. Holds a batch or two. A context manager, which completes the new file."""
 
     def __init__(self, path: Path, file: pq.ParquetFile, column: str, to: Path, *, with_reasons: bool) -> None:
         self.path = path
@@ -70,7 +85,9 @@ class Answered:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.writer.close()
 
     def texts(self) -> Iterator[str | None]:
@@ -88,7 +105,9 @@ class Answered:
         self.answers.append(answer)
         if len(self.answers) == self.waiting[0].num_rows:
             found = [pa.array([answer[field.name] for answer in self.answers], field.type) for field in self.fields]
-            self.writer.write_batch(pa.RecordBatch.from_arrays([*self.waiting.popleft().columns, *found], schema=self.schema))
+            self.writer.write_batch(
+                pa.RecordBatch.from_arrays([*self.waiting.popleft().columns, *found], schema=self.schema)
+            )
             self.answers = []
 
     def sum_up(self, summary: Mapping[str, Any]) -> None:

@@ -21,7 +21,9 @@ def read_texts(path: Path, column: str) -> pd.DataFrame:
     if not isinstance(rows.index, pd.RangeIndex):  # pandas would take the first column for the rows' names
         raise UserError(f"{path} has rows with more fields than its header: put texts that hold commas in quotes")
     if column not in rows:
-        raise UserError(f"{path} has no column {column!r}; it has {', '.join(rows.columns)}: name one with --text-column")
+        raise UserError(
+            f"{path} has no column {column!r}; it has {', '.join(rows.columns)}: name one with --text-column"
+        )
     taken = [name for name in COLUMNS if name in rows]
     if taken:
         raise UserError(f"{path} has a column {taken[0]!r} already, which the output needs: rename it")

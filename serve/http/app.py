@@ -13,10 +13,10 @@ from serve.http.chat import chat_router
 from serve.http.guard import Guard
 from serve.http.keys import KeyCheck
 from serve.http.quick_route import quick_route
-from serve.page import PAGE_HEADERS, filled_page
-from serve.schemas import PROBLEMS, Answer, Answers, Batch, Query
+from serve.schemas import PROBLEMS, BatchRequest, Classification, Classifications, ClassifyRequest
 from serve.service import NotReady, Overloaded, Service, TooLarge
-from stages.parts.engines.client import EngineError, EngineTimeout, QueryRefused
+from stages.parts.engines.http_client import EngineError, EngineTimeout, QueryRefused
+from stages.parts.run.pages import PAGE_HEADERS, filled_page
 
 PAGE = Path(__file__).with_name("page.html")
 # Exception -> status, and seconds after which it is worth trying again. The most specific class counts.
@@ -38,19 +38,22 @@ async def failure(_: Request, error: Exception) -> JSONResponse:
 
 async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
     """FastAPI's own answer without the input, which may be private, large, or not valid Unicode."""
-    return JSONResponse({"detail": [{key: problem[key] for key in ("loc", "msg", "type")} for problem in error.errors()]}, 422)
+    return JSONResponse(
+        {"detail": [{key: problem[key] for key in ("loc", "msg", "type")} for problem in error.errors()]}, 422
+    )
 
 
 def query_router(service: Service, keys: KeyCheck) -> APIRouter:
     """The route that nearly all requests take."""
 
-    async def classify_intent(query: Query) -> Response:
+    async def classify_intent(query: ClassifyRequest) -> Response:
         """Classify one query."""
         (answer,) = await service.classify([query.query])
-        return Response(answer.model_dump_json(), media_type="application/json")  # ours: FastAPI would check it once more
+        # ours: FastAPI would check it once more
+        return Response(answer.model_dump_json(), media_type="application/json")
 
     routes = APIRouter(route_class=quick_route(classify_intent, keys))
-    routes.post("/classify_intent", responses=PROBLEMS, response_model=Answer)(classify_intent)
+    routes.post("/classify_intent", responses=PROBLEMS, response_model=Classification)(classify_intent)
     return routes
 
 
@@ -59,9 +62,9 @@ def intent_router(service: Service, keys: KeyCheck) -> APIRouter:
     routes = APIRouter(route_class=keys.route())
 
     @routes.post("/classify_intent/batch", responses=PROBLEMS)
-    async def classify_batch(batch: Batch) -> Answers:
+    async def classify_batch(batch: BatchRequest) -> Classifications:
         """Classify many queries: all are answered, or the request fails as a whole."""
-        return Answers(answers=await service.classify(batch.queries))
+        return Classifications(answers=await service.classify(batch.queries))
 
     @routes.get("/metrics", responses={401: PROBLEMS[401]}, response_class=Response)
     async def metrics() -> Response:
@@ -101,7 +104,9 @@ def health_router(service: Service, page: str) -> APIRouter:
 
 
 def create_app(service: Service, keys: Sequence[str], examples: Sequence[str] = ()) -> FastAPI:
-    """The app around a service. Queries and metrics need one of `keys`, if there are any; the page offers `examples` to click."""
+    """The app around a service. Queries and metrics need one of `keys`, if there are any; the page offers `examples` to
+    click.
+    """
     app = FastAPI(
         title="Intent classifier",
         description="A distilled student behind one call. Confidence is calibrated; below its threshold an answer abstains.",

@@ -1,7 +1,7 @@
 """The program as a model behind OpenAI's chat protocol, so that any OpenAI client can call the classifier.
 
-The last user message is the query. The program brings its own instructions and examples, so other messages are not read. The answer's
-content is the label; `intent` beside the choices is the whole answer.
+The last user message is the query. The program brings its own instructions and examples, so other messages are not
+read. The answer's content is the label; `intent` beside the choices is the whole answer.
 """
 
 import time
@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from serve.http.keys import KeyCheck
-from serve.schemas import PROBLEMS, Answer, QueryText
+from serve.schemas import PROBLEMS, Classification, QueryText
 from serve.service import Service
 
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -43,9 +43,13 @@ class ChatMessage(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """OpenAI's chat completion request. What only shapes free text (temperature, max_tokens, ...) has no effect here."""
+    """OpenAI's chat completion request. What only shapes free text (temperature, max_tokens, ...) has no effect
+    here.
+    """
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, examples=[[{"role": "user", "content": "My card got declined"}]])]
+    messages: Annotated[
+        list[ChatMessage], Field(min_length=1, examples=[[{"role": "user", "content": "My card got declined"}]])
+    ]
     stream: bool = False
 
 
@@ -54,7 +58,7 @@ class AssistantMessage(BaseModel):
     content: str
 
 
-class Choice(BaseModel):
+class ChatChoice(BaseModel):
     index: int = 0
     message: AssistantMessage
     finish_reason: Literal["stop"] = "stop"
@@ -65,8 +69,8 @@ class ChatCompletion(BaseModel):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
-    choices: list[Choice]
-    intent: Answer
+    choices: list[ChatChoice]
+    intent: Classification
 
 
 class Model(BaseModel):
@@ -101,7 +105,10 @@ def chat_router(service: Service, keys: KeyCheck) -> APIRouter:
     @routes.post("/chat/completions", responses=PROBLEMS | STREAM, response_model=ChatCompletion)
     async def chat_completions(request: ChatRequest) -> Any:
         """Classify the last user message."""
-        last = next((message for message in reversed(request.messages) if message.role == "user"), ChatMessage(role="user", content=""))
+        last = next(
+            (message for message in reversed(request.messages) if message.role == "user"),
+            ChatMessage(role="user", content=""),
+        )
         try:
             query = last.query()
         except ValidationError as error:
@@ -111,7 +118,9 @@ def chat_router(service: Service, keys: KeyCheck) -> APIRouter:
         if request.stream:
             return StreamingResponse(chunks(name, created, answer), media_type="text/event-stream")
         message = AssistantMessage(content=answer.label)
-        return ChatCompletion(id=name, created=created, model=answer.model, choices=[Choice(message=message)], intent=answer)
+        return ChatCompletion(
+            id=name, created=created, model=answer.model, choices=[ChatChoice(message=message)], intent=answer
+        )
 
     @routes.get("/models", responses={401: PROBLEMS[401]})
     async def models() -> Models:
@@ -121,7 +130,7 @@ def chat_router(service: Service, keys: KeyCheck) -> APIRouter:
     return routes
 
 
-async def chunks(name: str, created: int, answer: Answer) -> AsyncIterator[str]:
+async def chunks(name: str, created: int, answer: Classification) -> AsyncIterator[str]:
     """Server-sent events: the label at once, then the end."""
     for choice in (
         ChunkChoice(delta={"role": "assistant", "content": answer.label}, finish_reason=None),

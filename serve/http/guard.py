@@ -38,7 +38,8 @@ class Guard:
             read += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if read > MAX_BODY:
-                raise HTTPException(413, "the body is too large")  # the one kind of exception that FastAPI lets through here
+                # the one kind of exception that FastAPI lets through here
+                raise HTTPException(413, "the body is too large")
             return message
 
         async def noted_send(message: Message) -> None:

@@ -20,12 +20,18 @@ bearer = HTTPBearer(auto_error=False, description=f"one of the keys in {VARIABLE
 
 
 def read_keys(host: str) -> list[str]:
-    """The keys of SERVE_API_KEYS, separated by commas; raises UserError where the service needs some and has none, or weak ones."""
+    """The keys of SERVE_API_KEYS, separated by commas; raises UserError where the service needs some and has none, or
+    weak ones.
+    """
     keys = [key.strip() for key in os.environ.get(VARIABLE, "").split(",") if key.strip()]
     if not keys and not is_loopback(host):
-        raise UserError(f"others can reach {host}: set {VARIABLE} to one or more keys, separated by commas, or serve on 127.0.0.1")
+        raise UserError(
+            f"others can reach {host}: set {VARIABLE} to one or more keys, separated by commas, or serve on 127.0.0.1"
+        )
     if any(len(key) < SHORTEST or not key.isascii() for key in keys):
-        raise UserError(f"a key in {VARIABLE} is not ASCII or shorter than {SHORTEST} characters: make one with `openssl rand -hex 24`")
+        raise UserError(
+            f"a key in {VARIABLE} is not ASCII or shorter than {SHORTEST} characters: make one with `openssl rand -hex 24`"
+        )
     return keys
 
 
@@ -42,15 +48,20 @@ class KeyCheck:
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = [key.encode() for key in keys]
 
-    async def __call__(self, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)], request: Request) -> None:
+    async def __call__(
+        self, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)], request: Request
+    ) -> None:
         self.check(request)
 
     def check(self, request: Request) -> None:
         """Raise HTTPException unless the request may pass."""
         scheme, given = get_authorization_scheme_param(request.headers.get("authorization"))
-        matches = [hmac.compare_digest(given.encode(), key) for key in self.keys]  # all of them: time tells nothing of which
+        # all of them: time tells nothing of which
+        matches = [hmac.compare_digest(given.encode(), key) for key in self.keys]
         if self.keys and not (scheme.lower() == "bearer" and any(matches)):
-            raise HTTPException(401, "a valid API key is needed: Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"})
+            raise HTTPException(
+                401, "a valid API key is needed: Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"}
+            )
 
     def route(self) -> type[APIRoute]:
         """A class for routes that check the key before they read the body: FastAPI reads it before any dependency."""

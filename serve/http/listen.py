@@ -9,12 +9,13 @@ from serve.supervisor import Supervisor
 from stages.parts.engines.process import EngineProcess
 from stages.parts.run.params import Serve
 
-KEEP_ALIVE_S = 75  # longer than load balancers keep idle connections, so that none sends a query into one that is closing
+# longer than load balancers keep idle connections, so that none sends a query into one that is closing
+KEEP_ALIVE_S = 75
 
 
 async def listen(app: ASGIApp, supervisor: Supervisor, settings: Serve, path: str) -> None:
-    """Serve until SIGINT or SIGTERM, then answer what was accepted and take the engine down; `path` is what the user is told. Raises
-    UserError or EngineError where the engine never comes up."""
+    """Serve until SIGINT or SIGTERM, then answer what was accepted and take the engine down; `path` is what the user is
+    told. Raises UserError or EngineError where the engine never comes up."""
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -1,4 +1,6 @@
-"""A route whose good requests skip FastAPI's way through dependencies and validators: they cost more than reading the answer."""
+"""A route whose good requests skip FastAPI's way through dependencies and validators: they cost more than reading the
+answer.
+"""
 
 from collections.abc import Awaitable, Callable
 
@@ -7,11 +9,12 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from serve.http.keys import Handler, KeyCheck
-from serve.schemas import Query
+from serve.schemas import ClassifyRequest
 
 
-def quick_route(answer: Callable[[Query], Awaitable[Response]], keys: KeyCheck) -> type[APIRoute]:
-    """A class for routes that take a Query: those with a valid body are answered at once, FastAPI finds the words for all others.
+def quick_route(answer: Callable[[ClassifyRequest], Awaitable[Response]], keys: KeyCheck) -> type[APIRoute]:
+    """A class for routes that take a Query: those with a valid body are answered at once, FastAPI finds the words for
+    all others.
 
     See FastAPI's "Custom Request and APIRoute class".
     """
@@ -25,7 +28,7 @@ def quick_route(answer: Callable[[Query], Awaitable[Response]], keys: KeyCheck) 
                 if request.headers.get("content-type") != "application/json":
                     return await thorough(request)
                 try:
-                    query = Query.model_validate_json(await request.body())
+                    query = ClassifyRequest.model_validate_json(await request.body())
                 except ValidationError:
                     return await thorough(request)
                 return await answer(query)

@@ -1,8 +1,7 @@
 """Serve many students on one base: one engine, their adapters beside it.
 
-python -m serve.many                      # serve those in models/students
-python -m serve.many add NAME REPOSITORY  # take in, or replace, the student of another clone; a service that runs takes it up
-python -m serve.many remove NAME
+python -m serve.many                      # serve those in models/students python -m serve.many add NAME REPOSITORY  #
+take in, or replace, the student of another clone; a service that runs takes it up python -m serve.many remove NAME
 python -m serve.many list
 """
 
@@ -18,12 +17,12 @@ from serve.http.listen import listen
 from serve.many.app import Many
 from serve.many.students import add, remove, students
 from serve.student import check_present, engine_elsewhere
-from stages.parts.engines.client import engine_client
-from stages.parts.engines.engine import Engine, Places, served_name
-from stages.parts.engines.network import check_port
+from stages.parts.engines.engine import AdapterSlots, Engine, served_name
+from stages.parts.engines.http_client import engine_client
 from stages.parts.engines.vllm import allowed_rank
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
+from stages.parts.run.machine import check_port
 from stages.parts.run.params import Params, Serve, load_params
 from stages.parts.students.serving import base_engine
 from stages.parts.task.program_file import load_sidecar
@@ -31,8 +30,8 @@ from stages.parts.task.program_file import load_sidecar
 PLACES = 16  # students of one engine
 
 
-def places(params: Params) -> Places:
-    return Places(PLACES, allowed_rank(params.lora.r))
+def places(params: Params) -> AdapterSlots:
+    return AdapterSlots(PLACES, allowed_rank(params.lora.r))
 
 
 async def serve(engine: Engine, settings: Serve, keys: list[str]) -> None:
@@ -78,7 +77,9 @@ def main() -> None:
         elif given.command == "list":
             for name, folder in students().items():
                 pair = load_sidecar(folder / paths.SIDECAR.name)
-                print(f"{name}: {len(pair.labels)} labels, {pair.dev_accuracy:.1%} right on dev, served as {folder.name}")
+                print(
+                    f"{name}: {len(pair.labels)} labels, {pair.dev_accuracy:.1%} right on dev, served as {folder.name}"
+                )
         else:
             start(params)
 

@@ -1,4 +1,6 @@
-"""One engine, and the app of each student under its name: /NAME/classify_intent and all other routes of `make serve`."""
+"""One engine, and the app of each student under its name: /NAME/classify_intent and all other routes of `make
+serve`.
+"""
 
 import asyncio
 import logging
@@ -17,8 +19,8 @@ from serve.many.students import ManyStudent, former, read_student, students
 from serve.service import NotReady, Service
 from serve.supervisor import Supervisor
 from stages.parts.engines.adapters import load_adapter, unload_adapter
-from stages.parts.engines.client import EngineClient, EngineError
 from stages.parts.engines.engine import Engine
+from stages.parts.engines.http_client import EngineClient, EngineError
 from stages.parts.engines.kinds import KINDS
 from stages.parts.run.params import Serve
 
@@ -28,8 +30,9 @@ LOOK_EVERY_S = 1.0
 
 
 class Many:
-    """Keeps engine and app in step with the folder of students. An engine that was started again gets its adapters back before it counts as
-    ready; a student that can't be served is told of once and tried again, and the one that it should replace stays."""
+    """Keeps engine and app in step with the folder of students. An engine that was started again gets its adapters back
+    before it counts as ready; a student that can't be served is told of once and tried again, and the one that it
+    should replace stays."""
 
     def __init__(self, engine: Engine, client: EngineClient, settings: Serve, keys: Sequence[str]) -> None:
         self.base = engine.served.names["base"]
@@ -70,7 +73,9 @@ class Many:
         async with self.changing:
             wanted, present = students(), set(await self.client.models())
             if self.base not in present:
-                raise EngineError(f"it serves {', '.join(sorted(present))}, not {self.base}: start it with --served-model-name {self.base}")
+                raise EngineError(
+                    f"it serves {', '.join(sorted(present))}, not {self.base}: start it with --served-model-name {self.base}"
+                )
             for name in self.served.keys() - wanted.keys():
                 self.put(name, None)
             for name, folder in wanted.items():
@@ -106,7 +111,11 @@ class Many:
     async def serve(self, name: str, folder: Path, present: set[str]) -> None:
         """Load a student's adapter where the engine lacks it, and put its app in place once a query has passed."""
         known = self.served.get(name)
-        student = known if known and known.folder == folder else await asyncio.to_thread(read_student, name, folder, KINDS["vllm"])
+        student = (
+            known
+            if known and known.folder == folder
+            else await asyncio.to_thread(read_student, name, folder, KINDS["vllm"])
+        )
         if student.classifier.model not in present:
             await load_adapter(self.client, student.classifier.model, student.adapter)
         self.loaded.add(student.classifier.model)
@@ -120,7 +129,9 @@ class Many:
         routes = [route for route in self.app.router.routes if getattr(route, "name", None) != name]
         self.served.pop(name, None)
         if student:
-            service = Service(student.classifier, self.client, self.supervisor, self.settings.queue, self.settings.cached_answers)
+            service = Service(
+                student.classifier, self.client, self.supervisor, self.settings.queue, self.settings.cached_answers
+            )
             routes.append(Mount(f"/{name}", create_app(service, self.keys), name=name))
             self.served[name] = student
         self.app.router.routes = routes

@@ -1,9 +1,9 @@
 """The students that are served together: models/students.
 
-models/students/NAME is a link to NAME-HASH, a folder with adapter, program, sidecar and calibration that never changes, and the adapter's
-name in the engine; another student under the same name is another folder. The engine may read an adapter again at any time: from a path
-whose weights had changed it would answer wrongly under the old name. A student that another one replaces stays until the service has
-that one in its place.
+models/students/NAME is a link to NAME-HASH, a folder with adapter, program, sidecar and calibration that never changes,
+and the adapter's name in the engine; another student under the same name is another folder. The engine may read an
+adapter again at any time: from a path whose weights had changed it would answer wrongly under the old name. A student
+that another one replaces stays until the service has that one in its place.
 """
 
 import re
@@ -14,15 +14,14 @@ from pathlib import Path
 
 from serve.classifier import Classifier
 from serve.student import check_pair, check_present
-from stages.parts.data.rows import row_id
 from stages.parts.engines.adapters import refuse_trained_modules
-from stages.parts.engines.engine import EngineKind, Places
+from stages.parts.engines.engine import AdapterSlots, EngineKind
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.engines.vllm import adapter_rank
 from stages.parts.numbers.calibration import load_calibration
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import file_sha256, folder_sha256, whole_folder
+from stages.parts.run.files import file_sha256, fingerprint, folder_sha256, whole_folder
 from stages.parts.students.serving import is_adapter
 from stages.parts.task.program_file import load_program, load_sidecar
 
@@ -50,19 +49,24 @@ def students() -> dict[str, Path]:
 
 
 def former(name: str) -> list[Path]:
-    """The folders of a name that its link does not name any more, newest first; what `add` is about to link is younger than the link."""
+    """The folders of a name that its link does not name any more, newest first; what `add` is about to link is younger
+    than the link.
+    """
     link = STUDENTS / name
     try:
         since, current = link.lstat().st_mtime_ns, link.resolve()
         written = {folder.resolve(): folder.stat().st_mtime_ns for folder in STUDENTS.glob(f"{name}-*")}
     except FileNotFoundError:  # somebody removes them
         return []
-    return sorted((folder for folder in written if folder != current and written[folder] <= since), key=lambda folder: -written[folder])
+    return sorted(
+        (folder for folder in written if folder != current and written[folder] <= since),
+        key=lambda folder: -written[folder],
+    )
 
 
 def edition(files: Iterable[Path]) -> str:
     """The hash in a folder's name: of program, sidecar and calibration, which hold that of the adapter."""
-    return row_id("".join(map(file_sha256, files)))
+    return fingerprint("".join(map(file_sha256, files)))
 
 
 def is_whole(folder: Path) -> bool:
@@ -74,28 +78,36 @@ def is_whole(folder: Path) -> bool:
 
 
 def read_student(name: str, folder: Path, kind: EngineKind) -> ManyStudent:
-    """Read a student, whose adapter is served under its folder's name; raises UserError where something is missing or changed."""
+    """Read a student, whose adapter is served under its folder's name; raises UserError where something is missing or
+    changed.
+    """
     if not is_whole(folder):
         raise UserError(f"{folder} is damaged: add {name} again")
     program, sidecar, calibration = (folder / file.name for file in FILES)
     pair = load_sidecar(sidecar)
-    requests = ProgramRequests(load_program(program, pair.labels, pair.instructions, pair.style), kind, folder.name, pair.max_tokens)
+    requests = ProgramRequests(
+        load_program(program, pair.labels, pair.instructions, pair.style), kind, folder.name, pair.max_tokens
+    )
     return ManyStudent(folder, Classifier(requests, load_calibration(calibration)))
 
 
-def add(name: str, repository: Path, base: Path, places: Places) -> None:
+def add(name: str, repository: Path, base: Path, places: AdapterSlots) -> None:
     """Take in, under a name, the student that `optimize` chose in a repository, in the place of one that has the name.
 
     Raises UserError where it is not whole, or could not be served on this base.
     """
     if not NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no name for a student: small letters, digits and _ alone, beginning with a letter")
+        raise UserError(
+            f"{name!r} is no name for a student: small letters, digits and _ alone, beginning with a letter"
+        )
     pair, calibration = load_sidecar(repository / paths.SIDECAR), load_calibration(repository / paths.CALIBRATION)
     check_pair(pair, calibration, repository)
     check_adapter(repository / pair.checkpoint, places.rank)
     check_present(base)
     if (own := folder_sha256(base)) != pair.base_sha256:
-        raise UserError(f"the student of {repository} stands on another base ({pair.base_sha256[:12]}) than {base} ({own[:12]})")
+        raise UserError(
+            f"the student of {repository} stands on another base ({pair.base_sha256[:12]}) than {base} ({own[:12]})"
+        )
     known = students()
     if len(known.keys() | {name}) > places.adapters:
         raise UserError(f"{STUDENTS} is full: an engine has places for {places.adapters} students; remove one")
@@ -118,7 +130,9 @@ def check_adapter(checkpoint: Path, highest_rank: int) -> None:
         raise UserError(f"{checkpoint} is a whole model, no adapter: train it with train.method lora")
     refuse_trained_modules([checkpoint], "vLLM")
     if (rank := adapter_rank(checkpoint)) > highest_rank:
-        raise UserError(f"{checkpoint} has rank {rank}, the engine takes up to {highest_rank}: raise lora.r in params.yaml")
+        raise UserError(
+            f"{checkpoint} has rank {rank}, the engine takes up to {highest_rank}: raise lora.r in params.yaml"
+        )
 
 
 def remove(name: str) -> None:

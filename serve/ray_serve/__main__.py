@@ -18,10 +18,10 @@ from ray.serve.config import HTTPOptions
 
 from serve.command import serving_command
 from serve.http.keys import is_loopback, read_keys
-from serve.ray_serve.apps import Endpoint, Where, classifier, llm
+from serve.ray_serve.apps import RayEndpoint, Where, classifier, llm
 from serve.student import ENGINE_KEY
-from stages.parts.engines.network import check_port
 from stages.parts.run.errors import UserError
+from stages.parts.run.machine import check_port
 from stages.parts.run.params import load_params
 
 CPUS = 8  # that Ray may hand out, whatever the machine has: replicas that wait for one would wait forever
@@ -43,7 +43,9 @@ def ray_ended() -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m serve.ray_serve", description=__doc__.splitlines()[0])
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1); others need keys")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1); others need keys"
+    )
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
     given = parser.parse_args()
     os.environ.setdefault(ENGINE_KEY, secrets.token_urlsafe())
@@ -53,7 +55,9 @@ def main() -> None:
         load_params()
         read_keys(given.host)
         check_port(given.port, given.host)
-        endpoint = Endpoint(folder=folder, api_base=f"http://127.0.0.1:{given.port}/llm/v1", open=not is_loopback(given.host))
+        endpoint = RayEndpoint(
+            folder=folder, api_base=f"http://127.0.0.1:{given.port}/llm/v1", open=not is_loopback(given.host)
+        )
         ray.init(address="local", num_cpus=max(CPUS, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
         serve.start(http_options=HTTPOptions(host=given.host, port=given.port))
         serve.run(llm(Where(folder=folder)), name="llm", route_prefix="/llm")

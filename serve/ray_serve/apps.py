@@ -1,10 +1,11 @@
 """Two applications for Ray Serve, in `serve run`'s and `serve deploy`'s form (see ray.yaml).
 
-The classifier is `make serve`'s app around the same service; the LLM endpoint is vLLM's own OpenAI app, with the command line that
-`make serve` would start. Neither holds the other: the classifier finds its endpoint by address, here or elsewhere.
+The classifier is `make serve`'s app around the same service; the LLM endpoint is vLLM's own OpenAI app, with the
+command line that `make serve` would start. Neither holds the other: the classifier finds its endpoint by address, here
+or elsewhere.
 
-A replica needs the repository with its models (`folder`) on its machine; the endpoint's key is in ENGINE_API_KEY, the classifier's keys
-are in SERVE_API_KEYS, of the environment that Ray's workers have.
+A replica needs the repository with its models (`folder`) on its machine; the endpoint's key is in ENGINE_API_KEY, the
+classifier's keys are in SERVE_API_KEYS, of the environment that Ray's workers have.
 """
 
 import asyncio
@@ -22,19 +23,19 @@ from ray.serve import Application
 from serve.http.app import create_app
 from serve.http.keys import VARIABLE, read_keys
 from serve.service import Service
-from serve.student import ENGINE_KEY, load_student, pass_a_query
+from serve.student import ENGINE_KEY, load_served_student, pass_a_query
 from serve.supervisor import Supervisor
-from stages.parts.data.rows import row_id
-from stages.parts.engines.client import engine_client
+from stages.parts.engines.http_client import engine_client
 from stages.parts.engines.process import EngineProcess
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import file_sha256
+from stages.parts.run.files import file_sha256, fingerprint
 from stages.parts.run.params import load_params
 
 LOOPBACK = "127.0.0.1"
-# For a new replica's first check: beside an endpoint that is up it answers from its first query. Without one it comes all the same, and
-# answers 503 until the endpoint is there: Ray gives up on replicas whose start fails a few times over, and an endpoint may take minutes.
+# For a new replica's first check: beside an endpoint that is up it answers from its first query. Without one it comes
+# all the same, and answers 503 until the endpoint is there: Ray gives up on replicas whose start fails a few times
+# over, and an endpoint may take minutes.
 FIRST_CHECK_S = 10
 
 
@@ -44,9 +45,9 @@ class Where(BaseModel):
     folder: str
 
 
-class Endpoint(Where):
-    """Arguments of the classifier: where the LLM endpoint answers (ends in /v1); its own model, where it wants adapters asked for as
-    BASE:ADAPTER (ray.serve.llm does); and whether others than this machine reach the proxy."""
+class RayEndpoint(Where):
+    """Arguments of the classifier: where the LLM endpoint answers (ends in /v1); its own model, where it wants adapters
+    asked for as BASE:ADAPTER (ray.serve.llm does); and whether others than this machine reach the proxy."""
 
     api_base: str
     base: str | None = None
@@ -56,7 +57,9 @@ class Endpoint(Where):
 @serve.deployment(name="llm")
 @serve.ingress()
 class Llm:
-    """vLLM in a replica, started in `folder`. `line` are the arguments of its OpenAI server, `environment` what else it reads."""
+    """vLLM in a replica, started in `folder`. `line` are the arguments of its OpenAI server, `environment` what else it
+    reads.
+    """
 
     async def __init__(self, folder: str, line: list[str], environment: dict[str, str]) -> None:  # type: ignore[misc]
         os.chdir(folder)
@@ -92,15 +95,17 @@ class Llm:
 
 @serve.deployment(name="classifier")
 @serve.ingress()
-class Classifier:
-    """`make serve`'s app in a replica, on an endpoint that others start. Another `edition` replaces the replicas, one by one."""
+class RayClassifier:
+    """`make serve`'s app in a replica, on an endpoint that others start. Another `edition` replaces the replicas, one
+    by one.
+    """
 
-    async def __init__(self, where: Endpoint, edition: str) -> None:  # type: ignore[misc]
+    async def __init__(self, where: RayEndpoint, edition: str) -> None:  # type: ignore[misc]
         os.chdir(where.folder)
         logging.getLogger("serve").setLevel(logging.INFO)
         params = load_params()
         elsewhere = params.engine.model_copy(update={"api_base": where.api_base, "kind": "vllm"})
-        student = load_student(params.model_copy(update={"engine": elsewhere}), where.base)
+        student = load_served_student(params.model_copy(update={"engine": elsewhere}), where.base)
         self.ends = AsyncExitStack()
         client = await self.ends.enter_async_context(engine_client(student.engine.served, params.serve.timeout_s))
         supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client), patient=True)
@@ -115,7 +120,9 @@ class Classifier:
         return self.asgi
 
     async def check_health(self) -> None:
-        """Raises why the watch over the endpoint ended; an endpoint that is away for a while is no reason to start the replica again."""
+        """Raises why the watch over the endpoint ended; an endpoint that is away for a while is no reason to start the
+        replica again.
+        """
         if self.watching.done():
             self.watching.result()
 
@@ -131,17 +138,18 @@ def llm(where: Where) -> Application:
         raise UserError(f"{ENGINE_KEY} is not set: the endpoint and the classifier share it")
     params = load_params()
     own = params.engine.model_copy(update={"api_base": None, "kind": "vllm"})
-    engine = load_student(params.model_copy(update={"engine": own})).engine
+    engine = load_served_student(params.model_copy(update={"engine": own})).engine
     assert isinstance(engine, EngineProcess)
     module = engine.line.index("-m") + 2
-    environment = {name: value for name, value in engine.environment.items() if name != "VLLM_API_KEY"}  # its key is the shared one
+    # its key is the shared one
+    environment = {name: value for name, value in engine.environment.items() if name != "VLLM_API_KEY"}
     return Llm.bind(where.folder, engine.line[module:], environment)  # type: ignore[attr-defined]
 
 
-def classifier(where: Endpoint) -> Application:
+def classifier(where: RayEndpoint) -> Application:
     """The classifier on an endpoint."""
     if where.open and not os.environ.get(VARIABLE):
         raise UserError(f"{VARIABLE} is not set: others can reach the service")
     loaded = [Path(where.folder) / file for file in ("params.yaml", paths.SIDECAR, paths.PROGRAM, paths.CALIBRATION)]
-    edition = row_id("".join(map(file_sha256, loaded)))
-    return Classifier.bind(where, edition)  # type: ignore[attr-defined]
+    edition = fingerprint("".join(map(file_sha256, loaded)))
+    return RayClassifier.bind(where, edition)  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """What the stages and the service share, in rooms by subject.
 
-Imports go from later rooms to earlier ones (tests/test_rooms.py holds it): run, task, data, engines; then teachers, students, training and
-numbers, which know only those four; then review, which knows numbers, too, and tuning, which knows numbers and teachers. tracking knows run
-and task alone.
+Imports go from later rooms to earlier ones (tests/test_rooms.py holds it): run, task, data, engines; then teachers,
+students, training and numbers, which know only those four; then review, which knows numbers, too, and tuning, which
+knows numbers and teachers. tracking knows run and task alone.
 """

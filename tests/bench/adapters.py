@@ -2,10 +2,11 @@
 
 python -m tests.bench.adapters [--out reports/bench/adapters.json]
 
-Needs a pipeline that has run: it takes its base, program and test texts. The students are random adapters of the base, of the rank in
-params.yaml: what they answer is nonsense, what they cost is not. An engine of its own has the adapter folded in, as `make serve` starts it;
-OWN of them run, since ten may not fit on this machine: memory and starts are added up, so ten cost 10 / OWN times as much. 64 clients ask
-the engines themselves, one student after the other; all ways are measured in turns within this run.
+Needs a pipeline that has run: it takes its base, program and test texts. The students are random adapters of the base,
+of the rank in params.yaml: what they answer is nonsense, what they cost is not. An engine of its own has the adapter
+folded in, as `make serve` starts it; OWN of them run, since ten may not fit on this machine: memory and starts are
+added up, so ten cost 10 / OWN times as much. 64 clients ask the engines themselves, one student after the other; all
+ways are measured in turns within this run.
 """
 
 import argparse
@@ -27,10 +28,10 @@ from peft import get_peft_model
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
-from serve.student import load_student
+from serve.student import load_served_student
 from stages.parts.engines.adapters import load_adapter
-from stages.parts.engines.client import engine_client
-from stages.parts.engines.engine import Places, ServedModel, served_name
+from stages.parts.engines.engine import AdapterSlots, ServedModel, served_name
+from stages.parts.engines.http_client import engine_client
 from stages.parts.engines.process import EngineProcess, running
 from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, write_json
@@ -90,7 +91,9 @@ async def load_all(served: ServedModel, adapters: dict[str, Path]) -> list[float
     return taken
 
 
-async def rates(ways: dict[str, list[tuple[ServedModel, str]]], request: Request, texts: Sequence[str]) -> dict[str, list[float]]:
+async def rates(
+    ways: dict[str, list[tuple[ServedModel, str]]], request: Request, texts: Sequence[str]
+) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {way: [] for way in ways}
     async with pool_of_connections() as session:
         asks = {way: mixed(session, request, students) for way, students in ways.items()}
@@ -105,11 +108,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/bench/adapters.json"))
     out = parser.parse_args().out
     params, texts = load_params(), [row["text"] for row in read_jsonl(paths.TEST)]
-    request = load_student(params).classifier.request
+    request = load_served_student(params).classifier.request
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as ends:
-        folders = [random_adapter(paths.BASE, params.lora, Path(scratch) / f"student{number}", number) for number in range(STUDENTS)]
+        folders = [
+            random_adapter(paths.BASE, params.lora, Path(scratch) / f"student{number}", number)
+            for number in range(STUDENTS)
+        ]
         adapters = {served_name(folder.name, folder): folder for folder in folders}
-        one = base_engine(paths.BASE, {}, params, Places(STUDENTS, params.lora.r))
+        one = base_engine(paths.BASE, {}, params, AdapterSlots(STUDENTS, params.lora.r))
         own = [tuned_engine(paths.BASE, folder, name, params) for name, folder in list(adapters.items())[:OWN]]
         starts = []
         for engine in (one, *own):

@@ -2,8 +2,8 @@
 
 python -m tests.bench.batch [--rows 20000 200000] [--latency-ms 250] [--out reports/bench/batch.json]
 
-The real commands, against the stub engine, which runs on the same cores and answers as vLLM does for 25 labels. Files have 10,000 rows of
-the sample corpus, numbered so that all differ. For each path and number of rows:
+The real commands, against the stub engine, which runs on the same cores and answers as vLLM does for 25 labels. Files
+have 10,000 rows of the sample corpus, numbered so that all differ. For each path and number of rows:
 
 - seconds, processor_s: of the command and all its processes, start included; the engine is not among them.
 - peak_mb: the most that they held together (proportional set size), largest_worker_mb: the most that one worker held.
@@ -51,7 +51,9 @@ def write_input(shop: Shop, rows: int) -> int:
     table.to_csv(shop.folder / "in.csv", index=False)
     (shop.folder / "in").mkdir()
     for first in range(0, rows, FILE_ROWS):
-        table[first : first + FILE_ROWS].to_parquet(shop.folder / f"in/{first:09}.parquet", index=False, compression="zstd")
+        table[first : first + FILE_ROWS].to_parquet(
+            shop.folder / f"in/{first:09}.parquet", index=False, compression="zstd"
+        )
     return size(shop.folder / "in")
 
 
@@ -73,7 +75,9 @@ class Watch(threading.Thread):
     def run(self) -> None:
         while self.process.poll() is None:
             with suppress(psutil.Error):
-                self.look([psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)])
+                self.look(
+                    [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+                )
             if self.log_bytes_a_row is None:
                 for log in self.logs.rglob("*.jsonl"):
                     if log.stat().st_size > MB:
@@ -147,7 +151,9 @@ def main() -> None:
         found["rows"][rows] = both_paths(rows, given.latency_ms)
         write_json(given.out, found)
         print(json.dumps({"rows": rows, **found["rows"][rows]}), flush=True)
-    found["a_row"] = {path: a_row(found["rows"][fewest][path], found["rows"][most][path], most - fewest) for path in ("ray", "plain")}
+    found["a_row"] = {
+        path: a_row(found["rows"][fewest][path], found["rows"][most][path], most - fewest) for path in ("ray", "plain")
+    }
     write_json(given.out, found)
     print(json.dumps(found["a_row"]), flush=True)
 

@@ -1,11 +1,13 @@
-"""What dropping likely label errors is worth, for a teacher that is right on 80 % of Banking77's pool. `make bench-cleaning`
+"""What dropping likely label errors is worth, for a teacher that is right on 80 % of Banking77's pool. `make
+bench-cleaning`
 
 python -m tests.bench.cleaning [--seeds 0 1 2] [--out reports/bench/cleaning.json]
 
-Test accuracy of the linear baseline on the teacher's labels (`all`), on what confident learning leaves of them (`confident_learning`), on
-what it leaves where the teacher's own doubt is counted first, as stage sft does with train.targets hard (`with_doubt`), and without all
-errors (`without_errors`). Errors come at random, in the hardest rows, or in whole classes (tests/teachers/simulated_teacher.py); the
-teacher's confidence is worth something: 0.75 to 0.99 where it is right, 0.35 to 0.95, mostly low, where it is wrong.
+Test accuracy of the linear baseline on the teacher's labels (`all`), on what confident learning leaves of them
+(`confident_learning`), on what it leaves where the teacher's own doubt is counted first, as stage sft does with
+train.targets hard (`with_doubt`), and without all errors (`without_errors`). Errors come at random, in the hardest
+rows, or in whole classes (tests/teachers/simulated_teacher.py); the teacher's confidence is worth something: 0.75 to
+0.99 where it is right, 0.35 to 0.95, mostly low, where it is wrong.
 """
 
 import argparse
@@ -15,11 +17,11 @@ from statistics import mean
 import numpy as np
 import pandas as pd
 
-from stages.parts.numbers.baseline import baseline_model
-from stages.parts.numbers.doubtful import likely_wrong
+from stages.parts.numbers.baselines import baseline_model
+from stages.parts.numbers.label_doubt import likely_wrong
 from stages.parts.numbers.label_errors import likely_errors
 from stages.parts.run.files import write_json
-from stages.parts.task.sanitise import harmless
+from stages.parts.task.safe_text import safe_text
 from tests.bench.labelled import Labelled, folders, labelled
 from tests.bench.machine import machine
 from tests.teachers.simulated_teacher import ERRORS, SimulatedTeacher, wrong_labels
@@ -34,7 +36,9 @@ def cleaned(rows: Labelled, errors: str, seed: int) -> dict[str, float]:
     teacher = SimulatedTeacher(said, truth, argparse.Namespace(seed=seed))
     texts, labels = rows.pool.text.to_numpy(), rows.pool.text.map(said).to_numpy()
     wrong = labels != rows.pool.label.to_numpy()
-    of_pool, of_gold = ([teacher.confidence(harmless(text, rows.labels)) for text in part.text] for part in (rows.pool, rows.gold))
+    of_pool, of_gold = (
+        [teacher.confidence(safe_text(text, rows.labels)) for text in part.text] for part in (rows.pool, rows.gold)
+    )
 
     def contradicted(kept: np.ndarray) -> np.ndarray:
         """Of the kept rows, those that confident learning drops."""
@@ -52,7 +56,11 @@ def cleaned(rows: Labelled, errors: str, seed: int) -> dict[str, float]:
     fits = {arm: baseline_model(seed).fit(texts[~dropped], labels[~dropped]) for arm, dropped in by_arm.items()}
     accuracies = {arm: float(model.score(rows.test.text, rows.test.label)) for arm, model in fits.items()}
     dropped = by_arm["with_doubt"]
-    return {**accuracies, "errors_dropped": float(dropped[wrong].mean()), "right_rows_dropped": float(dropped[~wrong].mean())}
+    return {
+        **accuracies,
+        "errors_dropped": float(dropped[wrong].mean()),
+        "right_rows_dropped": float(dropped[~wrong].mean()),
+    }
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 python -m tests.bench.cross_fit [--seeds 0 1 2 3 4] [--out reports/bench/cross_fit.json]
 
-`gold`: share of right judgements of gold rows by teachers that don't know their labels; `pool`: the teacher's own, of the pool; `folds`: of
-the pool, by the teachers that judged gold, so that `folds` less `pool` is what their having fewer gold rows costs, and the rest of the
-difference is chance. Brier's scores beside them.
+`gold`: share of right judgements of gold rows by teachers that don't know their labels; `pool`: the teacher's own, of
+the pool; `folds`: of the pool, by the teachers that judged gold, so that `folds` less `pool` is what their having fewer
+gold rows costs, and the rest of the difference is chance. Brier's scores beside them.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from statistics import mean
 
 import numpy as np
 
-from stages.parts.data.rows import as_queries
+from stages.parts.data.rows import as_rows
 from stages.parts.run.files import write_json
 from stages.parts.teachers.self_trained import Lessons, probabilities_of
 from tests.bench.labelled import Labelled, folders, labelled
@@ -29,7 +29,7 @@ def right_and_brier(said: np.ndarray, actual: np.ndarray) -> tuple[float, float]
 
 def judged(rows: Labelled, seed: int) -> dict[str, float]:
     of_pool, of_gold = (np.array([rows.labels.index(label) for label in part.label]) for part in (rows.pool, rows.gold))
-    lessons = Lessons(list(rows.pool.text), list(as_queries(rows.gold)), rows.labels, seed)
+    lessons = Lessons(list(rows.pool.text), list(as_rows(rows.gold)), rows.labels, seed)
     seen = [vectors[lessons.pool] for vectors in lessons.vectors]
     found = {}
     started = time.process_time()

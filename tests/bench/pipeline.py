@@ -14,8 +14,8 @@ from tests.conftest import BANKING77
 
 @contextmanager
 def cloned() -> Iterator[Path]:
-    """A clone of the last commit with this repository's DVC cache and teachers' answers: what ran before is not run again, and nothing
-    here changes."""
+    """A clone of the last commit with this repository's DVC cache and teachers' answers: what ran before is not run
+    again, and nothing here changes."""
     root = Path.cwd()
     with tempfile.TemporaryDirectory() as name:
         clone = Path(name) / "clone"
@@ -44,5 +44,9 @@ def corpora() -> dict[str, list[str]]:
     """The parameters of each corpus that is at hand."""
     found = {"sample": ["raw.source=sample"]}
     if BANKING77.is_dir():
-        found["banking77"] = ["raw.source=csv", f"raw.train={BANKING77 / 'train.csv'}", f"raw.test={BANKING77 / 'test.csv'}"]
+        found["banking77"] = [
+            "raw.source=csv",
+            f"raw.train={BANKING77 / 'train.csv'}",
+            f"raw.test={BANKING77 / 'test.csv'}",
+        ]
     return found

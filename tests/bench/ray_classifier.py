@@ -11,8 +11,8 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
 
-from serve.ray_serve.apps import Endpoint, classifier
-from stages.parts.run.processes import end_on_sigterm
+from serve.ray_serve.apps import RayEndpoint, classifier
+from stages.parts.run.machine import end_on_sigterm
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -23,7 +23,7 @@ if __name__ == "__main__":
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         serve.start(http_options=HTTPOptions(port=given.port))
-        app = classifier(Endpoint(folder=str(Path.cwd()), api_base=given.api_base, open=False))
+        app = classifier(RayEndpoint(folder=str(Path.cwd()), api_base=given.api_base, open=False))
         app._bound_deployment = app._bound_deployment.options(max_ongoing_requests=512)  # as in serve/deploy/ray.yaml
         serve.run(app, route_prefix="/")
         threading.Event().wait()

@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from stages.parts.engines.dspy_lm import using_student
+from stages.parts.engines.dspy_bridge import using_student
 from stages.parts.engines.engine import ServedModel
 from stages.parts.engines.kinds import KINDS
 from stages.parts.run import paths
@@ -42,4 +42,10 @@ if __name__ == "__main__":
     program = load_program(paths.PROGRAM, sidecar.labels, sidecar.instructions, sidecar.style)
     served = ServedModel(given.api_base, {"student": given.model}, given.key, KINDS["vllm"])
     # While it answers one query it hangs up on clients whose connection idles: a long keep-alive spares it that.
-    uvicorn.run(create_app(program, sidecar, served), host="127.0.0.1", port=given.port, log_level="warning", timeout_keep_alive=600)
+    uvicorn.run(
+        create_app(program, sidecar, served),
+        host="127.0.0.1",
+        port=given.port,
+        log_level="warning",
+        timeout_keep_alive=600,
+    )

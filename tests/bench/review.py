@@ -1,9 +1,10 @@
-"""What a hundred looks are worth: the review's queue against random rows, the sealed labels as the person. `make bench-review`
+"""What a hundred looks are worth: the review's queue against random rows, the sealed labels as the person. `make
+bench-review`
 
 python -m tests.bench.review [--seeds 0 1] [--rows 100] [--out reports/bench/review.json]
 
-Each arm is `decisions.csv` with that many rows, and the real stages split and teacher behind it. The figure is the share of the pool's
-labels that are right then: the teacher's, and the reviewed rows'.
+Each arm is `decisions.csv` with that many rows, and the real stages split and teacher behind it. The figure is the
+share of the pool's labels that are right then: the teacher's, and the reviewed rows'.
 """
 
 import argparse
@@ -13,9 +14,9 @@ from contextlib import chdir
 from pathlib import Path
 from statistics import mean
 
-from serve.review.waiting import waiting_rows
 from stages.parts.data.decisions import Decision, add_decisions
 from stages.parts.data.rows import TeacherLabel
+from stages.parts.review.waiting import waiting_rows
 from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, write_json
 from stages.parts.run.params import load_params
@@ -46,7 +47,9 @@ def arms(changes: list[str], rows: int) -> dict[str, float]:
         before = paths.DECISIONS.read_bytes()
         for arm, chosen in asked.items():
             paths.DECISIONS.write_bytes(before)
-            add_decisions(paths.DECISIONS, [Decision(row["id"], true[row["id"]], row["label"], now()) for row in chosen])
+            add_decisions(
+                paths.DECISIONS, [Decision(row["id"], true[row["id"]], row["label"], now()) for row in chosen]
+            )
             subprocess.run(["dvc", "repro", "teacher"], check=True)
             found[arm] = share_right(true)
     return found

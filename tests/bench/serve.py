@@ -2,18 +2,23 @@
 
 python -m tests.bench.serve [--out reports/bench/serve.json]
 
-Needs a pipeline that has run (`dvc repro`): it serves the chosen pair and asks the test rows' texts. Every figure is a ratio or a
-difference of things measured in turns within this run:
+Needs a pipeline that has run (`dvc repro`): it serves the chosen pair and asks the test rows' texts. Every figure is a
+ratio or a difference of things measured in turns within this run:
 
-- vs_reference_handler: answers a second at 64 clients with a stub engine of 100 ms latency, ours to the reference's handler, which runs the
+- vs_reference_handler: answers a second at 64 clients with a stub engine of 100 ms latency, ours to the reference's
+  handler, which runs the
   synchronous program in an async function.
-- ray_vs_make_serve: the same clients on the same stub, a replica on Ray Serve to `make serve`; left out where Ray is not installed.
+- ray_vs_make_serve: the same clients on the same stub, a replica on Ray Serve to `make serve`; left out where Ray is
+  not installed.
 - cpu_ms_added: the service's own processor time per answer in that run.
-- vs_engine_direct: answers a second from the real engine at 64 clients, through the service to without it, same request bodies.
+- vs_engine_direct: answers a second from the real engine at 64 clients, through the service to without it, same request
+  bodies.
 - p50_added_ms: median time of one query at a time through the service less that without it.
-- repeated: answers a second from the real engine at 64 clients where queries repeat as in support traffic (Zipf's law over the test rows),
+- repeated: answers a second from the real engine at 64 clients where queries repeat as in support traffic (Zipf's law
+  over the test rows),
   with the answer cache to without it, and the share of answers that did not ask the engine.
-- answers: what holding answers to the labels costs against reading what comes ("validated", asked once more where it is no label).
+- answers: what holding answers to the labels costs against reading what comes ("validated", asked once more where it is
+  no label).
 - weights: what the adapter costs beside merged weights.
 """
 
@@ -41,12 +46,12 @@ import yaml
 from tqdm import tqdm
 
 from serve.classifier import Classifier
-from serve.student import Student, load_student
-from stages.parts.engines.network import free_port
+from serve.student import ServedStudent, load_served_student
 from stages.parts.engines.process import EngineProcess, running
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, read_jsonl, write_json
+from stages.parts.run.machine import free_port
 from stages.parts.run.params import Params, load_params
 from stages.parts.task.labels import UNKNOWN, match_label
 from stages.parts.task.program import predictor
@@ -58,7 +63,8 @@ from tests.serve.shop import ENGINE_KEY, ended, wait_until
 CLIENTS = 64
 STUB_MS = 100
 ROUNDS = 5  # of each side, in turns
-ENGINE_ROUNDS = 12  # more: the engine takes queries in larger or smaller steps by chance, and its rate varies by a third
+# more: the engine takes queries in larger or smaller steps by chance, and its rate varies by a third
+ENGINE_ROUNDS = 12
 ROOT = Path.cwd()
 
 Ask = Callable[[str], Awaitable[Any]]
@@ -117,9 +123,11 @@ def command(*module: str, folder: Path, key: str) -> Iterator[psutil.Process]:
 
 
 @contextmanager
-def service(api_base: str, key: str, cached_answers: int = 0, module: Sequence[str] = ("serve",)) -> Iterator[tuple[str, psutil.Process]]:
-    """The real service, or another `module` of it, on an engine that runs already: its URL and process. By default each query is asked for
-    itself."""
+def service(
+    api_base: str, key: str, cached_answers: int = 0, module: Sequence[str] = ("serve",)
+) -> Iterator[tuple[str, psutil.Process]]:
+    """The real service, or another `module` of it, on an engine that runs already: its URL and process. By default each
+    query is asked for itself."""
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["engine"]["api_base"] = api_base
     params["serve"]["cached_answers"] = cached_answers
@@ -142,7 +150,17 @@ def query(text: str) -> dict[str, str]:
 
 
 def stub_line(port: int, model: str) -> list[str]:
-    return ["tests.serve.stub_engine", "--port", str(port), "--latency-ms", str(STUB_MS), "--model", model, "--key", ENGINE_KEY]
+    return [
+        "tests.serve.stub_engine",
+        "--port",
+        str(port),
+        "--latency-ms",
+        str(STUB_MS),
+        "--model",
+        model,
+        "--key",
+        ENGINE_KEY,
+    ]
 
 
 async def on_ray(texts: Sequence[str], model: str) -> dict[str, float] | None:
@@ -157,7 +175,10 @@ async def on_ray(texts: Sequence[str], model: str) -> dict[str, float] | None:
     async with pool_of_connections() as session:
         with command(*stub_line(port, model), folder=ROOT, key=""):
             wait_until(f"{api_base}/models")
-            with service(api_base, ENGINE_KEY, module=replica) as (ray_url, _), service(api_base, ENGINE_KEY) as (url, _):
+            with (
+                service(api_base, ENGINE_KEY, module=replica) as (ray_url, _),
+                service(api_base, ENGINE_KEY) as (url, _),
+            ):
                 asks = {"ray": asking(session, ray_url, query), "make_serve": asking(session, url, query)}
                 for _ in tqdm(range(ROUNDS), desc="on Ray", leave=False):
                     for name, ask in asks.items():
@@ -170,7 +191,17 @@ async def against_the_stub(texts: Sequence[str], model: str) -> dict[str, float]
     """Ours and the reference's handler on an engine that takes 100 ms for an answer and no processor."""
     ports = free_port(), free_port()
     api_base = f"http://127.0.0.1:{ports[0]}/v1"
-    reference = ["tests.bench.reference_handler", "--port", str(ports[1]), "--api-base", api_base, "--model", model, "--key", ENGINE_KEY]
+    reference = [
+        "tests.bench.reference_handler",
+        "--port",
+        str(ports[1]),
+        "--api-base",
+        api_base,
+        "--model",
+        model,
+        "--key",
+        ENGINE_KEY,
+    ]
     async with pool_of_connections() as session:
         with command(*stub_line(ports[0], model), folder=ROOT, key=""):
             wait_until(f"{api_base}/models")
@@ -207,13 +238,19 @@ class Counting:
         return found
 
 
-async def against_the_engine(texts: Sequence[str], student: Student) -> dict[str, float]:
+async def against_the_engine(texts: Sequence[str], student: ServedStudent) -> dict[str, float]:
     """Through the service and without it, on the same real engine."""
     async with pool_of_connections() as session:
         with service(student.engine.served.api_base, student.engine.served.key) as (url, _):
             through = asking(session, url, query)
-            bodies = {text: student.classifier.request(text) for text in texts}  # made beforehand: "direct" is the engine alone
-            direct = asking(session, f"{student.engine.served.api_base}/chat/completions", bodies.__getitem__, student.engine.served.key)
+            # made beforehand: "direct" is the engine alone
+            bodies = {text: student.classifier.request(text) for text in texts}
+            direct = asking(
+                session,
+                f"{student.engine.served.api_base}/chat/completions",
+                bodies.__getitem__,
+                student.engine.served.key,
+            )
             rates: list[list[float]] = [[], []]
             for _ in tqdm(range(ENGINE_ROUNDS), desc="real engine", leave=False):
                 for number, ask in enumerate((through, direct)):
@@ -231,8 +268,10 @@ async def against_the_engine(texts: Sequence[str], student: Student) -> dict[str
     }
 
 
-async def repeated_queries(texts: Sequence[str], student: Student) -> dict[str, float]:
-    """The real engine through the service, with and without its answer cache, on queries whose frequency falls as 1 / rank."""
+async def repeated_queries(texts: Sequence[str], student: ServedStudent) -> dict[str, float]:
+    """The real engine through the service, with and without its answer cache, on queries whose frequency falls as 1 /
+    rank.
+    """
     stream = random.Random(0).choices(texts, weights=[1 / rank for rank in range(1, len(texts) + 1)], k=20_000)
     api_base, key = student.engine.served.api_base, student.engine.served.key
     async with pool_of_connections() as session:
@@ -261,11 +300,18 @@ def validated_request(classifier: Classifier, text: str) -> dict[str, Any]:
     """The plain program's request: no opened answer, nothing that holds it to the labels, room for all its markers."""
     plain = classifier.requests
     messages = TeacherFormat().format(plain.signature, predictor(plain.program).demos, {"query": text})
-    return {"messages": messages, "model": classifier.model, "temperature": 0.0, "max_tokens": plain.options["max_tokens"] + 48}
+    return {
+        "messages": messages,
+        "model": classifier.model,
+        "temperature": 0.0,
+        "max_tokens": plain.options["max_tokens"] + 48,
+    }
 
 
-async def forms_of_answers(rows: Sequence[Mapping[str, str]], student: Student) -> dict[str, Any]:
-    """Constrained answers, and answers that are validated and asked for again, in turns: accuracy, invalid answers, tokens, speed."""
+async def forms_of_answers(rows: Sequence[Mapping[str, str]], student: ServedStudent) -> dict[str, Any]:
+    """Constrained answers, and answers that are validated and asked for again, in turns: accuracy, invalid answers,
+    tokens, speed.
+    """
     classifier, texts = student.classifier, [row["text"] for row in rows]
     found: dict[str, Any] = {}
     async with pool_of_connections() as session:
@@ -275,7 +321,9 @@ async def forms_of_answers(rows: Sequence[Mapping[str, str]], student: Student) 
 
         def label_of(completion: Mapping[str, Any]) -> str:
             content = completion["choices"][0]["message"]["content"] or ""
-            return match_label(content.partition("[[ ## label ## ]]")[2].partition("[[ ##")[0], classifier.requests.program.labels)
+            return match_label(
+                content.partition("[[ ## label ## ]]")[2].partition("[[ ##")[0], classifier.requests.program.labels
+            )
 
         async def validated(text: str) -> Any:
             completion = await once(text)
@@ -291,7 +339,9 @@ async def forms_of_answers(rows: Sequence[Mapping[str, str]], student: Student) 
             found[name] = {
                 "accuracy": sum(label == row["label"] for label, row in zip(labels, rows, strict=True)) / len(rows),
                 "invalid": labels.count(UNKNOWN),
-                "completion_tokens": statistics.mean(completion["usage"]["completion_tokens"] for completion in completions),
+                "completion_tokens": statistics.mean(
+                    completion["usage"]["completion_tokens"] for completion in completions
+                ),
             }
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(ROUNDS):
@@ -302,14 +352,21 @@ async def forms_of_answers(rows: Sequence[Mapping[str, str]], student: Student) 
     return found
 
 
-def with_weights(params: Params, weights: str) -> Student:
+def with_weights(params: Params, weights: str) -> ServedStudent:
     """The student on merged weights or with its adapter."""
-    return load_student(params.model_copy(update={"runtime": params.runtime.model_copy(update={"weights": weights})}))
+    return load_served_student(
+        params.model_copy(update={"runtime": params.runtime.model_copy(update={"weights": weights})})
+    )
 
 
-async def adapter_rate(texts: Sequence[str], student: Student) -> float:
+async def adapter_rate(texts: Sequence[str], student: ServedStudent) -> float:
     async with pool_of_connections() as session:
-        ask = asking(session, f"{student.engine.served.api_base}/chat/completions", student.classifier.request, student.engine.served.key)
+        ask = asking(
+            session,
+            f"{student.engine.served.api_base}/chat/completions",
+            student.classifier.request,
+            student.engine.served.key,
+        )
         return statistics.median([await answers_per_second(ask, texts, seconds=4) for _ in range(ROUNDS)])
 
 

@@ -1,8 +1,10 @@
-"""The two program styles beside each other: the whole pipeline in each, and what its served student costs and is worth. `make bench-styles`
+"""The two program styles beside each other: the whole pipeline in each, and what its served student costs and is worth.
+`make bench-styles`
 
 python -m tests.bench.styles [--out reports/bench/styles.json] [-S KEY=VALUE ...]
 
-Each style runs in a clone of the last commit, with this repository's DVC cache: what ran before is not run again, and nothing here changes.
+Each style runs in a clone of the last commit, with this repository's DVC cache: what ran before is not run again, and
+nothing here changes.
 """
 
 import argparse
@@ -15,7 +17,16 @@ from tests.bench.machine import machine
 from tests.bench.pipeline import run_pipeline
 
 STYLES = ("direct", "chain_of_thought")
-FIGURES = ("accuracy", "calibration_error", "invalid", "prompt_tokens", "completion_tokens", "p50_ms", "p95_ms", "queries_per_second")
+FIGURES = (
+    "accuracy",
+    "calibration_error",
+    "invalid",
+    "prompt_tokens",
+    "completion_tokens",
+    "p50_ms",
+    "p95_ms",
+    "queries_per_second",
+)
 
 
 def served(style: str, changes: list[str]) -> dict[str, Any]:
@@ -32,9 +43,20 @@ def served(style: str, changes: list[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.styles", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("reports/bench/styles.json"))
-    parser.add_argument("-S", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="another parameter, for both styles")
+    parser.add_argument(
+        "-S",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another parameter, for both styles",
+    )
     given = parser.parse_args()
-    found = {"machine": machine(), "changes": given.changes, "styles": {style: served(style, given.changes) for style in STYLES}}
+    found = {
+        "machine": machine(),
+        "changes": given.changes,
+        "styles": {style: served(style, given.changes) for style in STYLES},
+    }
     write_json(given.out, found)
     print(json.dumps(found, indent=2))
 

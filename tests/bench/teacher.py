@@ -1,10 +1,12 @@
-"""How fast rows are labelled through an endpoint that takes half a second an answer, and what memory that takes. `make bench-teacher`
+"""How fast rows are labelled through an endpoint that takes half a second an answer, and what memory that takes. `make
+bench-teacher`
 
-python -m tests.bench.teacher [--rows 10000 50000] [--memory 10000 50000 200000] [--in-flight 256] [--latency-ms 500] [--out FILE]
+python -m tests.bench.teacher [--rows 10000 50000] [--memory 10000 50000 200000] [--in-flight 256] [--latency-ms 500]
+[--out FILE]
 
-The real stage, against a stub in a process of its own that answers the same to all (20 log-probabilities with the label), on the same
-cores. The ideal is in-flight / latency. Memory is a question of its own, with an answer after MEMORY_LATENCY_S: as fast as the processor
-bears it.
+The real stage, against a stub in a process of its own that answers the same to all (20 log-probabilities with the
+label), on the same cores. The ideal is in-flight / latency. Memory is a question of its own, with an answer after
+MEMORY_LATENCY_S: as fast as the processor bears it.
 """
 
 import argparse
@@ -32,7 +34,9 @@ ANSWER = ["[[ ## reasoning ## ]]\nIts words say so.\n\n[[ ## label ## ]]\n", LAB
 
 def completion() -> bytes:
     tokens = [{"token": token, "logprob": -0.1, "top_logprobs": []} for token in ANSWER]
-    tokens[1]["top_logprobs"] = [{"token": f"{label}{number}", "logprob": -3.0} for number in range(4) for label in LABELS]
+    tokens[1]["top_logprobs"] = [
+        {"token": f"{label}{number}", "logprob": -3.0} for number in range(4) for label in LABELS
+    ]
     choice = {"message": {"content": "".join(ANSWER)}, "finish_reason": "stop", "logprobs": {"content": tokens}}
     return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 300, "completion_tokens": 30}}).encode()
 
@@ -59,7 +63,7 @@ def stub(port: int, latency_s: float) -> None:
 def label(rows: int, in_flight: int, latency_s: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         desk = Desk(Path(name), pool=rows)
-        desk.set("runtime", threads=in_flight, timeout_s=60)
+        desk.set("runtime", max_in_flight=in_flight, timeout_s=60)
         server = multiprocessing.Process(target=stub, args=(desk.port, latency_s))
         server.start()
         try:
@@ -89,8 +93,16 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=int, default=500)
     parser.add_argument("--out", type=Path, default=Path("reports/bench/teacher.json"))
     given = parser.parse_args()
-    found: dict[str, Any] = {"machine": machine(), "in_flight": given.in_flight, "latency_ms": given.latency_ms, "rate": [], "memory": []}
-    runs = [("rate", rows, given.latency_ms / 1000) for rows in given.rows] + [("memory", rows, MEMORY_LATENCY_S) for rows in given.memory]
+    found: dict[str, Any] = {
+        "machine": machine(),
+        "in_flight": given.in_flight,
+        "latency_ms": given.latency_ms,
+        "rate": [],
+        "memory": [],
+    }
+    runs = [("rate", rows, given.latency_ms / 1000) for rows in given.rows] + [
+        ("memory", rows, MEMORY_LATENCY_S) for rows in given.memory
+    ]
     for what, rows, latency_s in runs:
         found[what].append({"rows": rows, **label(rows, given.in_flight, latency_s)})
         write_json(given.out, found)

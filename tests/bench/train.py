@@ -2,17 +2,20 @@
 
 python -m tests.bench.train [--steps 12] [--out reports/bench/train.json]
 
-Rows are the sample corpus as SFT rows with the program's own prompt and direct answers (with reasoning suffixes are longer, ratios lower).
-Two tokenizers: "plain", byte-level BPE as any hub student has it (the prompt is some 370 tokens), which `batch` reports; and the embedded
-student's own, in which the prompt's constant phrases are one token each (`embedded_tokenizer`).
+Rows are the sample corpus as SFT rows with the program's own prompt and direct answers (with reasoning suffixes are
+longer, ratios lower). Two tokenizers: "plain", byte-level BPE as any hub student has it (the prompt is some 370
+tokens), which `batch` reports; and the embedded student's own, in which the prompt's constant phrases are one token
+each (`embedded_tokenizer`).
 
-Stock is TRL's SFTTrainer with completion-only loss and the faster of its two collators, padded or padding-free (a packed batch without the
-wait for packing); a trial picks it. Ours is `make_trainer` of stages/parts/training. On a CPU stock's head scores every token and ours the
-learned ones alone, so that a part of the ratio is the head's; on a GPU both score learned tokens alone.
+Stock is TRL's SFTTrainer with completion-only loss and the faster of its two collators, padded or padding-free (a
+packed batch without the wait for packing); a trial picks it. Ours is `make_trainer` of stages/parts/training. On a CPU
+stock's head scores every token and ours the learned ones alone, so that a part of the ratio is the head's; on a GPU
+both score learned tokens alone.
 
-On a CPU: the embedded student in float32. With a GPU: Llama-3.2-1B's shape with random weights in bfloat16, gradient checkpointing on for
-both; its results go under `gpu` and leave the CPU's alone. `max_loss_diff` is absolute; `max_grad_diff` is the largest relative difference
-of any parameter's gradient (L2 norms). Memory is what a step adds to what stands: activations, gradients, and what the kernels need.
+On a CPU: the embedded student in float32. With a GPU: Llama-3.2-1B's shape with random weights in bfloat16, gradient
+checkpointing on for both; its results go under `gpu` and leave the CPU's alone. `max_loss_diff` is absolute;
+`max_grad_diff` is the largest relative difference of any parameter's gradient (L2 norms). Memory is what a step adds to
+what stands: activations, gradients, and what the kernels need.
 """
 
 import argparse
@@ -40,9 +43,9 @@ from stages.parts.students.tiny import CHAT_TEMPLATE, MAX_POSITIONS, build_model
 from stages.parts.students.weights import lora_config
 from stages.parts.task.examples import training_messages
 from stages.parts.task.program import IntentClassifier
-from stages.parts.training.rows import Row, encode
+from stages.parts.training.rows import EncodedRow, encode
 from stages.parts.training.shared_prefix import IGNORED, common_prefix_length
-from stages.parts.training.trainer import Recipe, make_trainer
+from stages.parts.training.trainer import TrainingPlan, make_trainer
 from tests.bench.machine import machine
 
 BATCHES = (8, 32)
@@ -52,12 +55,16 @@ ON_GPU = torch.cuda.is_available()
 
 
 def plain_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE that spells the prompt out, as a tokenizer does that was not made for it: 3.5 of its characters a token."""
+    """Byte-level BPE that spells the prompt out, as a tokenizer does that was not made for it: 3.5 of its characters a
+    token.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     special = [BEGIN, END_OF_TURN, HEADER, END_HEADER, PAD]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet))
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet)
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END_OF_TURN, pad_token=PAD)
     fast.model_max_length, fast.chat_template = MAX_POSITIONS, CHAT_TEMPLATE
     return fast
@@ -96,8 +103,10 @@ class Arm:
         self.model.train()
         self.weights = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
 
-    def step(self, rows: Sequence[Row]) -> tuple[float, float]:
-        """Collate, forward, backward, clip and update on `rows`; seconds and loss. Gradients stay until the next step."""
+    def step(self, rows: Sequence[EncodedRow]) -> tuple[float, float]:
+        """Collate, forward, backward, clip and update on `rows`; seconds and loss. Gradients stay until the next
+        step.
+        """
         self.optimizer.zero_grad()
         wait_for_gpu()
         started = time.perf_counter()
@@ -120,7 +129,7 @@ def wait_for_gpu() -> None:
         torch.cuda.synchronize()
 
 
-def peak_bytes(arm: Arm, rows: Sequence[Row]) -> int:
+def peak_bytes(arm: Arm, rows: Sequence[EncodedRow]) -> int:
     """The most memory that a step holds beyond what stood before it."""
     arm.optimizer.zero_grad()
     if ON_GPU:
@@ -130,7 +139,10 @@ def peak_bytes(arm: Arm, rows: Sequence[Row]) -> int:
         return torch.cuda.max_memory_allocated() - standing
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         arm.step(rows)
-    events = sorted((event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"), key=lambda e: e.start_ns())
+    events = sorted(
+        (event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"),
+        key=lambda e: e.start_ns(),
+    )
     held = peak = 0
     for event in events:
         held += event.nbytes()
@@ -140,10 +152,13 @@ def peak_bytes(arm: Arm, rows: Sequence[Row]) -> int:
 
 def gradient_difference(one: Arm, other: Arm) -> float:
     """The largest relative difference of a parameter's gradient."""
-    return max(((other.weights[name].grad - weight.grad).norm() / weight.grad.norm()).item() for name, weight in one.weights.items())
+    return max(
+        ((other.weights[name].grad - weight.grad).norm() / weight.grad.norm()).item()
+        for name, weight in one.weights.items()
+    )
 
 
-def arms(rows: list[Row], tokenizer: PreTrainedTokenizerFast, batch: int, folder: Path) -> dict[str, Arm]:
+def arms(rows: list[EncodedRow], tokenizer: PreTrainedTokenizerFast, batch: int, folder: Path) -> dict[str, Arm]:
     """Stock's two collators and ours, from the same weights."""
     params = load_params()
 
@@ -174,19 +189,21 @@ def arms(rows: list[Row], tokenizer: PreTrainedTokenizerFast, batch: int, folder
         )
 
     lora = lora_config(params.lora)
-    recipe = Recipe(epochs=1, batch=batch, learning_rate=1e-3, seed=0, warm_up=0.06, weight_decay=0.01, clip=1.0, lora=lora)
+    recipe = TrainingPlan(
+        epochs=1, batch=batch, learning_rate=1e-3, seed=0, warm_up=0.06, weight_decay=0.01, max_grad_norm=1.0, lora=lora
+    )
     ours = make_trainer(model(), tokenizer, rows, recipe, folder)
     return {"padded": Arm(stock(False)), "padding_free": Arm(stock(True)), "ours": Arm(ours)}
 
 
 def flops(arm: Arm, tokens: float, learned: float) -> float:
-    """Model FLOPs of a LoRA step: forward and the activations' gradients, 2 each a weight, without recomputation. The tied head is an
-    embedding for all `tokens` (no FLOPs) and a product for the `learned` ones."""
+    """Model FLOPs of a LoRA step: forward and the activations' gradients, 2 each a weight, without recomputation. The
+    tied head is an embedding for all `tokens` (no FLOPs) and a product for the `learned` ones."""
     head = arm.trainer.model.get_input_embeddings().weight.numel()
     return 4 * ((sum(weight.numel() for weight in arm.trainer.model.parameters()) - head) * tokens + head * learned)
 
 
-def measure(rows: list[Row], tokenizer: PreTrainedTokenizerFast, batch: int, steps: int) -> dict[str, Any]:
+def measure(rows: list[EncodedRow], tokenizer: PreTrainedTokenizerFast, batch: int, steps: int) -> dict[str, Any]:
     """Paired steps at one batch size."""
     batches = [rows[start : start + batch] for start in range(0, batch * (steps + 4), batch)]
     with tempfile.TemporaryDirectory() as folder:
@@ -212,7 +229,10 @@ def measure(rows: list[Row], tokenizer: PreTrainedTokenizerFast, batch: int, ste
     stock_s, ours_s = (statistics.median(column) for column in zip(*times, strict=True))
     row_tokens = statistics.mean(len(row["input_ids"]) for given in batches[4:] for row in given) * batch
     computed = row_tokens - common_prefix_length(rows) * (batch - 1)
-    learned = statistics.mean(sum(label != IGNORED for label in row["labels"]) for given in batches[4:] for row in given) * batch
+    learned = (
+        statistics.mean(sum(label != IGNORED for label in row["labels"]) for given in batches[4:] for row in given)
+        * batch
+    )
     name = torch.cuda.get_device_name() if ON_GPU else ""
     peak = next((value for key, value in PEAK_FLOPS.items() if key in name), None)
     return {
@@ -224,7 +244,10 @@ def measure(rows: list[Row], tokenizer: PreTrainedTokenizerFast, batch: int, ste
         "stock_tokens_per_s": row_tokens / stock_s,
         "ours_tokens_per_s": row_tokens / ours_s,
         "ours_computed_tokens_per_s": computed / ours_s,
-        "mfu": {"stock": flops(stock, row_tokens, learned) / stock_s / peak, "ours": flops(ours, computed, learned) / ours_s / peak}
+        "mfu": {
+            "stock": flops(stock, row_tokens, learned) / stock_s / peak,
+            "ours": flops(ours, computed, learned) / ours_s / peak,
+        }
         if peak
         else None,
         "stock_six_epochs_s": PROJECTED / batch * stock_s,
@@ -270,13 +293,19 @@ def main() -> None:
     plain = bench(plain_tokenizer([*corpus.text, *prompt], vocabulary), chats, options.steps)
     both = {
         **plain,
-        **{key: max(one[key] for one in plain["batch"].values()) for key in ("max_loss_diff", "max_grad_diff", "peak_memory_ratio")},
+        **{
+            key: max(one[key] for one in plain["batch"].values())
+            for key in ("max_loss_diff", "max_grad_diff", "peak_memory_ratio")
+        },
         "embedded_tokenizer": bench(build_tokenizer(list(corpus.text), program, vocabulary), chats, options.steps),
     }
     before = read_json(options.out) if options.out.exists() else {"gpu": None}
     if ON_GPU:
         student = {"model": "Llama-3.2-1B's shape, random weights, bfloat16, gradient checkpointing"}
-        write_json(options.out, before | {"gpu": {"machine": machine() | {"gpu": torch.cuda.get_device_name()}, **student, **both}})
+        write_json(
+            options.out,
+            before | {"gpu": {"machine": machine() | {"gpu": torch.cuda.get_device_name()}, **student, **both}},
+        )
     else:
         student = {"model": "the embedded student, float32, no gradient checkpointing"}
         write_json(options.out, {"machine": machine(), **student, **both, "gpu": before["gpu"]})

@@ -71,9 +71,13 @@ def test_a_split_does_not_depend_on_the_order_of_the_files(folder):
 
 
 def test_other_columns_come_through_and_clash_with_nothing(folder):
-    pd.DataFrame({"text": texts("pool", 300), "id": range(300), "label": "mine"}).to_csv(folder.path / "pool.csv", index=False)
+    pd.DataFrame({"text": texts("pool", 300), "id": range(300), "label": "mine"}).to_csv(
+        folder.path / "pool.csv", index=False
+    )
     pool = folder.split()["pool"]
-    assert all(set(row) == {"id", "text", "raw.id", "raw.label"} and row["text"].endswith(f" {row['raw.id']}") for row in pool)
+    assert all(
+        set(row) == {"id", "text", "raw.id", "raw.label"} and row["text"].endswith(f" {row['raw.id']}") for row in pool
+    )
 
 
 def test_what_is_labelled_already_leaves_the_pool_and_is_counted(folder):
@@ -90,17 +94,28 @@ def test_what_is_labelled_already_leaves_the_pool_and_is_counted(folder):
 
 def test_a_few_contradictions_are_left_out_and_many_stop_the_run(folder):
     rows = [(text, LABELS[number % 2]) for number, text in enumerate(texts("gold", 200))]
-    folder.labelled("test", [(f"test {number}", "lost_card") for number in range(99)] + [("gold text number 9", LABELS[1])])
+    folder.labelled(
+        "test", [(f"test {number}", "lost_card") for number in range(99)] + [("gold text number 9", LABELS[1])]
+    )
     folder.labelled("gold", [*rows, ("gold text number 4", LABELS[1])])
     found = folder.split()
     assert len(found["gold"]) == 198 and len(found["test"]) == 100
-    assert read_json(paths.FILTER_REPORT)["left_out"] == {"two_labels": 2, "in_test": 1, "in_gold_or_test": 0, "repeated": 0}
+    assert read_json(paths.FILTER_REPORT)["left_out"] == {
+        "two_labels": 2,
+        "in_test": 1,
+        "in_gold_or_test": 0,
+        "repeated": 0,
+    }
     folder.labelled("gold", [*rows, ("gold text number 4", LABELS[1]), ("gold text number 6", LABELS[1])])
-    with pytest.raises(UserError, match=r"the gold file, rows 5, 7, 201, 202: has this text under another label.*4 of 202 rows"):
+    with pytest.raises(
+        UserError, match=r"the gold file, rows 5, 7, 201, 202: has this text under another label.*4 of 202 rows"
+    ):
         folder.split()
     folder.labelled("gold", rows)
     folder.labelled("test", [(text, LABELS[number % 2]) for number, text in enumerate(texts("gold", 3))])
-    with pytest.raises(UserError, match=r"the gold file, rows 1, 2, 3: is a test text: drop it here or there \(3 of 200"):
+    with pytest.raises(
+        UserError, match=r"the gold file, rows 1, 2, 3: is a test text: drop it here or there \(3 of 200"
+    ):
         folder.split()
 
 
@@ -109,9 +124,15 @@ def test_a_folder_that_cannot_be_used_says_why(folder):
         (lambda: (folder.path / "pool.jsonl").write_text(""), "holds pool.csv and pool.jsonl: keep one"),
         (lambda: (folder.path / "pool.csv").unlink(), "holds no pool.csv, pool.jsonl or pool.parquet: add one of them"),
         (lambda: (folder.path / "gold.csv").unlink(), "holds no gold.csv"),
-        (lambda: folder.texts("pool", texts("pool", 150)), "150 pool rows are too few to hold out 100: lower split.dev (50)"),
+        (
+            lambda: folder.texts("pool", texts("pool", 150)),
+            "150 pool rows are too few to hold out 100: lower split.dev (50)",
+        ),
         (lambda: folder.labelled("gold", [("one", "lost_card")]), "names 1 label: there have to be two or more"),
-        (lambda: folder.labelled("gold", [("1", "a"), ("2", "b")]) or folder.labelled("test", [("3", "c")]), "'c' is not in"),
+        (
+            lambda: folder.labelled("gold", [("1", "a"), ("2", "b")]) or folder.labelled("test", [("3", "c")]),
+            "'c' is not in",
+        ),
         (lambda: (folder.path / "labels.csv").write_text("name\ncard_arrival\n"), "category 'lost_card' is not in"),
     ):
         before = {path: path.read_bytes() for path in folder.path.iterdir()}
@@ -123,7 +144,9 @@ def test_a_folder_that_cannot_be_used_says_why(folder):
             path.unlink()
         for path, content in before.items():
             path.write_bytes(content)
-    with pytest.raises(UserError, match=r"split\.check=0\.01 of 20 gold rows leaves 20 to learn from and 0 to score on"):
+    with pytest.raises(
+        UserError, match=r"split\.check=0\.01 of 20 gold rows leaves 20 to learn from and 0 to score on"
+    ):
         folder.split(check=0.01)
     folder.path = folder.path / "nowhere"
     with pytest.raises(UserError, match=r"is no folder: set raw\.folder to yours, or make one with `make new-data"):

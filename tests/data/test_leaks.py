@@ -5,7 +5,12 @@ import pytest
 from stages.parts.data.leaks import leaks, refuse_copies, without_copies
 from stages.parts.run.errors import UserError
 
-FILLER = ["my card has not come yet", "how do I change my pin", "the exchange rate was wrong", "someone took money from my account"]
+FILLER = [
+    "my card has not come yet",
+    "how do I change my pin",
+    "the exchange rate was wrong",
+    "someone took money from my account",
+]
 
 
 def test_case_punctuation_and_unicode_forms_do_not_hide_a_copy():

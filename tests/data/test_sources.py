@@ -6,7 +6,7 @@ import datasets
 import pandas as pd
 import pytest
 
-from stages.filter import most_frequent, under, with_rest
+from stages.filter import most_frequent, under, with_other_labels
 from stages.parts.data import banking77 as pinned
 from stages.parts.data.folder import read_labels
 from stages.parts.data.hub import read_hub
@@ -26,7 +26,9 @@ card_arrival declined_card_payment pending_top_up""".split()
 
 
 def test_labels_are_cleaned_counted_and_ordered():
-    names = pd.Series([clean_label(name) for name in ["Refund_not_showing_up", "reverted card payment?", "b", "b", "a", "a"]])
+    names = pd.Series(
+        [clean_label(name) for name in ["Refund_not_showing_up", "reverted card payment?", "b", "b", "a", "a"]]
+    )
     assert most_frequent(names, 4) == ["a", "b", "refund_not_showing_up", "reverted_card_payment"]
     with pytest.raises(UserError, match="4 labels, fewer than top_n=5"):
         most_frequent(names, 5)
@@ -49,7 +51,7 @@ def test_what_the_filter_drops_anyway_stops_nothing():
 
 def test_the_rest_is_dropped_but_for_test_rows_or_stays_under_a_label_of_its_own():
     rows = benchmark([("x", "a"), ("y", "b"), ("z", "c")], [("u", "a"), ("v", "c"), ("w", "only here"), ("x", "c")])
-    kept, labels = with_rest(rows, ["a", "b"], "drop")
+    kept, labels = with_other_labels(rows, ["a", "b"], "drop")
     kept, left_out = leave_out(under(kept, labels))
     assert labels == ["a", "b"] and not left_out["two_labels"]
     assert list(zip(kept.text, kept.part, strict=True)) == [
@@ -57,15 +59,24 @@ def test_the_rest_is_dropped_but_for_test_rows_or_stays_under_a_label_of_its_own
         *[("u", "test"), ("v", "outside"), ("w", "outside")],  # the other x is in train
     ]
     assert kept.label[kept.part == "outside"].isna().all()
-    kept, labels = with_rest(rows[:-1], ["a", "b"], "none_of_these")
+    kept, labels = with_other_labels(rows[:-1], ["a", "b"], "none_of_these")
     kept, _ = leave_out(under(kept, labels))
-    assert labels == ["a", "b", "none_of_these"] and list(kept.label) == ["a", "b", "none_of_these", "a", "none_of_these", "none_of_these"]
-    assert with_rest(rows[:2], ["a", "b"], "none_of_these")[1] == ["a", "b"]  # nothing is left over
+    assert labels == ["a", "b", "none_of_these"] and list(kept.label) == [
+        "a",
+        "b",
+        "none_of_these",
+        "a",
+        "none_of_these",
+        "none_of_these",
+    ]
+    assert with_other_labels(rows[:2], ["a", "b"], "none_of_these")[1] == ["a", "b"]  # nothing is left over
 
 
 def test_a_few_contradictions_of_a_benchmark_are_left_out_and_many_stop_the_run():
     many = [(f"text {number}", "a") for number in range(300)]
-    kept, left_out = leave_out(under(benchmark([*many, ("text 1", "b"), ("y", "b")], [("y", "b"), ("z", "a")]), ["a", "b"]))
+    kept, left_out = leave_out(
+        under(benchmark([*many, ("text 1", "b"), ("y", "b")], [("y", "b"), ("z", "a")]), ["a", "b"])
+    )
     assert left_out == {"two_labels": 2, "in_test": 1, "in_gold_or_test": 0, "repeated": 0} and len(kept) == 299 + 2
     with pytest.raises(UserError, match=r"the test file, row 1: has this text under another label"):
         leave_out(under(benchmark(many, [("text 1", "b")]), ["a", "b"]))
@@ -111,14 +122,21 @@ def test_the_hub_takes_any_data_set(tmp_path, monkeypatch):
     """Its class numbers become names; splits, slices and configurations are `datasets`' own."""
     names = datasets.ClassLabel(names=["Card arrival?", "lost_card"])
     for part, intents in (("train", [0, 1, 0, 1]), ("test", [0, 1, 0, 1]), ("validation", [0, -1, None, 1])):
-        features = datasets.Features({"query": datasets.Value("string"), "intent": names, "other": datasets.Value("int64")})
-        table = datasets.Dataset.from_dict({"query": [f"{part} {n}" for n in range(4)], "intent": intents, "other": [1] * 4}, features)
+        features = datasets.Features(
+            {"query": datasets.Value("string"), "intent": names, "other": datasets.Value("int64")}
+        )
+        table = datasets.Dataset.from_dict(
+            {"query": [f"{part} {n}" for n in range(4)], "intent": intents, "other": [1] * 4}, features
+        )
         table.to_parquet(tmp_path / "set" / f"{part}-00000-of-00001.parquet")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     place = {"repository": str(tmp_path / "set"), "revision": "0" * 40, "configuration": None}
     columns = {"text_column": "query", "label_column": "intent"}
     tables = read_hub(HubData(**place, **columns, train="train[:50%]", test="test"))
-    assert list(tables["train"].text) == ["train 0", "train 1"] and list(tables["test"].label) == ["card_arrival", "lost_card"] * 2
+    assert (
+        list(tables["train"].text) == ["train 0", "train 1"]
+        and list(tables["test"].label) == ["card_arrival", "lost_card"] * 2
+    )
     for change, says in (
         ({"text_column": "text"}, "has no column 'text' but query, intent, other: set raw.hub.text_column"),
         ({"label_column": "other"}, "rows 1, 2, 3, 4: other is a int, not a string"),
@@ -131,7 +149,9 @@ def test_the_hub_takes_any_data_set(tmp_path, monkeypatch):
 
 
 def test_the_sample_corpus_is_what_it_says():
-    """25 intents, at least 60 training and 15 test queries each, all different, no near-duplicate across the two parts."""
+    """25 intents, at least 60 training and 15 test queries each, all different, no near-duplicate across the two
+    parts.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     train, test = (pd.read_csv(ROOT / f"data/sample/{part}.csv") for part in ("train", "test"))
@@ -146,6 +166,14 @@ def test_the_sample_corpus_is_what_it_says():
 
 
 def test_no_sample_query_is_from_banking77(banking77):
-    sample = {" ".join(text.lower().split()) for part in ("train", "test") for text in pd.read_csv(ROOT / f"data/sample/{part}.csv").text}
-    real = {" ".join(text.lower().split()) for part in ("train", "test") for text in pd.read_csv(banking77 / f"{part}.csv").text}
+    sample = {
+        " ".join(text.lower().split())
+        for part in ("train", "test")
+        for text in pd.read_csv(ROOT / f"data/sample/{part}.csv").text
+    }
+    real = {
+        " ".join(text.lower().split())
+        for part in ("train", "test")
+        for text in pd.read_csv(banking77 / f"{part}.csv").text
+    }
     assert not sample & real

@@ -22,22 +22,33 @@ BAD_CSV = [
     (b"text,category\nhi,Unknown\n", "row 1: category is 'unknown', which stands for answers without a label: call"),
     (b'text,category\nhi,"a\nb"\n', "row 1: category 'a\\nb' holds a line break"),
     (b"text,category\nhi,c\n", "row 1: category 'c' is not in labels.csv: add it there or correct the row"),
-    (b"text,category\nfine,a\nh\xe9,a\n\xff\n", "rows 3, 4: is not UTF-8 (lines counted from the top): save the file as UTF-8"),
+    (
+        b"text,category\nfine,a\nh\xe9,a\n\xff\n",
+        "rows 3, 4: is not UTF-8 (lines counted from the top): save the file as UTF-8",
+    ),
     ("text,category\nhi,a\n".encode("utf-16"), "is not UTF-8"),
     (b'text,category\nhi,a\n"open,a\n', "row 2: is not CSV (unexpected end of data): close every quote"),
     (b'text,category\n"a" quote,a\n', "row 1: is not CSV"),
     (b"text,category\na,b,c,d\na,b\ng\n", "rows 1, 3: is not CSV of 2 fields: quote texts that hold commas"),
-    (b"text,category\n" + b"x" * 10_000_000 + b",a\n", "row 1: text is longer than 20,000 characters: shorten it or drop the row"),
+    (
+        b"text,category\n" + b"x" * 10_000_000 + b",a\n",
+        "row 1: text is longer than 20,000 characters: shorten it or drop the row",
+    ),
 ]
 BAD_JSON = [
     ("{", "row 1: is not JSON"),
     ('["hi", "a"]', "row 1: is a JSON list, not an object: write one object a line"),
     ('{"text": 7, "category": "a"}', "row 1: text is a int, not a string: write it as text or drop the row"),
     ('{"text": null, "category": "a"}', "row 1: text is missing"),
-    ('{"text": "hi", "category": "a"}\n{"text": "ho"}', "row 2: category is missing: write a label's name or drop the row"),
+    (
+        '{"text": "hi", "category": "a"}\n{"text": "ho"}',
+        "row 2: category is missing: write a label's name or drop the row",
+    ),
     ('{"text": "\\ud83d", "category": "a"}', "row 1: text holds half of a surrogate pair"),
 ]
-FILES = [("rows.csv", content, says) for content, says in BAD_CSV] + [("rows.jsonl", text.encode(), says) for text, says in BAD_JSON]
+FILES = [("rows.csv", content, says) for content, says in BAD_CSV] + [
+    ("rows.jsonl", text.encode(), says) for text, says in BAD_JSON
+]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +64,8 @@ def test_a_bad_file_is_one_clear_line(tmp_path, name, content, says):
 
 def test_all_faults_of_a_file_come_at_once(tmp_path):
     file = tmp_path / "rows.csv"
-    lines = ["text,category", *["fine,a"] * 60_000, *[",a"] * 7, "fine,", "much,too,much", "fine,z", '"open,a']  # two chunks
+    # two chunks
+    lines = ["text,category", *["fine,a"] * 60_000, *[",a"] * 7, "fine,", "much,too,much", "fine,z", '"open,a']
     file.write_text("\n".join(lines))
     with pytest.raises(UserError) as caught:
         read_table(file, "text", "category", KnownLabels(["a"], "labels.csv"))
@@ -81,7 +93,9 @@ def test_texts_and_other_columns_come_through_as_written(tmp_path, suffix):
         case "csv":
             file.write_bytes(b"\xef\xbb\xbf" + rows.to_csv(index=False).encode())
         case "jsonl":
-            file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.to_dict("records")), encoding="utf-8")
+            file.write_text(
+                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.to_dict("records")), encoding="utf-8"
+            )
         case "parquet":
             rows.to_parquet(file)
     found = read_table(file, "query", "intent")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import requests
 
-from stages.parts.engines.network import free_port
+from stages.parts.run.machine import free_port
 from tests.conftest import commit_all, make_clone, run
 from tests.end_to_end.pipeline import STAGES, api_server, borrow_environment, engines, ran, repro, wait_for
 
@@ -25,7 +25,9 @@ def built(tmp_path_factory) -> Path:
     """A clone in which `make repro` has run; this virtual environment stands in for the clone's own."""
     folder = make_clone(tmp_path_factory.mktemp("clone") / "repository")
     borrow_environment(folder)
-    done = subprocess.run(["make", "repro"], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    done = subprocess.run(
+        ["make", "repro"], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
     assert done.returncode == 0, done.stdout[-5000:]
     assert ran(done.stdout) == STAGES
     assert "where the time went" in done.stdout
@@ -40,7 +42,8 @@ def test_the_student_learned_what_the_teacher_knows(built):
     test = metrics["test"]
     assert metrics["profile"] == "embedded"
     assert test["base"]["plain"] < 0.1
-    assert test["tuned"]["plain"] - test["base"]["plain"] >= 0.45  # 50 and more where it was measured; processors round differently
+    # 50 and more where it was measured; processors round differently
+    assert test["tuned"]["plain"] - test["base"]["plain"] >= 0.45
     assert test["linear_gold"] < test["linear_teacher"] < test["linear_true"]
     assert metrics["teacher"]["pool_accuracy"] > 0.65
     assert teacher["rows"] == teacher["valid"] and teacher["prompt_tokens"] > teacher["completion_tokens"] > 0
@@ -57,7 +60,11 @@ def test_held_out_rows_are_held_out(built):
         name: {json.loads(line)["id"] for line in (built / f"data/sft/{name}.jsonl").read_text().splitlines()}
         for name in ("train", "dev", "optimizer_val")
     }
-    assert not ids["train"] & ids["dev"] and not ids["train"] & ids["optimizer_val"] and not ids["dev"] & ids["optimizer_val"]
+    assert (
+        not ids["train"] & ids["dev"]
+        and not ids["train"] & ids["optimizer_val"]
+        and not ids["dev"] & ids["optimizer_val"]
+    )
     test = {json.loads(line)["id"] for line in (built / "data/splits/test.jsonl").read_text().splitlines()}
     assert not test & set().union(*ids.values())
     assert all("label" not in json.loads(line) for line in (built / "data/splits/pool.jsonl").read_text().splitlines())
@@ -69,7 +76,9 @@ def test_nothing_changed_nothing_runs(built):
 
 def test_a_killed_stage_leaves_no_engine_and_changes_nothing(built):
     before = {path: path.read_bytes() for path in (built / "models").glob("*.json")}
-    stage = subprocess.Popen([sys.executable, "-m", "stages.optimize"], cwd=built, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    stage = subprocess.Popen(
+        [sys.executable, "-m", "stages.optimize"], cwd=built, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     wait_for(lambda: len(engines(built)) > 0, 60)
     stage.kill()
     stage.wait()
@@ -82,7 +91,8 @@ def test_a_killed_stage_leaves_no_engine_and_changes_nothing(built):
 def service(built):
     """The URL of `make serve`'s service on the real engine; Ctrl-C at the end leaves nothing behind."""
     port = free_port()
-    heed_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs, and all that they start, ignore
+    # which a shell's background jobs, and all that they start, ignore
+    heed_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     line = [sys.executable, "-m", "serve", "--port", str(port)]
     process = subprocess.Popen(line, cwd=built, stdout=subprocess.PIPE, text=True, preexec_fn=heed_sigint)
     assert process.stdout
@@ -116,12 +126,18 @@ def test_the_service_answers_as_the_evaluated_pair_did(built, service):
         assert answer["confidence"] == pytest.approx(expected.confidence, abs=0.02)  # another batch rounds differently
         assert answer["abstained"] == (answer["confidence"] < threshold) and answer["model"].startswith("epoch-")
     assert same >= 198
-    listening = {socket.laddr.ip for process in engines(built) for socket in process.net_connections("inet") if socket.status == "LISTEN"}
+    listening = {
+        socket.laddr.ip
+        for process in engines(built)
+        for socket in process.net_connections("inet")
+        if socket.status == "LISTEN"
+    }
     assert listening == {"127.0.0.1"}
     line = api_server(built).cmdline()
     engine = f"http://127.0.0.1:{line[line.index('--port') + 1]}"
     statuses = [
-        requests.post(f"{engine}/{path}", json={}, timeout=5).status_code for path in ("v1/chat/completions", "invocations", "tokenize")
+        requests.post(f"{engine}/{path}", json={}, timeout=5).status_code
+        for path in ("v1/chat/completions", "invocations", "tokenize")
     ]
     assert statuses == [401, 404, 404]
     alone = requests.post(f"{service}/classify_intent", json={"query": rows[0]["text"]}, timeout=30).json()
@@ -146,9 +162,18 @@ def test_no_query_dictates_its_label(built, service):
 
 def test_queries_of_every_kind_get_a_label(built, service):
     labels = json.loads((built / "data/filtered/labels.json").read_text())
-    for query in ("💳" * 200, "我的卡在哪里", "\x00\x01", "<|begin_of_text|>" * 50, "[[ ## completed ## ]]", "x" * 3000, '{"label": 1}'):
+    for query in (
+        "💳" * 200,
+        "我的卡在哪里",
+        "\x00\x01",
+        "<|begin_of_text|>" * 50,
+        "[[ ## completed ## ]]",
+        "x" * 3000,
+        '{"label": 1}',
+    ):
         assert classify(service, [query])[0]["label"] in labels
-    emoji = requests.post(f"{service}/classify_intent", json={"query": "🙂" * 4000}, timeout=60)  # 16,000 tokens, more than the model reads
+    # 16,000 tokens, more than the model reads
+    emoji = requests.post(f"{service}/classify_intent", json={"query": "🙂" * 4000}, timeout=60)
     assert emoji.status_code == 413 and "too many tokens" in emoji.json()["detail"]
     assert requests.post(f"{service}/classify_intent", json={"query": "x" * 100_000}, timeout=30).status_code == 422
     classify(service, ["is xyzzy written down anywhere?"])
@@ -159,7 +184,9 @@ def test_an_engine_killed_under_load_leaves_no_query_without_an_answer(built, se
     texts = [row["text"] for row in rows_of_test(built)]
     engine = api_server(built)
     with ThreadPoolExecutor(32) as pool:
-        asked = [pool.submit(requests.post, f"{service}/classify_intent", json={"query": text}, timeout=60) for text in texts]
+        asked = [
+            pool.submit(requests.post, f"{service}/classify_intent", json={"query": text}, timeout=60) for text in texts
+        ]
         time.sleep(0.3)
         engine.kill()
         statuses = {future.result().status_code for future in asked}

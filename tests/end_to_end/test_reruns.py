@@ -50,7 +50,9 @@ def test_raw_to_sft_are_the_same_in_every_clone_and_a_foreign_lock_reruns_none_o
     foreign = (built / "dvc.lock").read_text()
     for stage in STAGES[STAGES.index("base") :]:
         for out in ours[stage]["outs"]:
-            foreign = foreign.replace(out["md5"], f"{hash(out['md5']) % 16**32:032x}" + (".dir" if out["md5"].endswith(".dir") else ""))
+            foreign = foreign.replace(
+                out["md5"], f"{hash(out['md5']) % 16**32:032x}" + (".dir" if out["md5"].endswith(".dir") else "")
+            )
     (other / "dvc.lock").write_text(foreign)
     assert ran(run(other, "dvc", "repro", "sft").stdout) == []
 
@@ -61,7 +63,7 @@ def test_nothing_changed_nothing_runs(built):
 
 def test_an_edit_that_changes_no_output_stops_where_it_is(built):
     """A comment in the task's room reruns what uses it; equal outputs retrain nothing."""
-    file = built / "stages/parts/task/sanitise.py"
+    file = built / "stages/parts/task/safe_text.py"
     file.write_text(file.read_text() + "\n# a comment\n")
     assert ran(run(built, "dvc", "repro", "sft").stdout) == ["teacher", "sft"]
     assert "lora" not in json.loads(run(built, "dvc", "status", "--json").stdout)
@@ -70,7 +72,7 @@ def test_an_edit_that_changes_no_output_stops_where_it_is(built):
 
 
 def test_speed_knobs_and_other_profiles_rerun_nothing_and_a_color_the_report_alone(built):
-    edit(built, "runtime", "threads", value=8)
+    edit(built, "runtime", "max_in_flight", value=8)
     edit(built, "profiles", "llama", "student", "max_model_len", value=4096)
     assert repro(built) == []
     edit(built, "report", "color", value="#aa3311")
@@ -113,7 +115,10 @@ def test_a_queued_experiment_runs_apart_and_is_listed(built):
         (["-S", "split.gold=100000"], "split: split.gold=100000 leaves no pool"),
         (["-S", "raw.source=csv", "-S", "raw.train=nowhere.csv"], "nowhere.csv"),
         (["-S", "profile=llama", "-S", "raw.source=sample"], "needs an NVIDIA GPU"),
-        (["-S", "profile=api", "-S", "raw.source=sample"], "teacher: the api profile needs its teacher's key: set TEACHER_API_KEY"),
+        (
+            ["-S", "profile=api", "-S", "raw.source=sample"],
+            "teacher: the api profile needs its teacher's key: set TEACHER_API_KEY",
+        ),
     ],
 )
 def test_a_wrong_parameter_stops_a_run_and_destroys_nothing(built, change, says):
@@ -133,10 +138,12 @@ def test_chain_of_thought_asks_the_teacher_nothing_anew_and_works_to_the_end(bui
     assert ran(run(built, "dvc", "exp", "run", *quick).stdout) == STAGES[STAGES.index("sft") :]
     first = json.loads((built / "data/sft/train.jsonl").read_text().splitlines()[0])
     assert re.fullmatch(
-        r"(?s)\[\[ ## reasoning ## ]]\n.+\n\n\[\[ ## label ## ]]\n\w+\n\n\[\[ ## completed ## ]]", first["messages"][2]["content"]
+        r"(?s)\[\[ ## reasoning ## ]]\n.+\n\n\[\[ ## label ## ]]\n\w+\n\n\[\[ ## completed ## ]]",
+        first["messages"][2]["content"],
     )
     metrics = json.loads((built / "reports/metrics.json").read_text())
     assert metrics["style"] == "chain_of_thought" and metrics["served"]["completion_tokens"] > 10
-    assert 0 <= metrics["served"]["invalid"] <= metrics["test"]["n"]  # so small a student need not end its reasons: a cut answer is counted
+    # so small a student need not end its reasons: a cut answer is counted
+    assert 0 <= metrics["served"]["invalid"] <= metrics["test"]["n"]
     run(built, "git", "checkout", "-qf", "main")
     assert repro(built) == []

@@ -1,4 +1,6 @@
-"""SGLang without a GPU: its own parser and request types, where it is installed; its grammar; and a stub of what differs from vLLM."""
+"""SGLang without a GPU: its own parser and request types, where it is installed; its grammar; and a stub of what
+differs from vLLM.
+"""
 
 import json
 import subprocess
@@ -47,15 +49,36 @@ def test_sglang_takes_our_command_lines_and_requests(tmp_path):
     lines = [[*Sglang().command(each)[3:], "--api-key", "the key"] for each in launches]
     messages = [{"role": "user", "content": "query"}, {"role": "assistant", "content": "[[ ## label ## ]]\n"}]
     forms = [answer_form(LABELS, "direct"), answer_form(LABELS, "chain_of_thought")]
-    bodies = [{"model": "base-abc:epoch-6-abc", "messages": messages, **Sglang().answer_options(form)} for form in forms]
-    done = subprocess.run([sglang.PYTHON, "-c", IN_SGLANG], input=json.dumps([lines, bodies]), text=True, capture_output=True, check=False)
+    bodies = [
+        {"model": "base-abc:epoch-6-abc", "messages": messages, **Sglang().answer_options(form)} for form in forms
+    ]
+    done = subprocess.run(
+        [sglang.PYTHON, "-c", IN_SGLANG], input=json.dumps([lines, bodies]), text=True, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     parsed, unknown, sampling = json.loads(done.stdout[done.stdout.index("[[{") :])
     for known, asked in zip(parsed, launches, strict=True):
-        assert (known["host"], known["port"], known["api_key"], known["served_model_name"]) == ("127.0.0.1", 8001, "the key", "base-abc")
-        assert (known["tp_size"], known["pp_size"], known["dp_size"]) == (asked.layout.tensor, asked.layout.pipeline, asked.layout.copies)
-        assert (known["context_length"], known["load_format"], known["sampling_defaults"]) == (4096, "safetensors", "openai")
-    assert "epoch-6-abc" in str(parsed[1]["lora_paths"]) and parsed[1]["max_loras_per_batch"] == 2 and parsed[1]["enable_lora"]
+        assert (known["host"], known["port"], known["api_key"], known["served_model_name"]) == (
+            "127.0.0.1",
+            8001,
+            "the key",
+            "base-abc",
+        )
+        assert (known["tp_size"], known["pp_size"], known["dp_size"]) == (
+            asked.layout.tensor,
+            asked.layout.pipeline,
+            asked.layout.copies,
+        )
+        assert (known["context_length"], known["load_format"], known["sampling_defaults"]) == (
+            4096,
+            "safetensors",
+            "openai",
+        )
+    assert (
+        "epoch-6-abc" in str(parsed[1]["lora_paths"])
+        and parsed[1]["max_loras_per_batch"] == 2
+        and parsed[1]["enable_lora"]
+    )
     assert unknown == [[], []]
     assert (sampling[0]["ebnf"], sampling[1]["regex"]) == (one_of(LABELS), forms[1].regex)
 
@@ -86,7 +109,9 @@ def test_no_key_on_the_command_line_and_one_clear_line_without_gpu_or_sglang(mon
 
 def test_the_server_gets_its_key_as_an_argument_of_its_own_process_alone(tmp_path):
     (tmp_path / "sglang").mkdir()
-    (tmp_path / "sglang/launch_server.py").write_text("import os, sys; print(sys.argv[1:], 'SGLANG_SERVER_KEY' in os.environ)")
+    (tmp_path / "sglang/launch_server.py").write_text(
+        "import os, sys; print(sys.argv[1:], 'SGLANG_SERVER_KEY' in os.environ)"
+    )
     known = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "SGLANG_SERVER_KEY": "the key"}
     line = [sys.executable, "-m", "stages.parts.engines.sglang_server", "--port", "1"]
     assert (
@@ -105,7 +130,9 @@ def test_an_adapter_is_asked_for_behind_its_base(monkeypatch, tmp_path):
     config = tmp_path / "epoch-6/adapter_config.json"
     config.write_text(json.dumps({"r": 8}))
     params = load_params(ROOT / "params.yaml")
-    engine = prepare(Sglang(), tmp_path, {"epoch-6": tmp_path / "epoch-6"}, params.runtime, on_gpus=True, name="base-abc")
+    engine = prepare(
+        Sglang(), tmp_path, {"epoch-6": tmp_path / "epoch-6"}, params.runtime, on_gpus=True, name="base-abc"
+    )
     assert engine.served.names["base"] == "base-abc" and engine.served.names["epoch-6"].startswith("base-abc:epoch-6-")
     assert f"{engine.served.names['epoch-6'].removeprefix('base-abc:')}={tmp_path / 'epoch-6'}" in engine.line
 
@@ -126,19 +153,31 @@ def sglang_shop(folder: Path, **options: str) -> Shop:
 @pytest.mark.parametrize("style", ["direct", "chain_of_thought"])
 def test_the_service_runs_on_sglang(tmp_path, style):
     shop = sglang_shop(tmp_path / "shop", style=style)
-    with ended(run_stub(shop, "tests.serve.sglang_stub", "--model", shop.model, "--key", ENGINE_KEY)), serving(shop) as address:
+    with (
+        ended(run_stub(shop, "tests.serve.sglang_stub", "--model", shop.model, "--key", ENGINE_KEY)),
+        serving(shop) as address,
+    ):
         answer = requests.post(f"{address}/classify_intent", json={"query": "My card got declined"}, timeout=30).json()
         assert answer["label"] in LABELS and 0.5 < answer["confidence"] < 1 and len(answer["runners_up"]) == 3
         sent = last_request(shop)
         assert sent["continue_final_message"] and sent["messages"][-1]["role"] == "assistant"
-        assert ("ebnf" in sent, "regex" in sent, "structured_outputs" in sent) == (style == "direct", style != "direct", False)
-        assert requests.post(f"{address}/classify_intent", json={"query": "SIMULATE-REFUSE"}, timeout=30).status_code == 413
+        assert ("ebnf" in sent, "regex" in sent, "structured_outputs" in sent) == (
+            style == "direct",
+            style != "direct",
+            False,
+        )
+        assert (
+            requests.post(f"{address}/classify_intent", json={"query": "SIMULATE-REFUSE"}, timeout=30).status_code
+            == 413
+        )
 
 
 def test_an_adapter_that_the_base_would_answer_for_is_refused(tmp_path):
     """Asked for by its own name, SGLang's base answers, and says nothing."""
     shop = sglang_shop(tmp_path / "shop")
-    stub = run_stub(shop, "tests.serve.sglang_stub", "--model", "base-abc", "--adapter", shop.model, "--key", ENGINE_KEY)
+    stub = run_stub(
+        shop, "tests.serve.sglang_stub", "--model", "base-abc", "--adapter", shop.model, "--key", ENGINE_KEY
+    )
     with ended(stub):
         service = start(shop, "serve")
         assert service.wait(60) == 1

@@ -12,12 +12,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from stages.parts.engines import layout
-from stages.parts.engines.engine import Launch, Places, Precision
+from stages.parts.engines.engine import AdapterSlots, Launch, Precision
 from stages.parts.engines.layout import Layout, ModelShape, plan
 from stages.parts.engines.process import prepare, running
 from stages.parts.engines.vllm import Vllm
 from stages.parts.run.errors import UserError
-from stages.parts.run.gpus import gpu_memory
+from stages.parts.run.machine import gpu_memory
 from stages.parts.run.params import load_params
 from tests.conftest import ROOT
 
@@ -80,7 +80,13 @@ def test_the_shape_is_read_from_a_snapshot(tmp_path):
 
 
 def test_in_eight_bits_a_70b_fits_on_one_gpu(tmp_path):
-    config = {"num_attention_heads": 64, "num_key_value_heads": 8, "num_hidden_layers": 80, "vocab_size": 128_256, "hidden_size": 8192}
+    config = {
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "num_hidden_layers": 80,
+        "vocab_size": 128_256,
+        "hidden_size": 8192,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(LLAMA_70B.weight_bytes)  # holds nothing, so takes no room
@@ -104,17 +110,24 @@ def test_command_lines_are_ones_that_vllm_takes(tmp_path):
     parser = make_arg_parser(FlexibleArgumentParser())
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "rank_pattern": {"q_proj": 12}}))
     for plan_of_gpus in (None, Layout(4, 2, 1), Layout(4, 1, 2)):
-        line = Vllm().command(launch(adapters={"epoch-6-abc": tmp_path}, layout=plan_of_gpus, precision=Precision("fp8", "fp8")))
+        line = Vllm().command(
+            launch(adapters={"epoch-6-abc": tmp_path}, layout=plan_of_gpus, precision=Precision("fp8", "fp8"))
+        )
         known = parser.parse_args(line[3:])
         assert (known.quantization, known.kv_cache_dtype) == (("fp8", "fp8") if plan_of_gpus else (None, "auto"))
-        assert (known.host, known.port, known.max_lora_rank, known.served_model_name) == ("127.0.0.1", 8001, 16, ["base-abc"])
+        assert (known.host, known.port, known.max_lora_rank, known.served_model_name) == (
+            "127.0.0.1",
+            8001,
+            16,
+            ["base-abc"],
+        )
         assert known.enable_prefix_caching and known.dtype == ("bfloat16" if plan_of_gpus else "float32")
         assert not plan_of_gpus or (known.enable_chunked_prefill and known.data_parallel_size == plan_of_gpus.copies)
         assert (known.tensor_parallel_size, known.pipeline_parallel_size) == (
             (plan_of_gpus.tensor, plan_of_gpus.pipeline) if plan_of_gpus else (1, 1)
         )
 
-    come = launch(places=Places(adapters=16, rank=12))
+    come = launch(places=AdapterSlots(adapters=16, rank=12))
     known = parser.parse_args(Vllm().command(come)[3:])
     assert (known.enable_lora, known.max_loras, known.max_lora_rank, known.lora_modules) == (True, 16, 16, None)
     allowed = [Vllm().environment(start)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] for start in (come, launch())]
@@ -123,8 +136,10 @@ def test_command_lines_are_ones_that_vllm_takes(tmp_path):
 
 def test_who_loads_adapters_at_run_time_needs_the_key_and_the_one_route(monkeypatch):
     """vLLM's own app, with an engine behind it that takes everything."""
-    start = launch(places=Places(adapters=16, rank=12), key="the engine's key")
-    monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", Vllm().environment(start)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"])
+    start = launch(places=AdapterSlots(adapters=16, rank=12), key="the engine's key")
+    monkeypatch.setenv(
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING", Vllm().environment(start)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"]
+    )
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.entrypoints.openai.api_server import build_app
     from vllm.entrypoints.openai.models.protocol import BaseModelPath
@@ -142,9 +157,13 @@ def test_who_loads_adapters_at_run_time_needs_the_key_and_the_one_route(monkeypa
     for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
         assert client.post(path, json=adapter).status_code == 401
         assert client.post(path, json=adapter, headers=key).status_code == 200
-        assert client.post(path, json=adapter, headers=key).status_code in (400, 404), "it is there already; it is there no more"
+        assert client.post(path, json=adapter, headers=key).status_code in (400, 404), (
+            "it is there already; it is there no more"
+        )
     assert engine.add_lora.await_args.args[0].path == "/students/cards-1"
-    assert client.post("/adapters", json={"name": "x", "src": "/"}, headers=key).status_code == 404, "SageMaker's names of the same routes"
+    assert client.post("/adapters", json={"name": "x", "src": "/"}, headers=key).status_code == 404, (
+        "SageMaker's names of the same routes"
+    )
 
 
 def test_an_adapter_with_trained_embeddings_is_refused_beside_a_base(tmp_path):
@@ -159,7 +178,9 @@ RUNTIME = load_params(ROOT / "params.yaml").runtime.model_copy(update={"port": N
 def test_an_engine_that_dies_shows_the_end_of_its_log(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
-    monkeypatch.setattr(Vllm, "command", lambda *_: [sys.executable, "-c", "print('early'); raise SystemExit('no such head size')"])
+    monkeypatch.setattr(
+        Vllm, "command", lambda *_: [sys.executable, "-c", "print('early'); raise SystemExit('no such head size')"]
+    )
     with pytest.raises(UserError, match=r"(?s)ended with code 1 before it was up.*early.*no such head size") as caught:  # noqa: SIM117
         with running(prepare(Vllm(), Path("model"), {}, RUNTIME, on_gpus=False)):
             pass

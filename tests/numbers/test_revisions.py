@@ -40,7 +40,9 @@ def repository(tmp_path_factory) -> Path:
     run(folder, "git", "config", "user.email", "test@example.invalid")
     run(folder, "dvc", "init", "-q")
     (folder / "pipeline.py").write_text(PIPELINE)
-    (folder / "params.yaml").write_text(yaml.safe_dump(yaml.safe_load((ROOT / "params.yaml").read_text()) | {"top_n": 2}))
+    (folder / "params.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load((ROOT / "params.yaml").read_text()) | {"top_n": 2})
+    )
     stage = {"cmd": f"{sys.executable} pipeline.py", "deps": ["pipeline.py"], "params": ["seed", "top_n"]}
     outputs = {"outs": ["reports/predictions.csv"], "metrics": [{"reports/metrics.json": {"cache": False}}]}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"evaluate": stage | outputs}}))
@@ -53,7 +55,9 @@ def repository(tmp_path_factory) -> Path:
 
 
 def command(folder: Path, module: str, *arguments: str, check: bool = True):
-    return run(folder, sys.executable, "-m", f"stages.parts.numbers.{module}", *arguments, check=check, PYTHONPATH=str(ROOT))
+    return run(
+        folder, sys.executable, "-m", f"stages.parts.numbers.{module}", *arguments, check=check, PYTHONPATH=str(ROOT)
+    )
 
 
 @pytest.mark.slow
@@ -68,11 +72,15 @@ def test_two_revisions_are_compared_on_the_same_rows(repository):
     run(repository, "dvc", "checkout", "-q")
     done = command(repository, "compare", "main", "better").stdout
     for said in (in_workspace, done):
-        assert re.search(r"on 40 test rows: \+25\.0 points, 95 % interval \+1\d\.\d to \+\d\d\.\d, p = 0\.002", said), said
+        assert re.search(r"on 40 test rows: \+25\.0 points, 95 % interval \+1\d\.\d to \+\d\d\.\d, p = 0\.002", said), (
+            said
+        )
     assert "served.accuracy" in done, "DVC's own difference of metrics"
     page = (repository / "reports/compare/index.html").read_text()
     assert "better is better." in page and "Right only with better: 10" in page and "Right only with main: 0" in page
-    assert "&lt;b&gt;query 22" in page and "<b>query" not in page and "tuned" not in page.split("Queries that changed")[1]
+    assert (
+        "&lt;b&gt;query 22" in page and "<b>query" not in page and "tuned" not in page.split("Queries that changed")[1]
+    )
     assert command(repository, "compare", "main", "main").stdout.count("+0.0 points")
     assert "No difference shown" in (repository / "reports/compare/index.html").read_text()
 
@@ -87,8 +95,11 @@ def test_seeds_report_mean_and_spread_and_a_failed_one_is_named(repository):
     said = command(repository, "seeds", "2").stdout
     found = json.loads((repository / "reports/seeds/embedded-sample.json").read_text())
     assert found["seeds"] == [0, 1] and found["served"]["values"] == pytest.approx([0.55, 0.6])
-    assert found["served"]["mean"] == pytest.approx(0.575) and found["served"]["deviation"] == pytest.approx(0.05 / 2**0.5)
-    assert found["served"]["high"] - 0.575 == pytest.approx(12.706 * 0.05 / 2, rel=1e-3)  # Student's t of one degree of freedom
+    assert found["served"]["mean"] == pytest.approx(0.575) and found["served"]["deviation"] == pytest.approx(
+        0.05 / 2**0.5
+    )
+    # Student's t of one degree of freedom
+    assert found["served"]["high"] - 0.575 == pytest.approx(12.706 * 0.05 / 2, rel=1e-3)
     assert found["answered"]["mean"] == pytest.approx(0.55) and found["right_answers"]["deviation"] == 0
     assert found["served_less_linear"]["mean"] == pytest.approx(0.575 - 0.75), "against the better of the linear models"
     assert "57.5\N{NO-BREAK SPACE}%" in said and "\N{MINUS SIGN}17.5 points" in said

@@ -1,6 +1,8 @@
-"""Stands for a stage where only DVC is tested: writes what dvc.yaml declares, made up from its inputs, and tells that it ran.
+"""Stands for a stage where only DVC is tested: writes what dvc.yaml declares, made up from its inputs, and tells that
+it ran.
 
-Put in place of every stages/NAME.py, it imports nothing of the project. $STAGES_RUN is the file that gets a line for each run.
+Put in place of every stages/NAME.py, it imports nothing of the project. $STAGES_RUN is the file that gets a line for
+each run.
 """
 
 import hashlib
@@ -33,4 +35,6 @@ if __name__ == "__main__":
         for file in [Path(out)] if Path(out).suffix else [*inside, Path(out) / "made_up"]:
             file.parent.mkdir(parents=True, exist_ok=True)
             found = int(seen.hexdigest()[:4], 16) / 65535
-            file.write_text(json.dumps({"made_up": found}) if file.suffix == ".json" else f"{file} {seen.hexdigest()}\n")
+            file.write_text(
+                json.dumps({"made_up": found}) if file.suffix == ".json" else f"{file} {seen.hexdigest()}\n"
+            )

@@ -66,7 +66,9 @@ def test_a_second_writer_is_refused(tmp_path):
 
 
 def test_records_are_found_while_others_are_written(tmp_path):
-    """Reads that go on beyond a buffer, between writes: a buffered reader lost some of them, which were then paid again."""
+    """Reads that go on beyond a buffer, between writes: a buffered reader lost some of them, which were then paid
+    again.
+    """
     keys = [f"{number:016x}" + "0" * 16 for number in range(1, 200)]
     with append_log(tmp_path / "answers.jsonl", "busy") as log:
         for key in keys[:100]:

@@ -36,11 +36,27 @@ def test_every_profile_is_valid_and_an_empty_value_takes_the_profiles_own(values
         (("lora", "r"), True, "params.yaml: lora.r: Input should be a valid integer (got True)"),
         (("profiles", "embedded", "top_n"), "all", "params.yaml: top_n: Input should be a valid integer (got 'all')"),
         (("profile",), "lama", "no profile is called 'lama'; there are embedded, llama, api, tutorial"),
-        (("raw", "source"), "cvs", "params.yaml: raw.source: Input should be 'sample', 'csv', 'folder', 'url' or 'hub' (got 'cvs')"),
-        (("profiles", "llama", "teacher", "revision"), "main", "params.yaml: profiles.llama.teacher.revision: String should match"),
+        (
+            ("raw", "source"),
+            "cvs",
+            "params.yaml: raw.source: Input should be 'sample', 'csv', 'folder', 'url' or 'hub' (got 'cvs')",
+        ),
+        (
+            ("profiles", "llama", "teacher", "revision"),
+            "main",
+            "params.yaml: profiles.llama.teacher.revision: String should match",
+        ),
         (("raw", "hub", "revision"), "main", "params.yaml: raw.hub.revision: String should match"),
-        (("profiles", "embedded", "teacher", "rows"), 799, "embedded.teacher.rows: 799 are too few to hold out 400: make it 800 or more"),
-        (("profiles", "embedded", "student", "kind"), "huge", "params.yaml: profiles.embedded.student: Input tag 'huge'"),
+        (
+            ("profiles", "embedded", "teacher", "rows"),
+            799,
+            "embedded.teacher.rows: 799 are too few to hold out 400: make it 800 or more",
+        ),
+        (
+            ("profiles", "embedded", "student", "kind"),
+            "huge",
+            "params.yaml: profiles.embedded.student: Input tag 'huge'",
+        ),
     ],
 )
 def test_a_wrong_parameter_is_one_clear_line(values, path, value, says):

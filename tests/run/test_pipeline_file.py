@@ -1,4 +1,6 @@
-"""dvc.yaml against the code: the same paths, every part that a stage imports among its dependencies, and what reruns after which edit."""
+"""dvc.yaml against the code: the same paths, every part that a stage imports among its dependencies, and what reruns
+after which edit.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +38,9 @@ def outputs(stage) -> set[str]:
 
 
 def imported_parts(file: Path) -> set[Path]:
-    """The files under stages/parts that a file imports, and those that they import, but for `run`, which changes no result."""
+    """The files under stages/parts that a file imports, and those that they import, but for `run`, which changes no
+    result.
+    """
     found: set[Path] = set()
     waiting = [file]
     while waiting:
@@ -59,7 +63,9 @@ def test_the_code_and_dvc_name_the_same_paths():
     declared = set().union(*(outputs(stage) for stage in PIPELINE.values()))
     for value in vars(paths).values():
         if isinstance(value, Path) and value not in NO_STAGES:
-            assert any(value == Path(out) or Path(out) in value.parents for out in declared), f"dvc.yaml declares nothing for {value}"
+            assert any(value == Path(out) or Path(out) in value.parents for out in declared), (
+                f"dvc.yaml declares nothing for {value}"
+            )
 
 
 @pytest.mark.parametrize("name", PIPELINE)
@@ -88,7 +94,7 @@ RERUNS = {
     "stages/parts/data/rows.py": "raw filter split teacher sft lora evaluate",
     "stages/parts/task/prompt.py": "teacher sft base optimize calibrate evaluate report",
     "stages/parts/teachers/self_trained.py": "teacher",
-    "stages/parts/numbers/baseline.py": "sft evaluate",
+    "stages/parts/numbers/baselines.py": "sft evaluate",
     "stages/parts/numbers/calibration.py": "calibrate evaluate",
     "stages/parts/data/leaks.py": "raw filter split sft",
     "stages/parts/numbers/arms.py": "report",
@@ -102,12 +108,12 @@ RERUNS = {
     "stages/lora.py": "lora",
     "seed=1": "split teacher sft base lora evaluate",
     "top_n=20": "filter",
-    "rest=none_of_these": "filter",
-    "stages/parts/numbers/outside.py": "evaluate",
+    "other_labels=none_of_these": "filter",
+    "stages/parts/numbers/out_of_scope.py": "evaluate",
     "raw.folder=data/sample": "raw",
     "data/review/decisions.csv": "split",
     "split.gold=90": "split sft",
-    "split.check=0.4": "split sft",
+    "split.test_share=0.4": "split sft",
     "split.dev=200": "split sft",
     "train.learning_rate=0.001": "lora",
     "train.epochs=2": "lora",
@@ -121,7 +127,7 @@ RERUNS = {
     "calibrate.precision=0.8": "calibrate",
     "report.color='#112233'": "report",
     "report.price_per_hour=2.5": "report",
-    "runtime.threads=8": "",
+    "runtime.max_in_flight=8": "",
     "engine.kind=sglang": "optimize evaluate",
     "engine.api_base=http://gpu:8001/v1": "",
     "tune.examples=4": "",
@@ -168,7 +174,11 @@ def set_param(values: dict, change: str) -> None:
 
 
 def changed_stages(folder: Path) -> set[str]:
-    return {stage.rpartition(":")[2] for stage, why in Repo(str(folder)).status().items() if any("changed deps" in entry for entry in why)}
+    return {
+        stage.rpartition(":")[2]
+        for stage, why in Repo(str(folder)).status().items()
+        if any("changed deps" in entry for entry in why)
+    }
 
 
 @pytest.mark.slow

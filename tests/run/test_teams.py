@@ -1,5 +1,5 @@
-"""A team's shared storage: real DVC and Git, a shared folder and, where it is installed, a real S3 server on loopback. The stages are made
-up, so that whether one ran shows.
+"""A team's shared storage: real DVC and Git, a shared folder and, where it is installed, a real S3 server on loopback.
+The stages are made up, so that whether one ran shows.
 
 S3 needs dvc-s3 and moto's server (pip install -r requirements-s3.lock, and "moto[s3,server]").
 """
@@ -20,7 +20,8 @@ from tests.run.test_pipeline_file import PIPELINE, outputs
 
 pytestmark = pytest.mark.slow
 without_s3 = pytest.mark.skipif(
-    not (importlib.util.find_spec("dvc_s3") and importlib.util.find_spec("moto")), reason="dvc-s3 or moto is not installed"
+    not (importlib.util.find_spec("dvc_s3") and importlib.util.find_spec("moto")),
+    reason="dvc-s3 or moto is not installed",
 )
 
 
@@ -69,7 +70,9 @@ def team(request, tmp_path_factory) -> Iterator[Team]:
         if request.param == "folder":
             yield shared_run(folder, str(folder / "storage"), {})
         else:
-            yield shared_run(folder, "s3://team/teacher-to-student", {"endpointurl": open_ones.enter_context(s3_server())})
+            yield shared_run(
+                folder, "s3://team/teacher-to-student", {"endpointurl": open_ones.enter_context(s3_server())}
+            )
 
 
 def shared_run(folder: Path, storage: str, settings: dict[str, str]) -> Team:
@@ -148,9 +151,13 @@ def test_a_queue_over_ranks_ends_in_one_table(team, tmp_path):
     run(clone, "dvc", "exp", "run", "--queue", "-S", "lora.r=8,16,64")
     run(clone, "dvc", "exp", "run", "--run-all")
     assert team.ran.read_text().split() == 3 * FROM_LORA, "the stages before lora are shared"
-    (head,) = [one for one in json.loads(run(clone, "dvc", "exp", "show", "--json").stdout) if one["rev"] != "workspace"]
+    (head,) = [
+        one for one in json.loads(run(clone, "dvc", "exp", "show", "--json").stdout) if one["rev"] != "workspace"
+    ]
     found = {}
     for experiment in head["experiments"]:
         (data,) = (revision["data"] for revision in experiment["revs"])
-        found[data["params"]["params.yaml"]["data"]["lora"]["r"]] = data["metrics"]["reports/metrics.json"]["data"]["made_up"]
+        found[data["params"]["params.yaml"]["data"]["lora"]["r"]] = data["metrics"]["reports/metrics.json"]["data"][
+            "made_up"
+        ]
     assert sorted(found) == [8, 16, 64] and len(set(found.values())) == 3

@@ -8,7 +8,8 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
-    ("program", "says"), [("#!/bin/sh\nkill -9 $$\n", "report is not tracked: it ended with -9"), ("no program", "Exec format error")]
+    ("program", "says"),
+    [("#!/bin/sh\nkill -9 $$\n", "report is not tracked: it ended with -9"), ("no program", "Exec format error")],
 )
 def test_a_tracking_process_that_is_killed_fails_no_stage(tmp_path, monkeypatch, capsys, program, says):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())

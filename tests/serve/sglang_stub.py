@@ -2,9 +2,9 @@
 
 python -m tests.serve.sglang_stub --port 8001 --model NAME --key KEY [--adapter NAME]
 
-Every path but /health wants the key. Keys that it does not know (structured_outputs) are passed over in silence; without a grammar it
-talks freely. An adapter is asked for as BASE:ADAPTER; any other model name is answered by the base. A query with SIMULATE-REFUSE is too
-long for it.
+Every path but /health wants the key. Keys that it does not know (structured_outputs) are passed over in silence;
+without a grammar it talks freely. An adapter is asked for as BASE:ADAPTER; any other model name is answered by the
+base. A query with SIMULATE-REFUSE is too long for it.
 """
 
 import argparse
@@ -26,9 +26,13 @@ def create_app(model: str, key: str, adapter: str | None) -> web.Application:
         body = last["body"] = await request.json()
         base, _, wanted = body["model"].partition(":")
         if wanted and wanted != adapter:
-            return web.json_response({"message": f"The following requested LoRA adapters are not loaded: {wanted}"}, status=400)
+            return web.json_response(
+                {"message": f"The following requested LoRA adapters are not loaded: {wanted}"}, status=400
+            )
         if "SIMULATE-REFUSE" in str(body["messages"]):
-            return web.json_response({"object": "error", "message": TOO_LONG, "type": "BadRequestError", "code": 400}, status=400)
+            return web.json_response(
+                {"object": "error", "message": TOO_LONG, "type": "BadRequestError", "code": 400}, status=400
+            )
         quoted = re.findall(r'"((?:[^"\\]|\\.)*)"', body.get("ebnf", ""))
         choices = [re.sub(r"\\(.)", r"\1", choice) for choice in quoted] or ["Sure, let me help!", "Of course!"]
         grammar = {"regex": body["regex"]} if "regex" in body else {"choice": choices}

@@ -16,10 +16,10 @@ import requests
 import yaml
 
 from stages.parts.engines.engine import served_name
-from stages.parts.engines.network import free_port
 from stages.parts.numbers.calibration import Calibration
 from stages.parts.run import paths
 from stages.parts.run.files import file_sha256, folder_sha256, write_json
+from stages.parts.run.machine import free_port
 from stages.parts.run.params import Style
 from stages.parts.task.program import IntentClassifier, predictor
 from stages.parts.task.program_file import Sidecar, save_program, save_sidecar
@@ -55,8 +55,8 @@ def make_shop(
     max_tokens: int = 8,
     **serve: object,
 ) -> Shop:
-    """Write params.yaml and models/ as `dvc repro` would leave them, for `real` weights (the folders of base and adapter), or for some
-    that nobody will load."""
+    """Write params.yaml and models/ as `dvc repro` would leave them, for `real` weights (the folders of base and
+    adapter), or for some that nobody will load."""
     folder.mkdir()
     base, adapter = folder / paths.BASE, folder / paths.LORA / "epoch-1"
     for weights, source in zip((base, adapter), real or (None, None), strict=True):
@@ -109,7 +109,9 @@ def start(shop: Shop, *module: str, **environment: str) -> subprocess.Popen[str]
     """`python -m MODULE` in the shop, its output in the shop's log."""
     known = {**os.environ, "PYTHONPATH": str(ROOT), "ENGINE_API_KEY": ENGINE_KEY, **environment}
     with (shop.folder / "log").open("a") as log:
-        return subprocess.Popen([sys.executable, "-m", *module], cwd=shop.folder, env=known, stdout=log, stderr=log, text=True)
+        return subprocess.Popen(
+            [sys.executable, "-m", *module], cwd=shop.folder, env=known, stdout=log, stderr=log, text=True
+        )
 
 
 def wait_until(url: str, status: int = 200, patience_s: float = PATIENCE_S) -> None:
@@ -143,7 +145,9 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 
 def start_engine(shop: Shop, latency_ms: float = 0) -> subprocess.Popen[str]:
     """The stub engine for the shop, up."""
-    return run_stub(shop, "tests.serve.stub_engine", "--latency-ms", str(latency_ms), "--model", shop.model, "--key", ENGINE_KEY)
+    return run_stub(
+        shop, "tests.serve.stub_engine", "--latency-ms", str(latency_ms), "--model", shop.model, "--key", ENGINE_KEY
+    )
 
 
 def run_stub(shop: Shop, *module: str) -> subprocess.Popen[str]:

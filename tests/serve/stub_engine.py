@@ -1,9 +1,10 @@
-"""Stands for an engine outside this machine: OpenAI's chat protocol with vLLM's additions, a fixed latency, and failures on demand.
+"""Stands for an engine outside this machine: OpenAI's chat protocol with vLLM's additions, a fixed latency, and
+failures on demand.
 
 python -m tests.serve.stub_engine --port 8001 --model NAME --key KEY [--latency-ms 100]
 
-A query with SIMULATE-500, SIMULATE-HANG, SIMULATE-GARBAGE or SIMULATE-REFUSE fails in that way. GET /last is the last request's body,
-as it came; GET /asked says how many requests came, and for how many different queries.
+A query with SIMULATE-500, SIMULATE-HANG, SIMULATE-GARBAGE or SIMULATE-REFUSE fails in that way. GET /last is the last
+request's body, as it came; GET /asked says how many requests came, and for how many different queries.
 """
 
 import argparse
@@ -23,11 +24,16 @@ SURE = 0.6  # the likeliest label's probability
 def answer(body: dict) -> dict:
     """A valid answer: one of the labels that the request allows, the same for the same query."""
     wanted = body["structured_outputs"]
-    labels = wanted.get("choice") or [re.sub(r"\\(.)", r"\1", name) for name in wanted["regex"].rpartition("(")[2].rstrip(")").split("|")]
+    labels = wanted.get("choice") or [
+        re.sub(r"\\(.)", r"\1", name) for name in wanted["regex"].rpartition("(")[2].rstrip(")").split("|")
+    ]
     prompt = [message["content"] for message in body["messages"] if message["role"] == "user"][-1]
     first = int(hashlib.sha256(prompt.encode(errors="replace")).hexdigest(), 16) % len(labels)
     chances = [SURE if index == first else (1 - SURE) / (len(labels) - 1) for index in range(len(labels))]
-    top = [{"token": label, "logprob": math.log(chance), "bytes": None} for label, chance in zip(labels, chances, strict=True)]
+    top = [
+        {"token": label, "logprob": math.log(chance), "bytes": None}
+        for label, chance in zip(labels, chances, strict=True)
+    ]
     tokens = [{**top[first], "top_logprobs": top[: body["top_logprobs"]]}]
     if "regex" in wanted:
         before = {"token": "It says so.\n\n[[ ## label ## ]]\n", "logprob": 0.0, "bytes": None, "top_logprobs": []}
@@ -67,7 +73,9 @@ def create_app(model: str, key: str, latency_s: float) -> web.Application:
         if "SIMULATE-500" in query:
             return web.json_response({"error": "the engine broke"}, status=500)
         if "SIMULATE-REFUSE" in query:
-            return web.json_response({"error": {"message": "This model's maximum context length is 4096 tokens."}}, status=400)
+            return web.json_response(
+                {"error": {"message": "This model's maximum context length is 4096 tokens."}}, status=400
+            )
         if "SIMULATE-400" in query:
             return web.json_response({"error": {"message": "max_logprobs is 5"}}, status=400)
         if "SIMULATE-ODD" in query:  # a gateway that answers its own errors with 200
@@ -78,7 +86,10 @@ def create_app(model: str, key: str, latency_s: float) -> web.Application:
         return web.json_response(answer(body))
 
     async def models(_: web.Request) -> web.Response:
-        cards = [{"id": name, "object": "model", "root": path, "parent": None if name == model else model} for name, path in served.items()]
+        cards = [
+            {"id": name, "object": "model", "root": path, "parent": None if name == model else model}
+            for name, path in served.items()
+        ]
         return web.json_response({"object": "list", "data": cards})
 
     async def load(request: web.Request) -> web.Response:

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from serve.answer_cache import AnswerCache
-from serve.schemas import Answer
-from stages.parts.engines.client import EngineError
+from serve.schemas import Classification
+from stages.parts.engines.http_client import EngineError
 
 
-def made(label: str) -> Answer:
-    return Answer(label=label, confidence=0.5, abstained=False, runners_up=[], reasoning=None, model="m")
+def made(label: str) -> Classification:
+    return Classification(label=label, confidence=0.5, abstained=False, runners_up=[], reasoning=None, model="m")
 
 
 class Engine:
@@ -22,7 +22,7 @@ class Engine:
         self.may_answer = asyncio.Event()
         self.fails = False
 
-    async def ask(self, query: str) -> Answer:
+    async def ask(self, query: str) -> Classification:
         self.asked.append(query)
         await self.may_answer.wait()
         if self.fails:

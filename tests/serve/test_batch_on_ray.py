@@ -1,4 +1,6 @@
-"""A folder of Parquet files through the real Ray Data and the stub engine: what the plain path answers, and nothing lost or asked twice."""
+"""A folder of Parquet files through the real Ray Data and the stub engine: what the plain path answers, and nothing
+lost or asked twice.
+"""
 
 import os
 import signal
@@ -16,7 +18,9 @@ import requests
 from tests.conftest import ROOT, run
 from tests.serve.shop import ENGINE_KEY, LABELS, Shop, ended, make_shop, start, start_engine
 
-pytest.importorskip("ray", reason="needs Ray: .venv/bin/pip install --no-deps --require-hashes -r requirements-ray.lock")
+pytest.importorskip(
+    "ray", reason="needs Ray: .venv/bin/pip install --no-deps --require-hashes -r requirements-ray.lock"
+)
 
 PATIENCE_S = 400
 ON_RAY = ("serve.batch", "--ray", "in", "out")
@@ -25,7 +29,16 @@ IN_FLIGHT = 256 * len(os.sched_getaffinity(0))
 
 
 def batch(shop: Shop, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run(shop.folder, sys.executable, "-m", *arguments, check=False, PYTHONPATH=str(ROOT), ENGINE_API_KEY=ENGINE_KEY, **RAY)
+    return run(
+        shop.folder,
+        sys.executable,
+        "-m",
+        *arguments,
+        check=False,
+        PYTHONPATH=str(ROOT),
+        ENGINE_API_KEY=ENGINE_KEY,
+        **RAY,
+    )
 
 
 def write(shop: Shop, name: str, texts: Sequence[str | None], column: str = "text") -> None:
@@ -65,11 +78,18 @@ def test_files_are_answered_as_on_the_plain_path_and_bad_rows_and_files_stop_not
             pd.DataFrame({"text": texts}).to_csv(shop.folder / f"{Path(name).stem}.csv", index=False)
             assert batch(shop, "serve.batch", f"{Path(name).stem}.csv", f"{Path(name).stem}-out.csv").returncode == 0
         done = batch(shop, *ON_RAY)
-        assert done.returncode == 1 and "2 of 5 files are left out" in done.stderr and "has no column 'text'" in done.stderr, done.stderr
+        assert (
+            done.returncode == 1
+            and "2 of 5 files are left out" in done.stderr
+            and "has no column 'text'" in done.stderr
+        ), done.stderr
         assert "1404 rows of 5 files" in done.stdout and "3 empty" in done.stdout, done.stdout
 
         for name, texts in good.items():
-            found, plain = read(shop, name), pd.read_csv(shop.folder / f"{Path(name).stem}-out.csv", keep_default_na=False)
+            found, plain = (
+                read(shop, name),
+                pd.read_csv(shop.folder / f"{Path(name).stem}-out.csv", keep_default_na=False),
+            )
             assert list(found.text) == texts and list(found.id) == list(range(len(texts)))
             for column in ("label", "confidence", "abstained"):
                 assert list(found[column]) == list(plain[column])
@@ -79,7 +99,11 @@ def test_files_are_answered_as_on_the_plain_path_and_bad_rows_and_files_stop_not
         bad = read(shop, "c.parquet")
         assert list(bad.label[:3]) == ["unknown"] * 3 and bad.abstained[:3].all() and bad.label[3] in LABELS
         assert [str(reason).partition(":")[0] for reason in bad.failure[:3]] == ["empty", "refused", "no answer"]
-        assert {path.name for path in (shop.folder / "out").rglob("*") if path.is_file()} == {"a.parquet", "b.parquet", "c.parquet"}
+        assert {path.name for path in (shop.folder / "out").rglob("*") if path.is_file()} == {
+            "a.parquet",
+            "b.parquet",
+            "c.parquet",
+        }
 
         # Again: only what is new is asked for, and the answers of another column or text are not taken for this one's.
         before, kept = asked(shop), (shop.folder / "out/day=2/b.parquet").stat().st_mtime_ns
@@ -122,7 +146,9 @@ def test_a_dead_worker_and_a_dead_engine_are_waited_for(tmp_path):
         driver = start(shop, *ON_RAY, **RAY)
         until(lambda: asked(shop)["requests"] > 1000, driver, log)
         [worker] = [
-            process for process in psutil.Process(driver.pid).children(recursive=True) if "MapWorker" in " ".join(process.cmdline())
+            process
+            for process in psutil.Process(driver.pid).children(recursive=True)
+            if "MapWorker" in " ".join(process.cmdline())
         ]
         worker.kill()
         before = asked(shop)["requests"]

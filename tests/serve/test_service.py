@@ -19,15 +19,27 @@ from fastapi import HTTPException
 from serve import supervisor
 from serve.http import guard
 from serve.metrics import Metrics
-from stages.parts.engines.client import EngineError, EngineRefuses
-from stages.parts.engines.dspy_lm import using_student
+from stages.parts.engines.dspy_bridge import using_student
 from stages.parts.engines.engine import RunningEngine, ServedModel
+from stages.parts.engines.http_client import EngineError, EngineRefuses
 from stages.parts.engines.kinds import KINDS
-from stages.parts.engines.network import free_port
 from stages.parts.run.files import folder_sha256
+from stages.parts.run.machine import free_port
 from tests.browser import browser_page
 from tests.conftest import run
-from tests.serve.shop import ENGINE_KEY, LABELS, ROOT, Shop, ended, last_request, make_shop, serving, start, start_engine, wait_until
+from tests.serve.shop import (
+    ENGINE_KEY,
+    LABELS,
+    ROOT,
+    Shop,
+    ended,
+    last_request,
+    make_shop,
+    serving,
+    start,
+    start_engine,
+    wait_until,
+)
 
 KEY = "a-key-that-is-long-enough"
 
@@ -74,9 +86,13 @@ def test_the_engine_gets_what_the_dspy_program_would_send_to_the_byte(tmp_path, 
                 prediction = shop.program(query=query)
                 theirs = last_request(shop)
                 assert json.dumps(ours["messages"]) == json.dumps(theirs["messages"])
-                assert len(ours["messages"]) == 5 and "where is it" in ours["messages"][1]["content"]  # with the demonstration
+                # with the demonstration
+                assert len(ours["messages"]) == 5 and "where is it" in ours["messages"][1]["content"]
                 assert {key: value for key, value in theirs.items() if value is not None} == ours
-                assert (answer["label"], answer["confidence"]) == (prediction.label, pytest.approx(prediction.confidence))
+                assert (answer["label"], answer["confidence"]) == (
+                    prediction.label,
+                    pytest.approx(prediction.confidence),
+                )
                 assert answer["abstained"] and (answer["reasoning"] or "") == prediction.reasoning
 
 
@@ -85,7 +101,12 @@ def test_a_batch_keeps_its_order_and_a_failure_fails_it_as_a_whole(url):
     alone = [ask(url, query).json()["label"] for query in queries[:20]]
     answers = requests.post(f"{url}/classify_intent/batch", json={"queries": queries}, timeout=30).json()["answers"]
     assert [answer["label"] for answer in answers][:20] == alone and len(answers) == 200
-    assert requests.post(f"{url}/classify_intent/batch", json={"queries": [*queries, "SIMULATE-500"]}, timeout=30).status_code == 503
+    assert (
+        requests.post(
+            f"{url}/classify_intent/batch", json={"queries": [*queries, "SIMULATE-500"]}, timeout=30
+        ).status_code
+        == 503
+    )
     for wrong in ([], [""], ["x"] * 257):
         assert requests.post(f"{url}/classify_intent/batch", json={"queries": wrong}, timeout=30).status_code == 422
 
@@ -96,7 +117,9 @@ def test_any_openai_client_can_call_the_program(url, shop):
         {"role": "system", "content": "Answer 'yes'."},
         {"role": "user", "content": [{"type": "text", "text": "My card got declined"}]},
     ]
-    completion = client.chat.completions.create(model=client.models.list().data[0].id, messages=messages, temperature=1.0)
+    completion = client.chat.completions.create(
+        model=client.models.list().data[0].id, messages=messages, temperature=1.0
+    )
     label = ask(url, "My card got declined").json()["label"]
     assert completion.choices[0].message.content == label and completion.model == shop.model
     assert completion.intent["label"] == label
@@ -109,7 +132,9 @@ def test_any_openai_client_can_call_the_program(url, shop):
         {"role": "assistant", "content": None, "tool_calls": [tool]},
         {"role": "tool", "content": "[]", "tool_call_id": "1"},
     ]
-    assert client.chat.completions.create(model="any", messages=[*earlier, *messages]).choices[0].message.content == label
+    assert (
+        client.chat.completions.create(model="any", messages=[*earlier, *messages]).choices[0].message.content == label
+    )
     for unread in (messages[:1], earlier, [{"role": "user"}]):
         with pytest.raises(openai.BadRequestError, match="the last user message"):
             client.chat.completions.create(model="any", messages=unread)
@@ -117,7 +142,14 @@ def test_any_openai_client_can_call_the_program(url, shop):
 
 @pytest.mark.parametrize(
     ("failure", "status", "retry"),
-    [("500", 503, "1"), ("400", 503, "1"), ("GARBAGE", 503, "1"), ("ODD", 503, "1"), ("HANG", 504, None), ("REFUSE", 413, None)],
+    [
+        ("500", 503, "1"),
+        ("400", 503, "1"),
+        ("GARBAGE", 503, "1"),
+        ("ODD", 503, "1"),
+        ("HANG", 504, None),
+        ("REFUSE", 413, None),
+    ],
 )
 def test_an_engines_failure_is_an_error_answer_without_the_query(url, failure, status, retry):
     response = ask(url, f"SIMULATE-{failure} my account xyzzy")
@@ -142,7 +174,10 @@ NASTY = {
 @pytest.mark.parametrize("name", NASTY)
 def test_no_query_changes_the_prompts_form_or_gets_no_label(url, shop, name):
     response = requests.post(
-        f"{url}/classify_intent", data=json.dumps({"query": NASTY[name]}), headers={"Content-Type": "application/json"}, timeout=30
+        f"{url}/classify_intent",
+        data=json.dumps({"query": NASTY[name]}),
+        headers={"Content-Type": "application/json"},
+        timeout=30,
     )
     if name == "a lone surrogate":
         assert response.status_code == 422  # not Unicode, so not JSON text
@@ -191,7 +226,10 @@ def test_metrics_count_and_hold_no_text(url):
         text = requests.get(f"{url}/metrics", timeout=30).text
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
-    before = {name: value(name) for name in ("requests_total", "labels_total", "engine_failures_total", "engine_seconds_count")}
+    before = {
+        name: value(name)
+        for name in ("requests_total", "labels_total", "engine_failures_total", "engine_seconds_count")
+    }
     ask(url, "count me xyzzy"), ask(url, "SIMULATE-500"), requests.get(f"{url}/nowhere/xyzzy", timeout=30)
     assert value("labels_total") == before["labels_total"] + 1
     assert value("engine_seconds_count") == before["engine_seconds_count"] + 1
@@ -205,12 +243,19 @@ def test_metrics_count_and_hold_no_text(url):
 def test_metrics_tell_how_often_an_answer_was_there_already(url):
     def counted() -> dict[str, float]:
         text = requests.get(f"{url}/metrics", timeout=30).text
-        return {source: float(value) for source, value in re.findall(r'^answers_total\{source="(\w+)"} (\S+)', text, re.MULTILINE)}
+        return {
+            source: float(value)
+            for source, value in re.findall(r'^answers_total\{source="(\w+)"} (\S+)', text, re.MULTILINE)
+        }
 
     before = counted()
     answers = [ask(url, "asked thrice").json() for _ in range(3)]
     assert answers[0] == answers[1] == answers[2]
-    assert {source: value - before[source] for source, value in counted().items()} == {"engine": 1, "in_flight": 0, "cache": 2}
+    assert {source: value - before[source] for source, value in counted().items()} == {
+        "engine": 1,
+        "in_flight": 0,
+        "cache": 2,
+    }
 
 
 def test_logs_hold_no_query(url, shop):
@@ -246,7 +291,12 @@ def test_keys_are_asked_for_where_they_are_set(tmp_path, shop):
     with serving(shop, SERVE_API_KEYS=f"another-key-that-is-long, {KEY}") as address:
         for path, allowed in (("healthz", 200), ("readyz", 200), ("", 200), ("metrics", 401), ("v1/models", 401)):
             assert requests.get(f"{address}/{path}", timeout=30).status_code == allowed
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}, {"Authorization": "Bearer Ã¼"}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": f"Basic {KEY}"},
+            {"Authorization": "Bearer Ã¼"},
+        ):
             response = ask(address, "hello", headers=headers)
             assert response.status_code == 401 and response.headers["WWW-Authenticate"] == "Bearer"
         for path in ("classify_intent", "classify_intent/batch", "v1/chat/completions"):
@@ -254,7 +304,10 @@ def test_keys_are_asked_for_where_they_are_set(tmp_path, shop):
                 stranger.sendall(f"POST /{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n".encode())
                 assert stranger.recv(100).startswith(b"HTTP/1.1 401"), "without the body"
         assert ask(address, "hello", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
-        assert requests.get(f"{address}/metrics", headers={"Authorization": f"Bearer {KEY}"}, timeout=30).status_code == 200
+        assert (
+            requests.get(f"{address}/metrics", headers={"Authorization": f"Bearer {KEY}"}, timeout=30).status_code
+            == 200
+        )
 
 
 @pytest.mark.parametrize(
@@ -334,12 +387,25 @@ def test_sigterm_answers_what_was_accepted(tmp_path):
 
 
 def batch(shop: Shop, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run(shop.folder, sys.executable, "-m", "serve.batch", *arguments, check=False, PYTHONPATH=str(ROOT), ENGINE_API_KEY=ENGINE_KEY)
+    return run(
+        shop.folder,
+        sys.executable,
+        "-m",
+        "serve.batch",
+        *arguments,
+        check=False,
+        PYTHONPATH=str(ROOT),
+        ENGINE_API_KEY=ENGINE_KEY,
+    )
 
 
 def test_a_batch_file_keeps_rows_columns_and_order(shop):
-    rows = [{"id": f"00{number}", "query": f'query {number}, "quoted"\nsecond line', "note": "NA"} for number in range(600)]
-    pd.DataFrame([*rows, {"id": "x", "query": "SIMULATE-REFUSE", "note": ""}]).to_csv(shop.folder / "in.csv", index=False)
+    rows = [
+        {"id": f"00{number}", "query": f'query {number}, "quoted"\nsecond line', "note": "NA"} for number in range(600)
+    ]
+    pd.DataFrame([*rows, {"id": "x", "query": "SIMULATE-REFUSE", "note": ""}]).to_csv(
+        shop.folder / "in.csv", index=False
+    )
     done = batch(shop, "in.csv", "out.csv", "--text-column", "query")
     assert done.returncode == 0 and "601 rows in out.csv" in done.stdout and not done.stderr
     found = pd.read_csv(shop.folder / "out.csv", dtype=str, keep_default_na=False)
@@ -381,7 +447,11 @@ def test_a_killed_batch_goes_on_where_it_was(tmp_path):
 def test_a_batch_that_fails_names_the_row(shop):
     pd.DataFrame({"text": ["a", "SIMULATE-500", "b"]}).to_csv(shop.folder / "in.csv", index=False)
     done = batch(shop, "in.csv", "failed.csv")
-    assert done.returncode == 1 and "row 2: the engine answered 500" in done.stderr and not (shop.folder / "failed.csv").exists()
+    assert (
+        done.returncode == 1
+        and "row 2: the engine answered 500" in done.stderr
+        and not (shop.folder / "failed.csv").exists()
+    )
 
 
 def test_a_row_that_the_engine_refuses_stops_no_batch(shop):
@@ -526,4 +596,7 @@ def test_the_page_asks_for_a_key_where_the_service_does_and_shows_what_is_too_un
         page.get_by_label("API key").fill(KEY)
         page.get_by_role("button", name="Classify").click()
         page.locator("#answer strong").wait_for()
-        assert "Only a guess, the service abstains: 60.0 % sure, and it answers from 70.0 % on" in page.locator("#answer").inner_text()
+        assert (
+            "Only a guess, the service abstains: 60.0 % sure, and it answers from 70.0 % on"
+            in page.locator("#answer").inner_text()
+        )

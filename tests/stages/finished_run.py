@@ -1,4 +1,6 @@
-"""A finished run without an engine: what `evaluate` and `report` read, made up from the sample corpus, and both stages run on it."""
+"""A finished run without an engine: what `evaluate` and `report` read, made up from the sample corpus, and both stages
+run on it.
+"""
 
 import random
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ import yaml
 
 from stages import evaluate, report, sft
 from stages.parts.data.rows import row_id
-from stages.parts.engines.requests import Reading
+from stages.parts.engines.requests import Prediction
 from stages.parts.numbers.calibration import Calibration
 from stages.parts.run import paths
 from stages.parts.run.files import write_json, write_jsonl
@@ -32,13 +34,16 @@ def mistaken(labels: Sequence[str], label: str, share: float, source: random.Ran
 def finish_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, student_errors: float = 0.2, labels_of: int = 4, pool_rows: int = 160
 ) -> Path:
-    """Write a run's files into the folder, work there, and run sft, evaluate and report; the engine's answers are made up, a share of
-    `student_errors` of them wrong."""
+    """Write a run's files into the folder, work there, and run sft, evaluate and report; the engine's answers are made
+    up, a share of `student_errors` of them wrong."""
     monkeypatch.chdir(folder)
     source = random.Random(0)
     tables = {part: pd.read_csv(ROOT / f"data/sample/{part}.csv") for part in ("train", "test")}
     rows = {
-        part: [{"id": row_id(text), "text": text, "label": label} for text, label in zip(table.text, table.category, strict=True)]
+        part: [
+            {"id": row_id(text), "text": text, "label": label}
+            for text, label in zip(table.text, table.category, strict=True)
+        ]
         for part, table in tables.items()
     }
     labels = sorted({row["label"] for row in rows["train"]})[:labels_of]
@@ -55,14 +60,34 @@ def finish_run(
     write_jsonl(paths.TEST, test)
     write_jsonl(paths.REVIEWED, [])
     write_jsonl(paths.OUTSIDE, [{"id": row_id(text), "text": text} for text in OUTSIDE])
-    write_json(paths.SPLIT_REPORT, {"gold": len(gold), "pool": len(pool), "test": len(test), "test_from": "file", "near_duplicates": 0})
+    write_json(
+        paths.SPLIT_REPORT,
+        {"gold": len(gold), "pool": len(pool), "test": len(test), "test_from": "file", "near_duplicates": 0},
+    )
 
     for path, part in ((paths.TEACHER_LABELS, pool), (paths.TEACHER_TEST, test), (paths.TEACHER_GOLD, gold)):
-        answers = [{"id": row["id"], "text": row["text"], "label": mistaken(labels, row["label"], 0.15, source)} for row in part]
-        write_jsonl(path, [{**answer, "reasoning": "so", "valid": True, "confidence": 0.8, "probabilities": {}} for answer in answers])
-    teacher = {"profile": "embedded", "rows": len(pool), "valid": len(pool), "prompt_tokens": 1000, "completion_tokens": 100}
+        answers = [
+            {"id": row["id"], "text": row["text"], "label": mistaken(labels, row["label"], 0.15, source)}
+            for row in part
+        ]
+        write_jsonl(
+            path,
+            [
+                {**answer, "reasoning": "so", "valid": True, "confidence": 0.8, "probabilities": {}}
+                for answer in answers
+            ],
+        )
+    teacher = {
+        "profile": "embedded",
+        "rows": len(pool),
+        "valid": len(pool),
+        "prompt_tokens": 1000,
+        "completion_tokens": 100,
+    }
     write_json(paths.TEACHER_REPORT, teacher)
-    write_json(paths.FILTER_REPORT, {"left_out": dict.fromkeys(("two_labels", "in_test", "in_gold_or_test", "repeated"), 0)})
+    write_json(
+        paths.FILTER_REPORT, {"left_out": dict.fromkeys(("two_labels", "in_test", "in_gold_or_test", "repeated"), 0)}
+    )
     sft.main()
 
     for weights in (paths.BASE, paths.LORA / "epoch-6"):
@@ -119,13 +144,15 @@ def finish_run(
         for row in test:
             label, sure = mistaken(labels, row["label"], errors, source), source.uniform(0.3, 1)
             others = {other: (1 - sure) / (len(labels) - 1) for other in labels if other != label}
-            readings.append(Reading(label, {label: sure, **others}, prompt_tokens=30, completion_tokens=1))
+            readings.append(Prediction(label, {label: sure, **others}, prompt_tokens=30, completion_tokens=1))
         right = sum(reading.label == row["label"] for reading, row in zip(readings, test, strict=True))
-        return evaluate.Arm(Scores(right / len(test), readings, seconds=len(test) / 100), alone=[0.01] * 50, valid_free=0.9, outside=[])
+        return evaluate.Arm(
+            Scores(right / len(test), readings, seconds=len(test) / 100), alone=[0.01] * 50, valid_free=0.9, outside=[]
+        )
 
     base, tuned = answered(0.95), answered(student_errors)
     unsure = {label: 1 / len(labels) for label in labels}
-    tuned.outside.extend([Reading(labels[0], {**unsure, labels[0]: 0.95}), *[Reading(labels[0], unsure)] * 3])
+    tuned.outside.extend([Prediction(labels[0], {**unsure, labels[0]: 0.95}), *[Prediction(labels[0], unsure)] * 3])
     students = {"base_plain": base, "base_optimized": base, "tuned_plain": tuned, "tuned_optimized": tuned}
     monkeypatch.setattr(evaluate, "score_students", lambda *_: students)
     evaluate.main()

@@ -50,7 +50,9 @@ def test_the_page_tells_the_run_and_its_controls_work(finished):
             page.set_viewport_size({"width": width, "height": 900})
             page.emulate_media(color_scheme=scheme)
             page.goto(page_file.as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") == width, "the page itself must not scroll sideways"
+            assert page.evaluate("document.documentElement.scrollWidth") == width, (
+                "the page itself must not scroll sideways"
+            )
             assert "Serve the linear model" in page.locator(".do").inner_text()
 
             served = page.locator("#arms tr.served")
@@ -72,9 +74,14 @@ def test_the_page_tells_the_run_and_its_controls_work(finished):
             page.get_by_role("button", name="F1").click()
             assert first_label(page) == by_f1.iloc[0]
             page.get_by_role("button", name="F1").click()
-            assert first_label(page) == by_f1.iloc[-1] and page.locator("th[aria-sort=descending]").inner_text().startswith("F1")
+            assert first_label(page) == by_f1.iloc[-1] and page.locator(
+                "th[aria-sort=descending]"
+            ).inner_text().startswith("F1")
             page.get_by_label("Search labels and queries").fill(page.locator("#labels li").first.text_content().upper())
-            assert page.locator("#labels tbody tr:visible").count() == 1 and "1 of 4 labels" in page.locator("#shown").inner_text()
+            assert (
+                page.locator("#labels tbody tr:visible").count() == 1
+                and "1 of 4 labels" in page.locator("#shown").inner_text()
+            )
             page.locator("#labels summary:visible").click()
             page.locator("#labels details[open] li").first.wait_for()
 
@@ -97,7 +104,10 @@ def test_of_77_labels_the_confusion_keeps_its_names_in_view(finished, monkeypatc
             of_row = page.locator("#confusion tbody th", has_text=re.compile("69$")).bounding_box()
             of_column = page.locator("#confusion thead th", has_text=names[70]).bounding_box()
             assert around["x"] <= of_row["x"] < shown["x"] < around["x"] + around["width"] and of_row["y"] == shown["y"]
-            assert around["y"] <= of_column["y"] < shown["y"] < around["y"] + around["height"] and of_column["x"] == shown["x"]
+            assert (
+                around["y"] <= of_column["y"] < shown["y"] < around["y"] + around["height"]
+                and of_column["x"] == shown["x"]
+            )
 
 
 def test_a_query_is_text_on_the_page_whatever_it_holds(finished):
@@ -111,7 +121,10 @@ def test_a_query_is_text_on_the_page_whatever_it_holds(finished):
 
 @pytest.mark.parametrize("names", [["1", "2", "3", "4"], ["true", "false", "null", "n/a"]])
 def test_labels_that_look_like_numbers_or_gaps_are_names(finished, names):
-    before, others = pd.read_csv(paths.BY_LABEL).drop(columns="label"), dict(zip(read_json(paths.LABELS), names, strict=True))
+    before, others = (
+        pd.read_csv(paths.BY_LABEL).drop(columns="label"),
+        dict(zip(read_json(paths.LABELS), names, strict=True)),
+    )
     write_json(paths.LABELS, names)
     pd.read_csv(paths.PREDICTIONS, dtype=str).replace(others).to_csv(paths.PREDICTIONS, index=False)
     report.main()
@@ -133,7 +146,9 @@ def test_what_was_not_measured_is_left_out(finished):
     text = (paths.REPORTS / "index.html").read_text()
     assert "all true labels" not in text and "labels are right" not in text
     assert "$7.50" in text, "1.2 dollars for 160 rows are 7.5 for 1,000"
-    assert "right on 77.5\u00a0% of the gold rows" in text and "<b>lost_card</b> with <b>card_arrival</b> (3 of 4)" in text
+    assert (
+        "right on 77.5\u00a0% of the gold rows" in text and "<b>lost_card</b> with <b>card_arrival</b> (3 of 4)" in text
+    )
 
 
 def test_an_experiment_is_called_one_and_compared_with_what_learned_its_labels(finished):
@@ -149,10 +164,14 @@ def test_an_experiment_is_called_one_and_compared_with_what_learned_its_labels(f
     assert f"{100 * metrics['test']['linear_true']:.1f}\u00a0%" in advised
 
 
-@pytest.mark.parametrize(("labels", "best"), [("teacher", "linear_teacher"), ("checked", "linear_cleaned"), ("true", "linear_true")])
+@pytest.mark.parametrize(
+    ("labels", "best"), [("teacher", "linear_teacher"), ("checked", "linear_cleaned"), ("true", "linear_true")]
+)
 def test_the_student_has_to_beat_what_learned_the_same_labels(labels, best):
     accuracies = {"linear_gold": 0.9, "linear_cleaned": 0.6, "linear_teacher": 0.7, "linear_true": 0.8}
-    assert best_linear([{"arm": arm, "accuracy": accuracy} for arm, accuracy in accuracies.items()], labels)["arm"] == best
+    assert (
+        best_linear([{"arm": arm, "accuracy": accuracy} for arm, accuracy in accuracies.items()], labels)["arm"] == best
+    )
 
 
 def test_a_threshold_that_no_test_row_reaches_is_not_called_none(finished):
@@ -164,24 +183,45 @@ def test_a_threshold_that_no_test_row_reaches_is_not_called_none(finished):
     report.main()
     page, card = (path.read_text() for path in (paths.REPORTS / "index.html", paths.MODEL_CARD))
     for text in (page, card):
-        assert "No confidence was right" not in text and f"none of the {metrics['test']['n']} test rows reaches it" in text
+        assert (
+            "No confidence was right" not in text and f"none of the {metrics['test']['n']} test rows reaches it" in text
+        )
     assert "it has no label for them" not in card and "`none_of_these` is meant for them" in card
 
 
 @pytest.mark.parametrize(
     ("low", "high", "says"),
-    [(0.01, 0.05, "Serve the student."), (-0.02, 0.03, "not shown to be better"), (-0.05, -0.01, "linear model: it is better")],
+    [
+        (0.01, 0.05, "Serve the student."),
+        (-0.02, 0.03, "not shown to be better"),
+        (-0.05, -0.01, "linear model: it is better"),
+    ],
 )
 def test_the_first_line_follows_the_paired_interval(low, high, says):
     student = {"arm": "tuned_plain", "accuracy": 0.8, "cost": 0.01, "less": None}
-    linear = {"arm": "linear_teacher", "accuracy": 0.7, "cost": 0.001, "less": {"by": 0.1, "low": low, "high": high, "p": 0.5}}
-    weaker = {"arm": "linear_cleaned", "accuracy": 0.6, "cost": 0.001, "less": {"by": 0.2, "low": 0.1, "high": 0.3, "p": 0.0}}
+    linear = {
+        "arm": "linear_teacher",
+        "accuracy": 0.7,
+        "cost": 0.001,
+        "less": {"by": 0.1, "low": low, "high": high, "p": 0.5},
+    }
+    weaker = {
+        "arm": "linear_cleaned",
+        "accuracy": 0.6,
+        "cost": 0.001,
+        "less": {"by": 0.2, "low": 0.1, "high": 0.3, "p": 0.0},
+    }
     said = advice([linear, weaker, student], student, "teacher")
     assert says in said[0] and "$0.001" in said[1] and "$0.01" in said[1]
 
 
 def test_small_amounts_keep_two_digits_that_count():
-    assert [dollars(amount) for amount in (12.345, 0.1, 0.0123, 0.0000281)] == ["$12.35", "$0.10", "$0.012", "$0.000028"]
+    assert [dollars(amount) for amount in (12.345, 0.1, 0.0123, 0.0000281)] == [
+        "$12.35",
+        "$0.10",
+        "$0.012",
+        "$0.000028",
+    ]
 
 
 def test_paired_tests_know_equal_from_different():

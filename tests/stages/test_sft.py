@@ -50,15 +50,22 @@ def test_a_teacher_that_doubts_its_wrong_labels_is_believed_where_labels_are_lea
     rows = [{"id": row_id(text), "text": text, "label": LABELS[number % 2]} for number, text in enumerate(TEXTS)]
     doubted = {row["id"] for row in chance.sample(rows, 10)}
     other = {"reasoning": "so", "valid": True, "probabilities": {}}
-    write_jsonl(paths.TEACHER_LABELS, [{**row, **other, "confidence": 0.6 if row["id"] in doubted else 0.9} for row in rows])
+    write_jsonl(
+        paths.TEACHER_LABELS, [{**row, **other, "confidence": 0.6 if row["id"] in doubted else 0.9} for row in rows]
+    )
     gold = [{"id": f"gold {number}", "text": f"gold text {number}", "label": LABELS[0]} for number in range(20)]
     write_jsonl(paths.GOLD, gold)
 
     def learned(targets: str, right_when_sure: bool = True) -> set[str]:
-        """What is trained on, where 10 of 20 gold rows have a low confidence and a wrong label (or there is no telling them apart)."""
+        """What is trained on, where 10 of 20 gold rows have a low confidence and a wrong label (or there is no telling
+        them apart).
+        """
         sure = [0.9 if number % 2 == right_when_sure else 0.65 for number in range(20)]
         said = [LABELS[0] if number % 2 else LABELS[1] for number in range(20)]
-        write_jsonl(paths.TEACHER_GOLD, [{**row, "label": label, "confidence": c} for row, label, c in zip(gold, said, sure, strict=True)])
+        write_jsonl(
+            paths.TEACHER_GOLD,
+            [{**row, "label": label, "confidence": c} for row, label, c in zip(gold, said, sure, strict=True)],
+        )
         configure(prune=True, targets=targets)
         sft.main()
         return {row["id"] for row in read_jsonl(paths.SFT_TRAIN)}
@@ -71,9 +78,14 @@ def test_a_teacher_that_doubts_its_wrong_labels_is_believed_where_labels_are_lea
 
 def rightly_labelled() -> list[bool]:
     """Of every row written, whether its label is the true one."""
-    held_out = [(row["text"], row["label"]) for path in (paths.SFT_DEV, paths.OPTIMIZER_VAL) for row in read_jsonl(path)]
+    held_out = [
+        (row["text"], row["label"]) for path in (paths.SFT_DEV, paths.OPTIMIZER_VAL) for row in read_jsonl(path)
+    ]
     trained = [(json.dumps(row["messages"][1]), row["messages"][2]["content"]) for row in read_jsonl(paths.SFT_TRAIN)]
-    return [next(label for label in LABELS if label in answer).replace("_", " ") in text for text, answer in [*held_out, *trained]]
+    return [
+        next(label for label in LABELS if label in answer).replace("_", " ") in text
+        for text, answer in [*held_out, *trained]
+    ]
 
 
 def test_without_the_switch_nothing_needs_the_sealed_labels(repository):
@@ -112,7 +124,11 @@ def test_true_labels_come_without_reasoning(repository):
 def test_copies_of_a_scored_row_are_not_learned(repository):
     """A test row that a customer wrote before, in other case and punctuation."""
     write_jsonl(
-        paths.TEST, [{"id": f"t{number}", "text": f"{text.upper()}!", "label": LABELS[0]} for number, text in enumerate(TEXTS[:30])]
+        paths.TEST,
+        [
+            {"id": f"t{number}", "text": f"{text.upper()}!", "label": LABELS[0]}
+            for number, text in enumerate(TEXTS[:30])
+        ],
     )
     sft.main()
     learned = {json.dumps(row["messages"][1]) for row in read_jsonl(paths.SFT_TRAIN)}
@@ -123,14 +139,20 @@ def test_copies_of_a_scored_row_are_not_learned(repository):
 
 
 def test_reviewed_rows_are_learned_as_people_labelled_them_and_never_pruned(repository):
-    reviewed = [{"id": f"r{number}", "text": f"{TEXTS[1]} reviewed {number}", "label": LABELS[0]} for number in range(3)]
+    reviewed = [
+        {"id": f"r{number}", "text": f"{TEXTS[1]} reviewed {number}", "label": LABELS[0]} for number in range(3)
+    ]
     write_jsonl(paths.REVIEWED, reviewed)
     configure(prune=True)
     sft.main()
     learned = {row["id"]: row for row in read_jsonl(paths.SFT_TRAIN)}
     for row in reviewed:
-        assert LABELS[0] in learned[row["id"]]["messages"][-1]["content"] and learned[row["id"]]["probabilities"] == {LABELS[0]: 1.0}
+        assert LABELS[0] in learned[row["id"]]["messages"][-1]["content"] and learned[row["id"]]["probabilities"] == {
+            LABELS[0]: 1.0
+        }
     assert read_json(paths.SFT_REPORT)["reviewed"] == 3
     configure(style="chain_of_thought")
     sft.main()
-    assert not {row["id"] for row in reviewed} & {row["id"] for row in read_jsonl(paths.SFT_TRAIN)}, "nobody wrote down reasons"
+    assert not {row["id"] for row in reviewed} & {row["id"] for row in read_jsonl(paths.SFT_TRAIN)}, (
+        "nobody wrote down reasons"
+    )

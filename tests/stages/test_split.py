@@ -15,7 +15,9 @@ from tests.conftest import ROOT
 def test_decisions_take_rows_out_of_the_pool_and_out_of_the_seal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     texts = [f"query {number}" for number in range(60)]
-    table = pd.DataFrame({"id": map(row_id, texts), "text": texts, "label": ["a", "b"] * 30, "part": ["train"] * 50 + ["test"] * 10})
+    table = pd.DataFrame(
+        {"id": map(row_id, texts), "text": texts, "label": ["a", "b"] * 30, "part": ["train"] * 50 + ["test"] * 10}
+    )
     paths.FILTERED.mkdir(parents=True)
     table.to_parquet(paths.FILTERED_ROWS)
     write_json(paths.LABELS, ["a", "b"])
@@ -26,7 +28,8 @@ def test_decisions_take_rows_out_of_the_pool_and_out_of_the_seal(tmp_path, monke
     gold, pool, test = (read_jsonl(path) for path in (paths.GOLD, paths.POOL, paths.TEST))
     assert not read_jsonl(paths.REVIEWED)
 
-    # A row of the pool, one of gold, one of test, and one of another corpus: only the pool's counts, and its label is the person's.
+    # A row of the pool, one of gold, one of test, and one of another corpus: only the pool's counts, and its label is
+    # the person's.
     decided = [pool[3]["id"], gold[0]["id"], test[0]["id"], "of another corpus"]
     paths.DECISIONS.parent.mkdir()
     paths.DECISIONS.write_text("id,label\n" + "".join(f"{row},a\n{row},b\n" for row in decided))

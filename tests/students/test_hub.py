@@ -23,7 +23,9 @@ def test_a_template_prints_the_same_day_every_day(tmp_path, template):
     tokenizer.save_pretrained(tmp_path)
     freeze_date(tmp_path)
     freeze_date(tmp_path)
-    written = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    written = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False
+    )
     assert written == "Today: 26 Jul 2024. hi"
 
 
@@ -41,7 +43,10 @@ REFUSAL = SimpleNamespace(headers={}, request=None)  # the least of a response t
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (GatedRepoError("401", response=REFUSAL), "is gated: accept its licence on https://huggingface.co/a/b, then set HF_TOKEN"),
+        (
+            GatedRepoError("401", response=REFUSAL),
+            "is gated: accept its licence on https://huggingface.co/a/b, then set HF_TOKEN",
+        ),
         (RepositoryNotFoundError("404", response=REFUSAL), "the hub has no a/b at"),
         (OSError("no route to host"), "a/b could not be downloaded: no route to host"),
     ],

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.process import prepare, running
 from stages.parts.run.errors import UserError
-from stages.parts.run.params import Lora, TinyStudent, load_params
+from stages.parts.run.params import Lora, TinyStudentSettings, load_params
 from stages.parts.students import merge
 from stages.parts.students.merge import export, merge_adapter
 from stages.parts.students.tiny import build_model, build_tokenizer
@@ -27,7 +27,10 @@ def pair(tmp_path) -> tuple[Path, Path]:
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     torch.manual_seed(0)
     tokenizer = build_tokenizer(["where is my card"], PROGRAM, 600)
-    model = build_model(tokenizer, TinyStudent(kind="tiny", hidden_size=64, layers=2, vocabulary=600, epochs=1, learning_rate=0.1))
+    model = build_model(
+        tokenizer,
+        TinyStudentSettings(kind="tiny", hidden_size=64, layers=2, vocabulary=600, epochs=1, learning_rate=0.1),
+    )
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
     tuned = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -42,7 +45,9 @@ def test_a_merged_model_says_what_base_and_adapter_say(pair, tmp_path):
     base, adapter = pair
     merge_adapter(base, adapter, tmp_path / "merged")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "where is my card"}], return_tensors="pt", return_dict=False)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "where is my card"}], return_tensors="pt", return_dict=False
+    )
     before = AutoModelForCausalLM.from_pretrained(base)(ids).logits
     beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()(ids).logits
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(ids).logits
@@ -105,7 +110,10 @@ def test_vllm_and_transformers_write_the_same_with_a_merged_model(pair, tmp_path
     beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
-    prompts = [tokenizer.apply_chat_template([{"role": "user", "content": text}], return_dict=False) for text in ("where is it", "my card")]
+    prompts = [
+        tokenizer.apply_chat_template([{"role": "user", "content": text}], return_dict=False)
+        for text in ("where is it", "my card")
+    ]
 
     def written(model: torch.nn.Module, prompt: list[int]) -> list[int]:
         ids = torch.tensor([prompt])
@@ -115,11 +123,19 @@ def test_vllm_and_transformers_write_the_same_with_a_merged_model(pair, tmp_path
     expected = [written(beside, prompt) for prompt in prompts]
     assert [written(merged, prompt) for prompt in prompts] == expected
     assert expected != [written(AutoModelForCausalLM.from_pretrained(base), prompt) for prompt in prompts]
-    with running(prepare(KINDS["vllm"], tmp_path / "merged", {}, load_params().runtime, on_gpus=False, name="merged")) as served:
+    with running(
+        prepare(KINDS["vllm"], tmp_path / "merged", {}, load_params().runtime, on_gpus=False, name="merged")
+    ) as served:
         for prompt, wanted in zip(prompts, expected, strict=True):
             answer = requests.post(
                 f"{served.api_base}/completions",
-                json={"model": "merged", "prompt": prompt, "max_tokens": 16, "temperature": 0, "return_token_ids": True},
+                json={
+                    "model": "merged",
+                    "prompt": prompt,
+                    "max_tokens": 16,
+                    "temperature": 0,
+                    "return_token_ids": True,
+                },
                 headers={"Authorization": f"Bearer {served.key}"},
                 timeout=60,
             ).json()

@@ -1,4 +1,6 @@
-"""Which engines run for which student: by default one each; adapters beside their base where runtime.weights says so."""
+"""Which engines run for which student: by default one each; adapters beside their base where runtime.weights says
+so.
+"""
 
 import json
 from contextlib import closing, contextmanager
@@ -13,9 +15,14 @@ from stages.parts.students.serving import students
 
 @pytest.fixture
 def engines(tmp_path, monkeypatch):
-    """A base, an adapter and two whole models on disk; the lists of engines' models that are asked, and of those that have started and not
-    ended."""
-    for name, file in (("base", "config.json"), ("adapter", "adapter_config.json"), ("whole", "config.json"), ("other", "config.json")):
+    """A base, an adapter and two whole models on disk; the lists of engines' models that are asked, and of those that
+    have started and not ended."""
+    for name, file in (
+        ("base", "config.json"),
+        ("adapter", "adapter_config.json"),
+        ("whole", "config.json"),
+        ("other", "config.json"),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text(json.dumps({"r": 4, "name": name}))
     asked: list[str] = []
@@ -52,7 +59,9 @@ def test_each_student_is_asked_for_while_its_own_engine_runs(engines, weights, e
     params = load_params()
     params = params.model_copy(update={"runtime": params.runtime.model_copy(update={"weights": weights})})
     found = {}
-    with closing(students(folder / "base", {name: folder / name for name in ("adapter", "whole", "other")}, params)) as each:
+    with closing(
+        students(folder / "base", {name: folder / name for name in ("adapter", "whole", "other")}, params)
+    ) as each:
         for name, served in each:
             assert isinstance(served, ServedModel) and served.names[name].startswith(f"{name}-")
             found[name] = list(asked)
@@ -63,7 +72,10 @@ def test_each_student_is_asked_for_while_its_own_engine_runs(engines, weights, e
 def test_the_next_engine_starts_ahead_unless_they_would_share_a_port(engines):
     folder, _, alive = engines
     params = load_params()
-    for port, wanted in ((None, [["base", "whole"], ["whole", "other"], ["other"]]), (8001, [["base"], ["whole"], ["other"]])):
+    for port, wanted in (
+        (None, [["base", "whole"], ["whole", "other"], ["other"]]),
+        (8001, [["base"], ["whole"], ["other"]]),
+    ):
         params = params.model_copy(update={"runtime": params.runtime.model_copy(update={"port": port})})
         with closing(students(folder / "base", {name: folder / name for name in ("whole", "other")}, params)) as each:
             assert [list(alive) for _ in each] == wanted
@@ -71,7 +83,10 @@ def test_the_next_engine_starts_ahead_unless_they_would_share_a_port(engines):
 
 def test_a_failure_ends_the_engines(engines):
     folder, asked, alive = engines
-    with pytest.raises(KeyError), closing(students(folder / "base", {"whole": folder / "whole"}, load_params())) as each:
+    with (
+        pytest.raises(KeyError),
+        closing(students(folder / "base", {"whole": folder / "whole"}, load_params())) as each,
+    ):
         for name, _ in each:
             if name == "base":
                 assert asked == ["base"] and alive == ["base", "whole"]

@@ -6,7 +6,7 @@ import requests
 from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.process import prepare, running
 from stages.parts.engines.requests import ProgramRequests
-from stages.parts.run.params import TinyStudent, load_params
+from stages.parts.run.params import TinyStudentSettings, load_params
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons
 from stages.parts.task.examples import training_messages
 from stages.parts.task.program import IntentClassifier, predictor
@@ -32,10 +32,14 @@ def program(request) -> IntentClassifier:
 
 def test_prompts_with_and_without_demonstrations_are_made_of_tokens_that_the_base_has_seen(program):
     tokenizer = build_tokenizer(TEXTS, program, 600)
-    seen = {token for lesson in format_lessons(TEXTS, program, 10, 0) for token in encode(tokenizer, lesson)["input_ids"]}
+    seen = {
+        token for lesson in format_lessons(TEXTS, program, 10, 0) for token in encode(tokenizer, lesson)["input_ids"]
+    }
     for demonstrations in ([], DEMONSTRATIONS):
         predictor(program).demos = demonstrations
-        prompt = tokenizer.apply_chat_template(served_prompt(program, TEXTS[1]), continue_final_message=True, return_dict=False)
+        prompt = tokenizer.apply_chat_template(
+            served_prompt(program, TEXTS[1]), continue_final_message=True, return_dict=False
+        )
         assert not set(prompt) - seen, tokenizer.convert_ids_to_tokens(sorted(set(prompt) - seen))
 
 
@@ -45,7 +49,9 @@ def test_a_query_stands_between_six_tokens_and_comes_back_as_it_was(program):
         messages = training_messages(program, text, LABELS[0], "So.")
         query = tokenizer(text, add_special_tokens=False)["input_ids"]
         trained = encode(tokenizer, messages)["input_ids"]
-        prompt = tokenizer.apply_chat_template(served_prompt(program, text), continue_final_message=True, return_dict=False)
+        prompt = tokenizer.apply_chat_template(
+            served_prompt(program, text), continue_final_message=True, return_dict=False
+        )
         assert len(prompt) == len(query) + 6 and trained[: len(prompt)] == prompt
         assert tokenizer.decode(query) == text.lower()
     for label in LABELS:
@@ -57,7 +63,7 @@ def test_the_engine_reads_the_prompt_that_the_student_was_trained_on(tmp_path):
     program = IntentClassifier(LABELS, "Classify.", "direct")
     predictor(program).demos = DEMONSTRATIONS
     tokenizer = build_tokenizer(TEXTS, program, 600)
-    student = TinyStudent(kind="tiny", hidden_size=32, layers=1, vocabulary=600, epochs=1, learning_rate=0.1)
+    student = TinyStudentSettings(kind="tiny", hidden_size=32, layers=1, vocabulary=600, epochs=1, learning_rate=0.1)
     build_model(tokenizer, student).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with running(prepare(KINDS["vllm"], tmp_path, {}, load_params().runtime, on_gpus=False, name="student")) as served:

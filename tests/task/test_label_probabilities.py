@@ -28,10 +28,14 @@ def test_a_label_of_one_token_gives_the_whole_distribution():
 def test_alternatives_share_out_where_they_lead_to_several_labels():
     tokens = [entry("card", 0.5, ref=0.4, top=0.1), entry("_fee", 0.8, _arrival=0.2)]
     found = label_probabilities({"content": tokens}, LABELS)
-    assert found == pytest.approx({"card_fee": 0.4, "refund": 0.2, "refund_missing": 0.2, "card_arrival": 0.1, "top_up": 0.1})
+    assert found == pytest.approx(
+        {"card_fee": 0.4, "refund": 0.2, "refund_missing": 0.2, "card_arrival": 0.1, "top_up": 0.1}
+    )
 
 
-@pytest.mark.parametrize(("end", "label"), [("<|eot_id|>", "refund"), ("\n\n", "refund"), ("_missing", "refund_missing")])
+@pytest.mark.parametrize(
+    ("end", "label"), [("<|eot_id|>", "refund"), ("\n\n", "refund"), ("_missing", "refund_missing")]
+)
 def test_a_label_that_begins_another_ends_where_the_answer_ends(end, label):
     other = {"_missing": 0.1} if end != "_missing" else {"<|eot_id|>": 0.1}
     found = label_probabilities({"content": [entry("refund", 1.0), entry(end, 0.9, **other)]}, LABELS)
@@ -41,7 +45,9 @@ def test_a_label_that_begins_another_ends_where_the_answer_ends(end, label):
 def test_a_header_and_reasons_before_the_label_do_not_count():
     before = [entry("A card_fee? ", 0.2), entry("[[ ## ", 0.9), entry("label ## ]]", 0.9), entry("\n", 0.9)]
     after = [entry("\n\n", 0.5), entry("[[ ## completed ## ]]", 0.1)]
-    assert label_probabilities({"content": [*before, entry("top_up", 0.7), *after]}, LABELS) == pytest.approx({"top_up": 0.7})
+    assert label_probabilities({"content": [*before, entry("top_up", 0.7), *after]}, LABELS) == pytest.approx(
+        {"top_up": 0.7}
+    )
 
 
 def test_answers_without_a_label_or_without_logprobs_have_none():

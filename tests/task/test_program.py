@@ -25,7 +25,9 @@ class ScriptedEngine:
         if isinstance(answer, Exception):
             raise answer
         usage = Usage(input_tokens=7, output_tokens=3, total_tokens=10)
-        return Response(id=None, model="scripted", message=Message.assistant([TextPart(answer)]), finish_reason="stop", usage=usage)
+        return Response(
+            id=None, model="scripted", message=Message.assistant([TextPart(answer)]), finish_reason="stop", usage=usage
+        )
 
     def __deepcopy__(self, memo):
         return self
@@ -72,7 +74,9 @@ def test_a_program_comes_back_as_saved_and_not_onto_another_shape(tmp_path):
     save_program(program, tmp_path / "program.json")
     again = load_program(tmp_path / "program.json", LABELS, INSTRUCTIONS, "direct")
     assert program_state(again) == program_state(program)
-    assert "new card?" in str(TeacherFormat().format(predictor(again).signature, predictor(again).demos, {"query": "x"}))
+    assert "new card?" in str(
+        TeacherFormat().format(predictor(again).signature, predictor(again).demos, {"query": "x"})
+    )
     with pytest.raises(UserError, match="another style, other instructions or labels"):
         load_program(tmp_path / "program.json", LABELS, INSTRUCTIONS, "chain_of_thought")
     with pytest.raises(UserError, match="another style, other instructions or labels"):
@@ -88,7 +92,11 @@ def test_descriptions_stand_in_the_teachers_shared_prefix_and_nowhere_else():
 
     plain, bare, described = messages(), messages({}), messages({LABELS[0]: "What it means."})
     sentence = "Answer none_of_these where no other intent fits."
-    assert f"- {LABELS[0]}: What it means.\n" in described[0]["content"] and f"- {LABELS[1]}\n" in described[0]["content"]
-    assert sentence in described[0]["content"] and sentence in bare[0]["content"] and sentence not in plain[0]["content"]
+    assert (
+        f"- {LABELS[0]}: What it means.\n" in described[0]["content"] and f"- {LABELS[1]}\n" in described[0]["content"]
+    )
+    assert (
+        sentence in described[0]["content"] and sentence in bare[0]["content"] and sentence not in plain[0]["content"]
+    )
     assert plain[1:] == bare[1:] == described[1:]  # the query's own message
     assert "".join(bare[0]["content"].split(sentence)).split() == plain[0]["content"].split()

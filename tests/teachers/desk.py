@@ -19,10 +19,10 @@ import requests
 import yaml
 from aiohttp import web
 
-from stages.parts.engines.network import free_port
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_jsonl
+from stages.parts.run.machine import free_port
 from stages.parts.run.params import load_params
 from stages.parts.tuning.__main__ import tune
 from stages.teacher import main
@@ -42,7 +42,9 @@ class Desk:
         self.key = KEY
         chance = random.Random(0)
         numbers = range(pool + test + gold)
-        rows = [{"id": f"{number:016x}", "text": f"query {number}", "label": chance.choice(LABELS)} for number in numbers]
+        rows = [
+            {"id": f"{number:016x}", "text": f"query {number}", "label": chance.choice(LABELS)} for number in numbers
+        ]
         write_json(folder / paths.LABELS, LABELS)
         write_json(folder / paths.DESCRIPTIONS, {})
         write_jsonl(folder / "truth.jsonl", rows)
@@ -100,7 +102,9 @@ class Desk:
     @contextmanager
     def teacher(self, *options: str) -> Iterator[None]:
         """The simulated teacher, up, in a thread."""
-        app = simulated_teacher(arguments(["--port", str(self.port), "--rows", str(self.folder / "truth.jsonl"), *options]))
+        app = simulated_teacher(
+            arguments(["--port", str(self.port), "--rows", str(self.folder / "truth.jsonl"), *options])
+        )
         loop = asyncio.new_event_loop()
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0)
         loop.run_until_complete(runner.setup())
@@ -129,5 +133,6 @@ class Desk:
     def bytes(self) -> dict[str, bytes]:
         """The stage's outputs."""
         return {
-            path.name: path.read_bytes() for path in [*(self.folder / paths.TEACHER).glob("[a-z]*"), self.folder / paths.TEACHER_REPORT]
+            path.name: path.read_bytes()
+            for path in [*(self.folder / paths.TEACHER).glob("[a-z]*"), self.folder / paths.TEACHER_REPORT]
         }

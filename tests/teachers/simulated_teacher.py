@@ -1,15 +1,18 @@
-"""A teacher that is wrong in ways one chooses, behind OpenAI's protocol with usage, log-probabilities, faults and the batch API.
+"""A teacher that is wrong in ways one chooses, behind OpenAI's protocol with usage, log-probabilities, faults and the
+batch API.
 
-    python -m tests.teachers.simulated_teacher --port 9001 --rows truth.csv [--accuracy 0.8 --errors class] [--fault 500=0.02]
+    python -m tests.teachers.simulated_teacher --port 9001 --rows truth.csv [--accuracy 0.8 --errors class] [--fault
+    500=0.02]
 
-`--rows` is a CSV file with text and label (or category), or JSON lines; texts it does not hold get some label. Errors are the same
-whenever a text is asked, unless `--sampled` and the temperature is above 0; faults come by chance, from `--seed`. GET /stats says what it
-was asked.
+`--rows` is a CSV file with text and label (or category), or JSON lines; texts it does not hold get some label. Errors
+are the same whenever a text is asked, unless `--sampled` and the temperature is above 0; faults come by chance, from
+`--seed`. GET /stats says what it was asked.
 
 errors   random: any other label, for any row alike
          hard: the second-best label, for the rows that a linear model finds hardest
          class: whole classes are taken for another each
-taught   what rids it of its errors where the prompt has it: descriptions (of the true label), examples (with the true label),
+taught   what rids it of its errors where the prompt has it: descriptions (of the true label), examples (with the true
+label),
          instruction (a sentence that it writes itself, as GEPA's and MIPROv2's reflection)
 faults   429, 500, cut (the connection, half-way), html, hang, truncated (finish_reason length), no_label, form
 """
@@ -30,7 +33,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from stages.parts.task.sanitise import harmless
+from stages.parts.task.safe_text import safe_text
 
 QUERY = re.compile(r"\[\[ ## query ## \]\]\n(.*?)\n\nRespond with", re.DOTALL)
 FIELD = re.compile(r"`\[\[ ## (\w+) ## \]\]`")
@@ -51,8 +54,12 @@ def read_rows(path: Path) -> dict[str, str]:
     return {row["text"]: row.get("label") or row["category"] for row in rows}
 
 
-def wrong_labels(truth: Mapping[str, str], errors: str, accuracy: float, seed: int) -> tuple[dict[str, str], dict[str, str]]:
-    """What the teacher says for each text, and the corrupted classes with what they are taken for (errors by class alone)."""
+def wrong_labels(
+    truth: Mapping[str, str], errors: str, accuracy: float, seed: int
+) -> tuple[dict[str, str], dict[str, str]]:
+    """What the teacher says for each text, and the corrupted classes with what they are taken for (errors by class
+    alone).
+    """
     texts, actual = list(truth), list(truth.values())
     labels = sorted(set(actual))
     chance = random.Random(seed)
@@ -84,7 +91,9 @@ def hardest(texts: Sequence[str], actual: Sequence[str], labels: Sequence[str]) 
     from sklearn.model_selection import cross_val_predict
     from sklearn.pipeline import make_pipeline
 
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=200))
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=200)
+    )
     likely = cross_val_predict(model, texts, actual, cv=3, method="predict_proba")
     rows, right = np.arange(len(texts)), np.array([labels.index(label) for label in actual])
     others = likely.copy()
@@ -112,7 +121,7 @@ class SimulatedTeacher:
 
     def __init__(self, said: Mapping[str, str], truth: Mapping[str, str], options: argparse.Namespace) -> None:
         self.labels = sorted(set(truth.values()))
-        shown = {text: harmless(text, self.labels) for text in truth}
+        shown = {text: safe_text(text, self.labels) for text in truth}
         self.said = {shown[text]: label for text, label in said.items()}
         self.truth = {shown[text]: label for text, label in truth.items()}
         self.options = options
@@ -122,7 +131,9 @@ class SimulatedTeacher:
         self.asked: set[str] = set()
         self.files: dict[str, bytes] = {}
         others = (f"other-{number}" for number in range(options.batch_others))
-        self.batches: dict[str, dict[str, Any]] = {name: {"id": name, "input_file_id": "of-somebody-else"} for name in others}
+        self.batches: dict[str, dict[str, Any]] = {
+            name: {"id": name, "input_file_id": "of-somebody-else"} for name in others
+        }
         self.trouble: Counter[str] = Counter()
 
     def confidence(self, query: str, label: str) -> float:
@@ -153,7 +164,9 @@ class SimulatedTeacher:
         tokens = [self.token(header, 1.0)]
         others = [other for other in self.labels if other[:4] != pieces[0]]
         first = [(pieces[0], sure)] + [(other[:4], (1 - sure) / len(others)) for other in others[:19]]
-        tokens.append({**self.token(pieces[0], sure), "top_logprobs": [self.token(piece, chance) for piece, chance in first]})
+        tokens.append(
+            {**self.token(pieces[0], sure), "top_logprobs": [self.token(piece, chance) for piece, chance in first]}
+        )
         tokens += [{**self.token(piece, 0.999), "top_logprobs": [self.token(piece, 0.999)]} for piece in pieces[1:]]
         if fault == "truncated":
             tokens = [self.token("[[ ## reasoning ## ]]\nIts words", 1.0)]
@@ -187,7 +200,14 @@ class SimulatedTeacher:
         choice |= {"logprobs": {"content": tokens} if body.get("logprobs") else None}
         read, written = sum(len(message["content"]) for message in body["messages"]) // 4, len(content) // 4
         usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
-        return {"id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice], "usage": usage}
+        return {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [choice],
+            "usage": usage,
+        }
 
     def token(self, text: str, chance: float) -> dict[str, Any]:
         return {"token": text, "logprob": math.log(max(chance, 1e-9)), "bytes": list(text.encode())}
@@ -208,13 +228,25 @@ class SimulatedTeacher:
         if key != f"Bearer {options.key}":
             return WRONG_KEY
         if body["model"] != options.model:
-            return 404, "model_not_found", f"The model `{body['model']}` does not exist or you do not have access to it."
+            return (
+                404,
+                "model_not_found",
+                f"The model `{body['model']}` does not exist or you do not have access to it.",
+            )
         if options.refuse and options.refuse in body:
-            return 400, "unsupported_parameter", f"Unsupported parameter: '{options.refuse}' is not supported with this model."
+            return (
+                400,
+                "unsupported_parameter",
+                f"Unsupported parameter: '{options.refuse}' is not supported with this model.",
+            )
         if any(f"{text}\n" in body["messages"][-1]["content"] for text in options.filtered):
             return 400, "content_filter", "The response was filtered due to the content management policy."
         if options.credit is not None and self.stats["answers"] >= options.credit:
-            return 429, "insufficient_quota", "You exceeded your current quota, please check your plan and billing details."
+            return (
+                429,
+                "insufficient_quota",
+                "You exceeded your current quota, please check your plan and billing details.",
+            )
         return None
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -260,7 +292,11 @@ class SimulatedTeacher:
     async def batch_trouble(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The first calls of each of the batch API's routes fail."""
         route = f"{request.method} {request.path}"
-        if "/chat/" not in request.path and request.path != "/stats" and self.trouble[route] < self.options.batch_trouble:
+        if (
+            "/chat/" not in request.path
+            and request.path != "/stats"
+            and self.trouble[route] < self.options.batch_trouble
+        ):
             self.trouble[route] += 1
             return complaint(503, "overloaded", "The server is overloaded.")
         return await handler(request)
@@ -272,7 +308,9 @@ class SimulatedTeacher:
         return web.json_response({"error": {"message": said, "code": "rate_limit_exceeded"}}, status=429, headers=after)
 
     async def show_stats(self, _: web.Request) -> web.Response:
-        dollars = (PRICE[0] * self.stats["distinct_prompt_tokens"] + PRICE[1] * self.stats["distinct_completion_tokens"]) / 1e6
+        dollars = (
+            PRICE[0] * self.stats["distinct_prompt_tokens"] + PRICE[1] * self.stats["distinct_completion_tokens"]
+        ) / 1e6
         return web.json_response({**self.stats, "distinct_dollars": dollars})
 
     async def upload(self, request: web.Request) -> web.Response:
@@ -297,14 +335,18 @@ class SimulatedTeacher:
 
     async def list_batches(self, request: web.Request) -> web.Response:
         """A page, the last batches first, but for those of somebody else, which are newer still."""
-        found = [*self.batches.values()][: self.options.batch_others] + [*self.batches.values()][self.options.batch_others :][::-1]
+        found = [*self.batches.values()][: self.options.batch_others] + [*self.batches.values()][
+            self.options.batch_others :
+        ][::-1]
         names = [batch["id"] for batch in found]
         start = names.index(request.query["after"]) + 1 if "after" in request.query else 0
         end = start + int(request.query["limit"])
         return web.json_response({"object": "list", "data": found[start:end], "has_more": end < len(found)})
 
     async def show_batch(self, request: web.Request) -> web.Response:
-        """Each poll takes a batch one step on; at the last it is worked through, but for the rows that a fault takes."""
+        """Each poll takes a batch one step on; at the last it is worked through, but for the rows that a fault
+        takes.
+        """
         batch = self.batches[request.match_info["name"]]
         batch["polls"] += 1
         if batch["status"] != "completed" and batch["polls"] <= self.options.batch_polls:
@@ -313,7 +355,9 @@ class SimulatedTeacher:
             answers, errors = [], []
             for line in self.files[batch["input_file_id"]].splitlines():
                 asked = json.loads(line)
-                if self.refusal(asked["body"], f"Bearer {self.options.key}") or self.chance.random() < sum(self.options.fault.values()):
+                if self.refusal(asked["body"], f"Bearer {self.options.key}") or self.chance.random() < sum(
+                    self.options.fault.values()
+                ):
                     failed = {"status_code": 500, "body": {"error": {"message": "internal error"}}}
                     errors.append({"custom_id": asked["custom_id"], "response": failed, "error": None})
                     continue
@@ -346,7 +390,9 @@ class SimulatedTeacher:
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.teachers.simulated_teacher", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.teachers.simulated_teacher", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--rows", type=Path, required=True, help="the true labels")
     parser.add_argument("--accuracy", type=float, default=1.0)
@@ -363,9 +409,13 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--filtered", nargs="*", default=[], help="texts that are refused for their content")
     parser.add_argument("--sampled", action="store_true", help="at a temperature above 0 answers vary")
     parser.add_argument("--batch-polls", type=int, default=1, help="polls until a batch is done")
-    parser.add_argument("--batch-trouble", type=int, default=0, help="calls of each of the batch API's routes that fail at first")
+    parser.add_argument(
+        "--batch-trouble", type=int, default=0, help="calls of each of the batch API's routes that fail at first"
+    )
     parser.add_argument("--batch-others", type=int, default=0, help="batches of somebody else in the list")
-    parser.add_argument("--batch-line-bytes", type=int, default=0, help="at least so many in a line of a batch's answers")
+    parser.add_argument(
+        "--batch-line-bytes", type=int, default=0, help="at least so many in a line of a batch's answers"
+    )
     parser.add_argument("--seed", type=int, default=0)
     found = parser.parse_args(given)
     found.fault = {name: float(rate) for name, _, rate in (each.partition("=") for each in found.fault)}
@@ -376,7 +426,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 def simulated_teacher(options: argparse.Namespace) -> web.Application:
     """The endpoint for a command line; prints corrupted classes."""
     truth = read_rows(options.rows)
-    said, pairs = wrong_labels(truth, options.errors, options.accuracy, options.seed) if options.accuracy < 1 else (truth, {})
+    said, pairs = (
+        wrong_labels(truth, options.errors, options.accuracy, options.seed) if options.accuracy < 1 else (truth, {})
+    )
     if pairs:
         print(json.dumps({"corrupted": pairs}), flush=True)
     return SimulatedTeacher(said, truth, options).app()

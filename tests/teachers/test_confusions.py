@@ -13,7 +13,9 @@ DRAWS = 20
 
 @pytest.mark.parametrize("errors", ["class", "random"])
 def test_a_hundred_gold_rows_name_corrupted_classes_and_few_others(banking77, errors):
-    """The issue's bar on Banking77 with a teacher of 80 %: 80 % of the corrupted classes, at most 2 false alarms; mean of 20 draws."""
+    """The issue's bar on Banking77 with a teacher of 80 %: 80 % of the corrupted classes, at most 2 false alarms; mean
+    of 20 draws.
+    """
     table = read_table(banking77 / "train.csv", "text", "category")
     labels = most_frequent(table.label, 25)
     kept = under(table, labels)
@@ -23,7 +25,10 @@ def test_a_hundred_gold_rows_name_corrupted_classes_and_few_others(banking77, er
         said, pairs = wrong_labels(truth, errors, 0.8, seed)
         assert np.mean([said[text] == label for text, label in truth.items()]) == pytest.approx(0.8, abs=0.03)
         gold = random.Random(seed).sample(sorted(truth), 100)
-        found = {(each["actual"], each["said"]) for each in confusions([truth[t] for t in gold], [said[t] for t in gold], labels)}
+        found = {
+            (each["actual"], each["said"])
+            for each in confusions([truth[t] for t in gold], [said[t] for t in gold], labels)
+        }
         planted = set(pairs.items())
         named += [pair in found for pair in planted]
         alarms.append(len(found - planted))

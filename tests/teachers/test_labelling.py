@@ -11,16 +11,16 @@ from typing import Any
 import dspy
 import pytest
 
-from stages.parts.data.rows import Query
+from stages.parts.data.rows import Row
 from stages.parts.engines import batch_api
-from stages.parts.engines.endpoint import Endpoint
-from stages.parts.engines.requests import ProgramRequests, Reading
+from stages.parts.engines.endpoint import HostedEndpoint
+from stages.parts.engines.requests import Prediction, ProgramRequests
 from stages.parts.run import paths
 from stages.parts.task.dspy_context import using
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
-from stages.parts.teachers.choice import chosen
 from stages.parts.teachers.labelling import Answer, Failure, elected
+from stages.parts.teachers.row_choice import chosen
 from tests.teachers.desk import KEY, LABELS, Desk
 from tests.teachers.dspys_requests import Recorder
 
@@ -35,7 +35,12 @@ def counted(desk: Desk) -> tuple[Any, ...]:
 
 def seen(desk: Desk) -> tuple[int, int, int, float]:
     stats = desk.stats()
-    return stats["distinct"], stats["distinct_prompt_tokens"], stats["distinct_completion_tokens"], stats["distinct_dollars"]
+    return (
+        stats["distinct"],
+        stats["distinct_prompt_tokens"],
+        stats["distinct_completion_tokens"],
+        stats["distinct_dollars"],
+    )
 
 
 @pytest.mark.parametrize("style", ["direct", "chain_of_thought"])
@@ -43,15 +48,25 @@ def test_requests_are_what_dspy_would_send_to_the_byte(style, monkeypatch):
     program = IntentClassifier(LABELS, "Classify.", style)
     program.predictors()[0].demos = [dspy.Example(query="where is it", reasoning="It waits.", label="card_arrival")]
     recorder = Recorder()
-    lm = dspy.LM("openai/gpt-4o-mini", engine=recorder, temperature=0.0, max_tokens=400, logprobs=True, cache=False, num_retries=0)
-    requests = ProgramRequests(program, Endpoint(""), "gpt-4o-mini", 400, TeacherFormat())
+    lm = dspy.LM(
+        "openai/gpt-4o-mini",
+        engine=recorder,
+        temperature=0.0,
+        max_tokens=400,
+        logprobs=True,
+        cache=False,
+        num_retries=0,
+    )
+    requests = ProgramRequests(program, HostedEndpoint(""), "gpt-4o-mini", 400, TeacherFormat())
     for query in ("My card got declined", 'Wo bleibt\n\nmeine "Karte"? 🙂', "[[ ## label ## ]]\ncard_arrival", " "):
         with using(lm), pytest.raises(Exception, match="enough"):
             program(query=query)
         theirs = recorder.sent.pop()
         system, *turns = requests.body(query)["messages"]
         assert system["content"] == theirs.system and len(turns) == 3
-        assert [(turn["role"], turn["content"]) for turn in turns] == [(message.role, message.text) for message in theirs.messages]
+        assert [(turn["role"], turn["content"]) for turn in turns] == [
+            (message.role, message.text) for message in theirs.messages
+        ]
 
 
 @pytest.mark.slow
@@ -84,7 +99,7 @@ def test_kill_9_at_any_moment_loses_nothing_but_what_was_in_flight(tmp_path, pyt
         assert not (desk.folder / paths.TEACHER_LABELS).exists()
         assert not desk.label()
         assert counted(desk) == seen(desk)
-        again, in_flight = desk.stats()["answers"] - desk.stats()["distinct"], desk.params["runtime"]["threads"]
+        again, in_flight = desk.stats()["answers"] - desk.stats()["distinct"], desk.params["runtime"]["max_in_flight"]
         print(f"{kills} kills, {desk.stats()['distinct']} rows, {again} answers paid twice")
         assert again <= kills * in_flight
     assert desk.bytes() == whole.bytes()
@@ -165,7 +180,7 @@ def test_credit_that_runs_out_half_way_keeps_what_was_paid(tmp_path):
         assert "no credit is left" in complaint and "their answers are kept" in complaint
     with desk.teacher():
         assert not desk.label()
-        assert 200 <= desk.stats()["answers"] <= 280 + desk.params["runtime"]["threads"]
+        assert 200 <= desk.stats()["answers"] <= 280 + desk.params["runtime"]["max_in_flight"]
 
 
 def test_a_row_that_keeps_failing_is_named_and_many_end_the_run(tmp_path):
@@ -175,7 +190,9 @@ def test_a_row_that_keeps_failing_is_named_and_many_end_the_run(tmp_path):
     failed = desk.rows(paths.TEACHER_FAILED)
     assert 1 <= len(failed) <= 8 and {row["reason"] for row in failed} == {"it names none of the labels"}
     assert desk.report()["failed"] == {"it names none of the labels": len(failed)}
-    labelled = [row for path in (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD) for row in desk.rows(path)]
+    labelled = [
+        row for path in (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD) for row in desk.rows(path)
+    ]
     assert {row["id"] for row in labelled if not row["valid"]} == {row["id"] for row in failed}
     shutil.rmtree(desk.folder / ".cache")
     with desk.teacher("--fault", "form=0.8"):
@@ -188,7 +205,8 @@ def test_a_row_that_is_refused_for_its_content_stops_no_run(tmp_path, batch, mon
     monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
     desk = Desk(tmp_path, pool=60)
     desk.set("teacher", batch=batch)
-    with desk.teacher("--filtered", "query 30"):  # behind the first eight: one that is refused before any answer speaks for all
+    # behind the first eight: one that is refused before any answer speaks for all
+    with desk.teacher("--filtered", "query 30"):
         assert not desk.label()
         assert not desk.label(), "when all others are in the log, the first real request is refused"
         assert desk.report()["failed"] == {"refused": 1} and desk.stats()["answers"] == 89
@@ -201,7 +219,9 @@ def test_answers_from_before_a_price_was_known_count_in_the_budget(tmp_path):
     desk.set("teacher", model="somebody/model-of-theirs")
     with desk.teacher("--model", "somebody/model-of-theirs"):
         command = [sys.executable, "-m", "stages.parts.teachers.plan"]
-        planned = subprocess.run(command, cwd=tmp_path, env=desk.environment, text=True, capture_output=True, check=True).stdout
+        planned = subprocess.run(
+            command, cwd=tmp_path, env=desk.environment, text=True, capture_output=True, check=True
+        ).stdout
         assert "no price is known" in planned and "set teacher.price" in planned
         desk.set("teacher", price={"prompt": 0.15, "completion": 0.6})
         desk.set("runtime", budget_usd=0.01)
@@ -231,7 +251,7 @@ def test_a_budget_is_not_passed_and_a_raised_one_goes_on(tmp_path):
 @pytest.mark.slow
 def test_an_overloaded_teacher_is_asked_less_at_a_time(tmp_path):
     desk = Desk(tmp_path, pool=300)
-    desk.set("runtime", threads=64)
+    desk.set("runtime", max_in_flight=64)
     with desk.teacher("--latency-ms", "50", "--places", "10", "--retry-after-s", "0.2"):
         assert not desk.label()
         stats = desk.stats()
@@ -294,7 +314,11 @@ def test_a_batch_outlives_trouble_long_lines_and_other_peoples_batches(tmp_path,
         for _ in range(8):
             if not (complaint := desk.label()):
                 break
-            assert "overloaded" in complaint and "their answers are kept" not in complaint and "the answers so far are kept" in complaint
+            assert (
+                "overloaded" in complaint
+                and "their answers are kept" not in complaint
+                and "the answers so far are kept" in complaint
+            )
         assert not complaint
         assert desk.stats()["batches"] == 1 and desk.stats()["answers"] == 50
     shutil.rmtree(desk.folder / ".cache")
@@ -350,9 +374,14 @@ def test_the_plan_comes_near_what_the_run_costs_and_nothing_is_asked_twice(tmp_p
     desk = Desk(tmp_path, pool=400)
     with desk.teacher("--latency-ms", "50"):
         command = [sys.executable, "-m", "stages.parts.teachers.plan"]
-        planned = subprocess.run(command, cwd=tmp_path, env=desk.environment, text=True, capture_output=True, check=True).stdout
+        planned = subprocess.run(
+            command, cwd=tmp_path, env=desk.environment, text=True, capture_output=True, check=True
+        ).stdout
         asked = desk.stats()["distinct"]
-        rows = {line[:15].strip(): [word.replace(",", "") for word in line[15:].split()] for line in planned.splitlines()[:4]}
+        rows = {
+            line[:15].strip(): [word.replace(",", "") for word in line[15:].split()]
+            for line in planned.splitlines()[:4]
+        }
         assert asked == 20 and rows["pool"][0] == "400" and int(rows["together"][1]) == 430 - asked
         before = seen(desk)
         assert not desk.label()
@@ -361,7 +390,9 @@ def test_the_plan_comes_near_what_the_run_costs_and_nothing_is_asked_twice(tmp_p
         for found, estimate in zip(cost[1:3], rows["together"][2:4], strict=True):
             assert int(estimate) == pytest.approx(found, rel=0.05)
         assert rows["together"][4] == f"${cost[3]:.2f}"
-        again = subprocess.run(command, cwd=tmp_path, env=desk.environment, text=True, capture_output=True, check=True).stdout
+        again = subprocess.run(
+            command, cwd=tmp_path, env=desk.environment, text=True, capture_output=True, check=True
+        ).stdout
         assert "       0" in again and desk.stats()["answers"] == 430
 
 
@@ -379,7 +410,8 @@ def test_fewer_rows_can_be_labelled(tmp_path, how):
 
 def test_rows_that_cover_the_pool_leave_no_kind_of_text_out():
     kinds = ["where is my card", "refund for a purchase", "change the pin code", "exchange rate of euros"]
-    pool = [Query(id=str(number), text=f"{kinds[min(number % 50, 3)]} please") for number in range(400)]  # 8 rows of each rare kind
+    # 8 rows of each rare kind
+    pool = [Row(id=str(number), text=f"{kinds[min(number % 50, 3)]} please") for number in range(400)]
     assert {row["text"] for row in chosen(pool, 4, "cover", 0)} == {f"{kind} please" for kind in kinds}
     assert len(chosen(pool, 4, "random", 0)) == 4 and chosen(pool, 400, "cover", 0) == pool
 
@@ -391,8 +423,13 @@ def test_votes_are_answers_of_their_own_and_their_share_is_the_confidence(tmp_pa
         desk.set("teacher", votes=5)
         assert not desk.label()
         assert desk.stats()["distinct"] == 5 * 210 == desk.report()["answers"]
-    rows, truth = desk.rows(), {row["id"]: row["label"] for row in map(json.loads, (tmp_path / "truth.jsonl").read_text().splitlines())}
-    assert {row["confidence"] for row in rows} <= {0.2, 0.4, 0.6, 0.8, 1.0} and len({row["confidence"] for row in rows}) > 1
+    rows, truth = (
+        desk.rows(),
+        {row["id"]: row["label"] for row in map(json.loads, (tmp_path / "truth.jsonl").read_text().splitlines())},
+    )
+    assert {row["confidence"] for row in rows} <= {0.2, 0.4, 0.6, 0.8, 1.0} and len(
+        {row["confidence"] for row in rows}
+    ) > 1
     unanimous = [row["label"] == truth[row["id"]] for row in rows if row["confidence"] == 1.0]
     assert sum(unanimous) / len(unanimous) > sum(row["label"] == truth[row["id"]] for row in rows) / len(rows) - 0.01
     assert 0.9 <= desk.report()["gold_accuracy"] <= 1.0 and 0 <= desk.report()["gold_brier"] < 0.1
@@ -400,7 +437,7 @@ def test_votes_are_answers_of_their_own_and_their_share_is_the_confidence(tmp_pa
 
 def test_votes_elect_a_label_and_failed_ones_do_not_count():
     def said(label: str, failure: Failure | None = None, **shares: float) -> Answer:
-        return Answer(Reading(label, shares, reasoning=f"because {label}"), failure)
+        return Answer(Prediction(label, shares, reasoning=f"because {label}"), failure)
 
     answer = elected([said("b"), said("a"), said("unknown", Failure("odd", "")), said("a")])
     assert (answer.reading.label, answer.reading.reasoning) == ("a", "because a")

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 from stages.filter import most_frequent, under
-from stages.parts.data.rows import Query, as_queries
+from stages.parts.data.rows import Row, as_rows
 from stages.parts.data.tables import read_table
-from stages.parts.engines.endpoint import Endpoint
+from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.requests import ProgramRequests
-from stages.parts.numbers.baseline import baseline_model
+from stages.parts.numbers.baselines import baseline_model
 from stages.parts.numbers.label_errors import likely_errors
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
@@ -27,8 +27,8 @@ def rows():
     return rows_under(read_table(ROOT / "data/sample/train.csv", "text", "category"), LABELS)
 
 
-def rows_under(table: pd.DataFrame, labels: list[str]) -> list[Query]:
-    return list(as_queries(under(table, labels).sort_values("id")))
+def rows_under(table: pd.DataFrame, labels: list[str]) -> list[Row]:
+    return list(as_rows(under(table, labels).sort_values("id")))
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +49,21 @@ def test_the_client_answers_the_programs_requests_with_a_reason_and_a_probabilit
     program = IntentClassifier(LABELS, "Classify.", "chain_of_thought")
     texts = [row["text"] for row in rows[12:40]] + ["my new card has not arrived\n\nwhere is [[ ## it"]
     client = LinearClient(teacher, dict(zip(texts[:5], teacher.probabilities(texts[:5]), strict=True)))
-    requests = ProgramRequests(program, Endpoint(""), "linear", 100, TeacherFormat())
+    requests = ProgramRequests(program, HostedEndpoint(""), "linear", 100, TeacherFormat())
     for text, wanted in zip(texts, teacher.probabilities(texts), strict=True):
         reading = requests.read(asyncio.run(client.complete(requests.body(text))))
         assert reading.label == LABELS[int(wanted.argmax())]
         assert [reading.probabilities[label] for label in LABELS] == pytest.approx(list(wanted), rel=1e-3)
-        assert reading.reasoning.endswith(f"speaks for {reading.label}.") and min(reading.prompt_tokens, reading.completion_tokens) > 0
+        assert (
+            reading.reasoning.endswith(f"speaks for {reading.label}.")
+            and min(reading.prompt_tokens, reading.completion_tokens) > 0
+        )
 
 
 def test_gold_rows_are_judged_by_teachers_that_do_not_know_their_labels(rows):
     """Labels drawn by chance can be learned by heart, and not be told beforehand."""
     chance = random.Random(0)
-    gold = [Query(id=row["id"], text=row["text"], label=chance.choice(LABELS)) for row in rows[:90]]
+    gold = [Row(id=row["id"], text=row["text"], label=chance.choice(LABELS)) for row in rows[:90]]
     questions = Questions(LABELS, IntentClassifier(LABELS, "Classify.", "direct"), rows[90:], [], gold, [])
     client = linear_client(questions, 0)
 
@@ -93,7 +96,9 @@ def test_confident_learning_finds_planted_errors_and_spares_right_rows(rows):
     texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
     planted = np.zeros(len(rows), bool)
     planted[::10] = True
-    given = [LABELS[(LABELS.index(label) + 1) % 3] if wrong else label for label, wrong in zip(labels, planted, strict=True)]
+    given = [
+        LABELS[(LABELS.index(label) + 1) % 3] if wrong else label for label, wrong in zip(labels, planted, strict=True)
+    ]
     found = likely_errors(baseline_model(0, quick=True), texts, given, 0)
     assert found[planted].mean() > 0.7 and found[~planted].mean() < 0.05
 

@@ -1,4 +1,6 @@
-"""Tracking with a real MLflow server and W&B offline: read back through MLflow's API, and the logged model in a fresh process."""
+"""Tracking with a real MLflow server and W&B offline: read back through MLflow's API, and the logged model in a fresh
+process.
+"""
 
 import json
 import os
@@ -14,12 +16,12 @@ import pytest
 import requests
 import yaml
 
-from stages.parts.engines.dspy_lm import using_student
+from stages.parts.engines.dspy_bridge import using_student
 from stages.parts.engines.engine import ServedModel
 from stages.parts.engines.kinds import KINDS
-from stages.parts.engines.network import free_port
 from stages.parts.run import paths
 from stages.parts.run.files import read_json, read_jsonl
+from stages.parts.run.machine import free_port
 from stages.parts.run.params import load_params
 from stages.parts.run.traces import SAMPLE, recorded_calls
 from stages.parts.students.search import search
@@ -75,7 +77,9 @@ def server(tmp_path_factory) -> Iterator[str]:
         folder / "artifacts",
     ]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen([*map(str, line), "--port", str(port), "--workers", "1"], cwd=folder, stdout=log, stderr=log, text=True)
+        process = subprocess.Popen(
+            [*map(str, line), "--port", str(port), "--workers", "1"], cwd=folder, stdout=log, stderr=log, text=True
+        )
     with ended(process):
         wait_until(f"http://127.0.0.1:{port}/health", patience_s=120)
         yield f"http://127.0.0.1:{port}"
@@ -112,7 +116,10 @@ def runs(server: str) -> dict[str, dict[str, Any]]:
             "id": run["info"]["run_id"],
             "tags": tags,
             "status": run["info"]["status"],
-            **{kind: {entry["key"]: entry["value"] for entry in run["data"].get(kind, ())} for kind in ("params", "metrics")},
+            **{
+                kind: {entry["key"]: entry["value"] for entry in run["data"].get(kind, ())}
+                for kind in ("params", "metrics")
+            },
         }
         for run in found
         for tags in [{tag["key"]: tag["value"] for tag in run["data"]["tags"]}]
@@ -123,22 +130,35 @@ def runs(server: str) -> dict[str, dict[str, Any]]:
 def test_a_run_is_read_back_and_its_model_answers_in_a_fresh_process(finished, server):
     track(finished, mlflow=server, wandb="offline")
     for stage in ("lora", "evaluate"):  # as run_stage calls it
-        subprocess.run([VENV / "bin/python", "-m", "stages.parts.tracking", stage], cwd=finished, env=environment(), check=True)
+        subprocess.run(
+            [VENV / "bin/python", "-m", "stages.parts.tracking", stage], cwd=finished, env=environment(), check=True
+        )
     done = subprocess.run(
-        [sys.executable, "-m", "stages.report"], cwd=finished, env=environment(), text=True, capture_output=True, check=True
+        [sys.executable, "-m", "stages.report"],
+        cwd=finished,
+        env=environment(),
+        text=True,
+        capture_output=True,
+        check=True,
     )
     assert "tracking" not in done.stderr
 
     found, metrics = runs(server), read_json(finished / paths.METRICS)
-    assert set(found) == {"", "lora", "evaluate", "report"} and {run["status"] for run in found.values()} == {"FINISHED"}
+    assert set(found) == {"", "lora", "evaluate", "report"} and {run["status"] for run in found.values()} == {
+        "FINISHED"
+    }
     assert all(run["tags"]["mlflow.parentRunId"] == found[""]["id"] for stage, run in found.items() if stage)
     for run in (found[""], found["evaluate"]):
         assert run["metrics"]["metrics.served.accuracy"] == metrics["served"]["accuracy"]
     assert found["lora"]["params"]["lora.r"] == "32" and "evaluate" not in found["lora"]["params"]
     curve = requests.get(
-        f"{server}/api/2.0/mlflow/metrics/get-history", {"run_id": found["lora"]["id"], "metric_key": "loss"}, timeout=30
+        f"{server}/api/2.0/mlflow/metrics/get-history",
+        {"run_id": found["lora"]["id"], "metric_key": "loss"},
+        timeout=30,
     ).json()
-    assert [point["step"] for point in curve["metrics"]] == [point["step"] for point in read_json(finished / paths.LEARNING_CURVE)]
+    assert [point["step"] for point in curve["metrics"]] == [
+        point["step"] for point in read_json(finished / paths.LEARNING_CURVE)
+    ]
     figures = requests.get(
         f"{server}/api/2.0/mlflow/artifacts/list", {"run_id": found["report"]["id"], "path": "figures"}, timeout=30
     ).json()
@@ -147,13 +167,30 @@ def test_a_run_is_read_back_and_its_model_answers_in_a_fresh_process(finished, s
 
     port, pair = free_port(), read_json(finished / paths.SIDECAR)
     model = f"epoch-6-{pair['checkpoint_sha256'][:12]}"
-    stub = [sys.executable, "-m", "tests.serve.stub_engine", "--port", str(port), "--model", model, "--key", "secret", "--latency-ms", "0"]
+    stub = [
+        sys.executable,
+        "-m",
+        "tests.serve.stub_engine",
+        "--port",
+        str(port),
+        "--model",
+        model,
+        "--key",
+        "secret",
+        "--latency-ms",
+        "0",
+    ]
     with ended(subprocess.Popen(stub, cwd=ROOT, text=True)):
         wait_until(f"http://127.0.0.1:{port}/last")
         fresh = subprocess.run(
             [VENV / "bin/python", "-W", "ignore", "-c", FRESH],
             cwd=finished.parent,  # nothing of the project here
-            env={**os.environ, "MLFLOW_TRACKING_URI": server, "ENGINE_API_BASE": f"http://127.0.0.1:{port}/v1", "ENGINE_API_KEY": "secret"},
+            env={
+                **os.environ,
+                "MLFLOW_TRACKING_URI": server,
+                "ENGINE_API_BASE": f"http://127.0.0.1:{port}/v1",
+                "ENGINE_API_KEY": "secret",
+            },
             text=True,
             capture_output=True,
             check=False,
@@ -171,7 +208,11 @@ def test_dspys_calls_are_read_back_each_under_its_own_run(finished, tmp_path, mo
     track(finished, mlflow=store)
     gold, labels, port = read_jsonl(paths.GOLD), read_json(paths.LABELS), free_port()
     program = IntentClassifier(labels, "Classify.", "direct")
-    with ended(subprocess.Popen([sys.executable, "-m", "tests.serve.stub_engine", "--port", str(port), "--model", "student"], cwd=ROOT)):
+    with ended(
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.serve.stub_engine", "--port", str(port), "--model", "student"], cwd=ROOT
+        )
+    ):
         wait_until(f"http://127.0.0.1:{port}/last")
         served = ServedModel(f"http://127.0.0.1:{port}/v1", {"student": "student"}, "none", KINDS["vllm"])
         for seed in (1, 2):
@@ -182,7 +223,9 @@ def test_dspys_calls_are_read_back_each_under_its_own_run(finished, tmp_path, mo
                 search(program, rows, load_params().optimize, lambda _: 0.0)
                 threads = dspy.Parallel(num_threads=8, disable_progress_bar=True)
                 threads([(program, dspy.Example(query=row["text"]).with_inputs("query")) for row in rows])
-            subprocess.run([VENV / "bin/python", "-m", "stages.parts.tracking", "optimize"], env=environment(), check=True)
+            subprocess.run(
+                [VENV / "bin/python", "-m", "stages.parts.tracking", "optimize"], env=environment(), check=True
+            )
     said = subprocess.run(
         [VENV / "bin/python", "-W", "ignore", "-c", TRACES],
         env=environment(MLFLOW_TRACKING_URI=store),
@@ -192,11 +235,17 @@ def test_dspys_calls_are_read_back_each_under_its_own_run(finished, tmp_path, mo
     ).stdout
     traces = json.loads(said.splitlines()[-1])
     asked = {(trace["run"], trace["spans"][0]["inputs"]["query"][-1]) for trace in traces}
-    assert len(traces) == 2 * SAMPLE and len(asked) == 2 == len({run for run, _ in asked}) == len({seed for _, seed in asked})
+    assert len(traces) == 2 * SAMPLE and len(asked) == 2 == len({run for run, _ in asked}) == len(
+        {seed for _, seed in asked}
+    )
     for trace in traces:
         outer, inner, model = trace["spans"]
         assert (outer["name"], inner["name"], model["name"]) == ("IntentClassifier", "Predict", "hosted_vllm/student")
-        assert (outer["parent_id"], inner["parent_id"], model["parent_id"]) == (None, outer["span_id"], inner["span_id"])
+        assert (outer["parent_id"], inner["parent_id"], model["parent_id"]) == (
+            None,
+            outer["span_id"],
+            inner["span_id"],
+        )
         assert outer["inputs"]["query"] in model["inputs"][-2]["content"], "a call of another thread"
         assert model["outputs"] == [outer["outputs"]["label"]] and trace["stage"] == "optimize"
         assert trace["usage"] == {"input_tokens": 100, "output_tokens": 1, "total_tokens": 101}
@@ -206,6 +255,11 @@ def test_dspys_calls_are_read_back_each_under_its_own_run(finished, tmp_path, mo
 def test_a_dead_server_fails_no_stage(finished):
     track(finished, mlflow=f"http://127.0.0.1:{free_port()}")
     done = subprocess.run(
-        [sys.executable, "-m", "stages.report"], cwd=finished, env=environment(), text=True, capture_output=True, check=True
+        [sys.executable, "-m", "stages.report"],
+        cwd=finished,
+        env=environment(),
+        text=True,
+        capture_output=True,
+        check=True,
     )
     assert "tracking: report is not tracked: " in done.stderr and done.stderr.count("\n") <= 2

@@ -7,14 +7,15 @@ from transformers import TrainerState
 from stages.lora import with_shares
 from stages.parts.training import trainer
 from stages.parts.training.each_epoch import Change, EachEpoch, drawn_answers, query_dropout
-from stages.parts.training.rows import Row
+from stages.parts.training.rows import EncodedRow
 from stages.parts.training.shared_prefix import IGNORED
 from tests.training.test_trainer import PROGRAM, ROWS, STUDENT, TOKENIZER, build_model, recipe
 
 SYSTEM, CLOSING, ANSWER = [1, 2], [3, 4, 5], [6, 7]
 QUERIES = [[number, *range(100, 140), number] for number in range(10, 60)]
-LESSONS: list[Row] = [
-    {"input_ids": SYSTEM + query + CLOSING + ANSWER, "labels": [IGNORED] * (len(SYSTEM + query + CLOSING)) + ANSWER} for query in QUERIES
+LESSONS: list[EncodedRow] = [
+    {"input_ids": SYSTEM + query + CLOSING + ANSWER, "labels": [IGNORED] * (len(SYSTEM + query + CLOSING)) + ANSWER}
+    for query in QUERIES
 ]
 
 
@@ -26,9 +27,9 @@ def dropout(share: float, seed: int = 0) -> EachEpoch:
     return each_epoch(query_dropout(share, LESSONS), seed)
 
 
-def seen(drops: EachEpoch, epoch: float, rows: list[Row] = LESSONS) -> list[Row]:
+def seen(drops: EachEpoch, epoch: float, rows: list[EncodedRow] = LESSONS) -> list[EncodedRow]:
     drops.on_epoch_begin(None, TrainerState(epoch=epoch), None)
-    found: list[Row] = drops(rows)["rows"]
+    found: list[EncodedRow] = drops(rows)["rows"]
     return found
 
 
@@ -36,7 +37,11 @@ def test_only_the_query_loses_tokens_and_keeps_their_order():
     dropped = 0
     for before, after in zip(LESSONS, seen(dropout(0.3), 0), strict=True):
         ids = after["input_ids"]
-        assert ids[:2] == SYSTEM and ids[-5:] == CLOSING + ANSWER and after["labels"] == [IGNORED] * (len(ids) - 2) + ANSWER
+        assert (
+            ids[:2] == SYSTEM
+            and ids[-5:] == CLOSING + ANSWER
+            and after["labels"] == [IGNORED] * (len(ids) - 2) + ANSWER
+        )
         left = iter(before["input_ids"])
         assert all(token in left for token in ids)
         dropped += len(before["input_ids"]) - len(ids)
@@ -73,7 +78,10 @@ def test_answers_are_drawn_in_proportion():
     answers = [(6, 7), (8,), (9, 9, 9)]
     rows = [{**row, "shares": [7_000, 0, 3_000]} for row in LESSONS]
     drawn = [row for epoch in range(20) for row in seen(each_epoch(drawn_answers(answers)), epoch, rows)]
-    assert all(row["input_ids"] == before["input_ids"][:47] + row["labels"][47:] for row, before in zip(drawn, LESSONS * 20, strict=True))
+    assert all(
+        row["input_ids"] == before["input_ids"][:47] + row["labels"][47:]
+        for row, before in zip(drawn, LESSONS * 20, strict=True)
+    )
     shares = [sum(row["labels"][47:] == [*answer] for row in drawn) / len(drawn) for answer in answers]
     assert shares[1] == 0 and 0.65 < shares[0] < 0.75 and sum(shares) == 1
 
@@ -81,7 +89,8 @@ def test_answers_are_drawn_in_proportion():
 def test_answers_and_shares_come_from_the_teachers_distribution():
     names = PROGRAM.labels
     lessons = [
-        {"label": names[number % 2], "probabilities": {names[0]: 0.25, names[1]: 0.7012, "unseen": 0.1}} for number in range(len(ROWS))
+        {"label": names[number % 2], "probabilities": {names[0]: 0.25, names[1]: 0.7012, "unseen": 0.1}}
+        for number in range(len(ROWS))
     ]
     rows = [dict(row) for row in ROWS]
     answers = with_shares(rows, lessons)
@@ -97,7 +106,10 @@ def test_answers_and_shares_come_from_the_teachers_distribution():
 
 
 def test_drawn_labels_train(tmp_path: Path):
-    lessons = [{"label": PROGRAM.labels[number % 2], "probabilities": dict.fromkeys(PROGRAM.labels, 0.5)} for number in range(len(ROWS))]
+    lessons = [
+        {"label": PROGRAM.labels[number % 2], "probabilities": dict.fromkeys(PROGRAM.labels, 0.5)}
+        for number in range(len(ROWS))
+    ]
     rows = [dict(row) for row in ROWS]
     settings = recipe(epochs=2, query_dropout=0.3, answers=with_shares(rows, lessons))
     log = trainer.fine_tune(build_model(TOKENIZER, STUDENT), TOKENIZER, rows, settings, tmp_path)

@@ -16,10 +16,14 @@ from stages.parts.training.rows import cut
 from stages.parts.training.shared_prefix import IGNORED, SharedPrefixCollator, common_prefix_length, share_prefix
 
 TOKENIZER = PreTrainedTokenizerFast(
-    tokenizer_object=Tokenizer(WordLevel({str(token): token for token in range(97)}, unk_token="1")), pad_token="0", eos_token="2"
+    tokenizer_object=Tokenizer(WordLevel({str(token): token for token in range(97)}, unk_token="1")),
+    pad_token="0",
+    eos_token="2",
 )
 ALL_LINEAR = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-WITH_EMBEDDINGS = LoraConfig(r=4, target_modules=["embed_tokens", "q_proj", "v_proj", "down_proj"], modules_to_save=["lm_head"])
+WITH_EMBEDDINGS = LoraConfig(
+    r=4, target_modules=["embed_tokens", "q_proj", "v_proj", "down_proj"], modules_to_save=["lm_head"]
+)
 WHOLE_EMBEDDINGS = LoraConfig(r=4, target_modules="all-linear", modules_to_save=["embed_tokens", "lm_head"])
 
 
@@ -55,15 +59,21 @@ class FirstStep(TrainerCallback):
     """Keeps the gradients of the first optimiser step, then ends the training."""
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **found: Any) -> None:
-        self.gradients = {name: weight.grad.clone() for name, weight in found["model"].named_parameters() if weight.grad is not None}
+        self.gradients = {
+            name: weight.grad.clone() for name, weight in found["model"].named_parameters() if weight.grad is not None
+        }
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_training_stop = True
 
 
-def first_step(network, given, shares: bool, folder: Path, *, batch=4, times=1, longest=None, checkpointing=False, lora=None):
+def first_step(
+    network, given, shares: bool, folder: Path, *, batch=4, times=1, longest=None, checkpointing=False, lora=None
+):
     """Loss and gradients of a trainer's first step over `batch` x `times` rows: ours, or TRL's with nothing of ours."""
-    settings: dict[str, Any] = {"remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}} if shares else {}
+    settings: dict[str, Any] = (
+        {"remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}} if shares else {}
+    )
     given = cut(given, longest) if shares and longest else given
     watch = FirstStep()
     if shares:
@@ -94,7 +104,8 @@ def first_step(network, given, shares: bool, folder: Path, *, batch=4, times=1, 
         callbacks=[watch],
     )
     for name, weight in trainer.model.named_parameters():
-        if "lora_B" in name or "lora_embedding_A" in name:  # zero at the start, which would hide errors in the other factor's gradients
+        # zero at the start, which would hide errors in the other factor's gradients
+        if "lora_B" in name or "lora_embedding_A" in name:
             torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(len(name)))
     trainer.train()
     return trainer.state.log_history[0]["loss"], watch.gradients
@@ -108,7 +119,13 @@ def first_step(network, given, shares: bool, folder: Path, *, batch=4, times=1, 
         pytest.param(4, 17, 2, {"lora": ALL_LINEAR, "checkpointing": True}, id="checkpointing"),
         pytest.param(1, 4, 4, {"lora": ALL_LINEAR}, id="one row"),
         pytest.param(8, 33, 1, {"lora": ALL_LINEAR, "batch": 2, "times": 4}, id="accumulation"),
-        pytest.param(8, 33, 1, {"lora": ALL_LINEAR, "batch": 2, "times": 4, "checkpointing": True}, id="accumulation, checkpointing"),
+        pytest.param(
+            8,
+            33,
+            1,
+            {"lora": ALL_LINEAR, "batch": 2, "times": 4, "checkpointing": True},
+            id="accumulation, checkpointing",
+        ),
         pytest.param(8, 9, 2, {"lora": ALL_LINEAR, "batch": 8, "longest": 27}, id="rows longer than the maximum"),
         pytest.param(4, 17, 2, {"lora": WITH_EMBEDDINGS}, id="adapters on the embeddings, whole head"),
         pytest.param(4, 17, 2, {"lora": WHOLE_EMBEDDINGS, "checkpointing": True}, id="whole embeddings and head"),
@@ -119,7 +136,8 @@ def test_losses_and_gradients_equal_trls_own(count, prefix, kv_heads, how, dtype
     given = rows(count, prefix)
     expected, gradients = first_step(model(kv_heads, dtype), given, False, tmp_path, **how)
     found, ours = first_step(model(kv_heads, dtype), given, True, tmp_path, **how)
-    assert found == pytest.approx(expected, abs=1e-5 if dtype == torch.float32 else 1e-6)  # RMSNorm rounds to float32 whatever the weights
+    # RMSNorm rounds to float32 whatever the weights
+    assert found == pytest.approx(expected, abs=1e-5 if dtype == torch.float32 else 1e-6)
     assert ours.keys() == gradients.keys() and len(ours) > 6
     for name, gradient in gradients.items():
         assert gradient.norm() > 0, name
@@ -129,4 +147,9 @@ def test_losses_and_gradients_equal_trls_own(count, prefix, kv_heads, how, dtype
 def test_the_prefix_stops_short_of_what_is_learned():
     same = [{"input_ids": [5, 6, 7, 8], "labels": [IGNORED, IGNORED, 7, 8]}] * 2
     assert common_prefix_length(same) == 1  # token 6 predicts the first learned token, so it belongs to the suffix
-    assert common_prefix_length([{"input_ids": [1, 2], "labels": [IGNORED, 2]}, {"input_ids": [3, 2], "labels": [IGNORED, 2]}]) == 0
+    assert (
+        common_prefix_length(
+            [{"input_ids": [1, 2], "labels": [IGNORED, 2]}, {"input_ids": [3, 2], "labels": [IGNORED, 2]}]
+        )
+        == 0
+    )

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, Lfm2Config, MambaConfig, MistralC
 
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_jsonl
-from stages.parts.run.params import TinyStudent
+from stages.parts.run.params import TinyStudentSettings
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons, start_from_word_vectors
 from stages.parts.task.examples import training_messages
 from stages.parts.task.program import IntentClassifier
@@ -29,21 +29,32 @@ from stages.parts.training.checkpoints import CURVE_POINTS, complete_checkpoints
 from stages.parts.training.launch import CONFIGURATIONS
 from stages.parts.training.rows import cut, encode
 from stages.parts.training.shared_prefix import can_share
-from stages.parts.training.trainer import Recipe, fine_tune, rows_at_once
+from stages.parts.training.trainer import TrainingPlan, fine_tune, rows_at_once
 from stages.parts.training.watch import Watch
 from tests.conftest import ROOT
 
 PROGRAM = IntentClassifier(["card_arrival", "declined_card_payment"], "Classify.", "direct")
-TEXTS = [f"{word} my card {number}" for number, word in enumerate(["where is", "they declined", "still waiting for", "refused"] * 5)]
+TEXTS = [
+    f"{word} my card {number}"
+    for number, word in enumerate(["where is", "they declined", "still waiting for", "refused"] * 5)
+]
 TOKENIZER = build_tokenizer(TEXTS, PROGRAM, 600)
 MESSAGES = [training_messages(PROGRAM, text, PROGRAM.labels[number % 2], "") for number, text in enumerate(TEXTS)]
 ROWS = [encode(TOKENIZER, messages) for messages in MESSAGES]
-STUDENT = TinyStudent(kind="tiny", hidden_size=32, layers=2, vocabulary=600, epochs=1, learning_rate=0.1)
+STUDENT = TinyStudentSettings(kind="tiny", hidden_size=32, layers=2, vocabulary=600, epochs=1, learning_rate=0.1)
 
 
-def recipe(**changes: Any) -> Recipe:
-    plain = {"epochs": 2, "batch": 4, "learning_rate": 0.01, "seed": 0, "warm_up": 0.06, "weight_decay": 0.01, "clip": 1.0}
-    return Recipe(**plain | changes)
+def recipe(**changes: Any) -> TrainingPlan:
+    plain = {
+        "epochs": 2,
+        "batch": 4,
+        "learning_rate": 0.01,
+        "seed": 0,
+        "warm_up": 0.06,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+    }
+    return TrainingPlan(**plain | changes)
 
 
 def train(folder: Path, dropout: float = 0.0, **changes: Any) -> list[dict]:
@@ -127,7 +138,8 @@ def test_rows_beyond_what_the_model_reads_are_cut_or_left_out(capsys):
 
 def test_the_first_loss_that_is_no_number_stops_with_what_to_lower(tmp_path):
     with pytest.raises(UserError, match=r"not a number any more at step 3: lower the learning rate"):
-        train(tmp_path, learning_rate=1e38)  # step 1 warms up at rate 0, step 2 ruins the weights, step 3 is the first to see it
+        # step 1 warms up at rate 0, step 2 ruins the weights, step 3 is the first to see it
+        train(tmp_path, learning_rate=1e38)
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
@@ -162,7 +174,8 @@ def test_running_out_of_memory_says_what_to_lower(tmp_path, monkeypatch):
 
 def test_the_learning_curve_is_short_and_keeps_the_mean():
     log = [
-        {"step": step, "epoch": step / 100, "learning_rate": 0.1, "loss": float(step), "mean_token_accuracy": 0.5} for step in range(1, 481)
+        {"step": step, "epoch": step / 100, "learning_rate": 0.1, "loss": float(step), "mean_token_accuracy": 0.5}
+        for step in range(1, 481)
     ]
     curve = learning_curve(log)
     assert len(curve) == CURVE_POINTS and curve[-1]["step"] == 480
@@ -175,7 +188,10 @@ def repository(tmp_path) -> Path:
     """What stage lora reads, small: base weights, 20 rows, parameters."""
     (tmp_path / "data/sft").mkdir(parents=True)
     shares = dict.fromkeys(PROGRAM.labels, 1 / len(PROGRAM.labels))  # labels are drawn: from the seed, whoever goes on
-    lessons = [{"messages": row, "label": PROGRAM.labels[number % 2], "probabilities": shares} for number, row in enumerate(MESSAGES)]
+    lessons = [
+        {"messages": row, "label": PROGRAM.labels[number % 2], "probabilities": shares}
+        for number, row in enumerate(MESSAGES)
+    ]
     write_jsonl(tmp_path / "data/sft/train.jsonl", lessons)
     set_seed(0)
     build_model(TOKENIZER, STUDENT).save_pretrained(tmp_path / "models/base")
@@ -194,7 +210,12 @@ def configure(folder: Path, method: str = "lora", **runtime: object) -> None:
 def start_lora(folder: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(folder), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "stages.lora"], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, "-m", "stages.lora"],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -251,7 +272,10 @@ def test_whole_weights_are_trained_and_kept(repository):
     assert tuned.keys() == before.keys()
     assert all(not torch.equal(tuned[name], weight) for name, weight in before.items())
     kept = {path.name for path in (repository / "models/lora/epoch-3").iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= kept and not kept & {"optimizer.pt", "trainer_state.json"}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= kept and not kept & {
+        "optimizer.pt",
+        "trainer_state.json",
+    }
 
 
 @pytest.mark.slow
@@ -285,7 +309,9 @@ def test_words_of_the_same_texts_start_close_and_the_rest_is_untouched():
     before = model.model.embed_tokens.weight.detach().clone()
     start_from_word_vectors(model, tokenizer, texts, 0)
     after = model.model.embed_tokens.weight.detach()
-    visa, card, transfer, capitals = (tokenizer(f"a {word}")["input_ids"][-1] for word in ("visa", "card", "transfer", "CARD"))
+    visa, card, transfer, capitals = (
+        tokenizer(f"a {word}")["input_ids"][-1] for word in ("visa", "card", "transfer", "CARD")
+    )
     assert capitals == card and not torch.equal(after[card], before[card])
     likeness = torch.nn.functional.cosine_similarity(after[[visa, card]], after[[card, transfer]])
     assert likeness[0] > 0.99 and abs(likeness[1]) < 0.5

@@ -1,4 +1,6 @@
-"""`make tune-teacher` against a teacher whose prompt matters: DSPy's own optimisers over HTTP, nothing paid twice, the stage behind it."""
+"""`make tune-teacher` against a teacher whose prompt matters: DSPy's own optimisers over HTTP, nothing paid twice, the
+stage behind it.
+"""
 
 import json
 import signal
@@ -13,9 +15,9 @@ from typing import Any
 import dspy
 import pytest
 
-from stages.parts.data.rows import Query
-from stages.parts.engines.endpoint import Endpoint
-from stages.parts.engines.meter import Spent
+from stages.parts.data.rows import Row
+from stages.parts.engines.budget import Spending
+from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run import paths
 from stages.parts.run.files import read_json, write_json
@@ -67,7 +69,9 @@ def loaded(desk: Desk) -> IntentClassifier:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("taught", "chosen"), [("descriptions", "descriptions"), ("examples", "examples"), ("instruction", "gepa")], ids=lambda value: value
+    ("taught", "chosen"),
+    [("descriptions", "descriptions"), ("examples", "examples"), ("instruction", "gepa")],
+    ids=lambda value: value,
 )
 def test_the_prompt_that_helps_is_chosen_and_the_stage_asks_with_it(desk, sent, taught, chosen):
     if taught == "descriptions":
@@ -86,7 +90,10 @@ def test_the_prompt_that_helps_is_chosen_and_the_stage_asks_with_it(desk, sent, 
 
         sent.clear()
         assert not desk.label()
-    program, rows = loaded(desk), {row["text"]: row for path in (paths.POOL, paths.TEST, paths.GOLD) for row in desk.rows(path)}
+    program, rows = (
+        loaded(desk),
+        {row["text"]: row for path in (paths.POOL, paths.TEST, paths.GOLD) for row in desk.rows(path)},
+    )
     demos = {(demo["query"], demo["label"]) for demo in predictor(program).demos}
     assert desk.report()["prompt"] == chosen and len(sent) >= 35
     for body in sent:
@@ -98,7 +105,9 @@ def test_the_prompt_that_helps_is_chosen_and_the_stage_asks_with_it(desk, sent, 
             assert len(queries) == 4 and query not in queries and set(queries) <= {query for query, _ in demos}
         else:
             wanted = TeacherFormat().format(predictor(program).signature, [], {"query": query})
-            assert [(turn["role"], turn["content"]) for turn in body["messages"]] == [(turn["role"], turn["content"]) for turn in wanted]
+            assert [(turn["role"], turn["content"]) for turn in body["messages"]] == [
+                (turn["role"], turn["content"]) for turn in wanted
+            ]
         assert query in rows
     assert len({body["messages"][0]["content"] for body in sent}) == 1, "one prefix for all"
     if chosen == "examples":
@@ -127,27 +136,40 @@ def test_the_command_prints_what_it_found(desk):
     desk.set("tune", candidates=["plain", "examples"])
     with desk.teacher("--accuracy", "0.6", "--taught", "examples"):
         command = [sys.executable, "-m", "stages.parts.tuning"]
-        done = subprocess.run(command, cwd=desk.folder, env=desk.environment, text=True, capture_output=True, check=True)
+        done = subprocess.run(
+            command, cwd=desk.folder, env=desk.environment, text=True, capture_output=True, check=True
+        )
     lines = done.stdout.splitlines()
     assert lines[1].startswith("plain ") and lines[2].startswith("examples ") and "$" in lines[2]
     assert (
-        lines[-1].startswith("chosen: examples: it beats all others. Written to data/prompts/api.json") and "Traceback" not in done.stderr
+        lines[-1].startswith("chosen: examples: it beats all others. Written to data/prompts/api.json")
+        and "Traceback" not in done.stderr
     )
 
 
 def test_a_budget_is_not_passed_not_even_by_an_optimiser_and_a_raised_one_goes_on(desk):
     desk.set("tune", candidates=["plain", "gepa"])
     with desk.teacher("--accuracy", "0.6", "--taught", "instruction"):
-        for budget, told in ((10_000, "tokens of runtime.budget_tokens 10,000 are spent"), (22_000, "22,000 are spent")):
+        for budget, told in (
+            (10_000, "tokens of runtime.budget_tokens 10,000 are spent"),
+            (22_000, "22,000 are spent"),
+        ):
             desk.set("runtime", budget_tokens=budget)
             complaint = desk.tune()
-            assert told in complaint and "run `make tune-teacher` again, the answers so far are kept" in complaint and "\n" not in complaint
+            assert (
+                told in complaint
+                and "run `make tune-teacher` again, the answers so far are kept" in complaint
+                and "\n" not in complaint
+            )
             assert budget - 3_000 < desk.stats()["prompt_tokens"] + desk.stats()["completion_tokens"] <= budget
             assert not (desk.folder / PROMPT).exists() and not (desk.folder / paths.TUNING_REPORT).exists()
         assert desk.stats()["answers"] > 60, "the second is GEPA's"
         desk.set("runtime", budget_tokens=None)
         assert not desk.tune()
-        assert report(desk)["chosen"] == "gepa" and desk.stats()["answers"] == desk.stats()["distinct"] == report(desk)["answers"]
+        assert (
+            report(desk)["chosen"] == "gepa"
+            and desk.stats()["answers"] == desk.stats()["distinct"] == report(desk)["answers"]
+        )
 
 
 @pytest.mark.slow
@@ -157,15 +179,22 @@ def test_kill_9_and_ctrl_c_cost_what_was_in_flight_and_change_no_result(desk, tm
     for each in (desk, whole):
         each.set("tune", folds=3, optimiser_calls=80, candidates=["plain", "gepa"])
     options = ("--accuracy", "0.6", "--taught", "instruction")
-    heed_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs, and all that they start, ignore
+    # which a shell's background jobs, and all that they start, ignore
+    heed_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with whole.teacher(*options):
         assert not whole.tune()
     with desk.teacher(*options, "--latency-ms", "500"):
-        for how, after in ((signal.SIGKILL, 61), (signal.SIGINT, 1)):  # requests: in GEPA's first part, with many to come
+        # requests: in GEPA's first part, with many to come
+        for how, after in ((signal.SIGKILL, 61), (signal.SIGINT, 1)):
             before = desk.stats()["requests"]
             command = [sys.executable, "-m", "stages.parts.tuning"]
             process = subprocess.Popen(
-                command, cwd=desk.folder, env=desk.environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed_sigint
+                command,
+                cwd=desk.folder,
+                env=desk.environment,
+                stderr=subprocess.PIPE,
+                text=True,
+                preexec_fn=heed_sigint,
             )
             while desk.stats()["requests"] < before + after and process.poll() is None:
                 time.sleep(0.01)
@@ -174,7 +203,7 @@ def test_kill_9_and_ctrl_c_cost_what_was_in_flight_and_change_no_result(desk, tm
             assert process.returncode == (-9 if how is signal.SIGKILL else 130) and not (desk.folder / PROMPT).exists()
         assert said == "tune-teacher: stopped; the answers so far are kept, and another run goes on with them\n"
         assert not desk.tune()
-        assert desk.stats()["answers"] - desk.stats()["distinct"] <= 2 * desk.params["runtime"]["threads"]
+        assert desk.stats()["answers"] - desk.stats()["distinct"] <= 2 * desk.params["runtime"]["max_in_flight"]
     assert report(desk) == report(whole)
     assert (desk.folder / PROMPT).read_bytes() == (other / PROMPT).read_bytes()
 
@@ -220,12 +249,21 @@ CLASSIFY = "classify.predict"
             "metadata.recipe: Input should be 'plain', 'descriptions', 'examples', 'gepa' or 'miprov2'",
         ),
         (change("metadata", "retrieve", to=0), "metadata.retrieve: Input should be greater than 0"),
-        (change("metadata", "labels", to=LABELS[:2]), "was tuned for other labels: run `make tune-teacher` again, or remove the file"),
+        (
+            change("metadata", "labels", to=LABELS[:2]),
+            "was tuned for other labels: run `make tune-teacher` again, or remove the file",
+        ),
         (change("metadata", "model", to="openai/other"), "was tuned for another model"),
         (change(CLASSIFY, "demos", to="none"), "classify.predict.demos: Input should be a valid list"),
-        (change(CLASSIFY, "demos", "0", "label", to="mortgage"), "a demonstration has the label 'mortgage', which there is not"),
+        (
+            change(CLASSIFY, "demos", "0", "label", to="mortgage"),
+            "a demonstration has the label 'mortgage', which there is not",
+        ),
         (change(CLASSIFY, "lm", to={"model": "other"}), "classify.predict.lm: Input should be None"),
-        (change(CLASSIFY, "signature", "instructions", to="Classify."), "its instructions do not name the label card_arrival"),
+        (
+            change(CLASSIFY, "signature", "instructions", to="Classify."),
+            "its instructions do not name the label card_arrival",
+        ),
         (change(CLASSIFY, "signature", "fields", to=[]), "is a program with other fields"),
     ],
 )
@@ -233,7 +271,13 @@ def test_a_bad_file_is_one_line_that_names_it_and_asks_nothing(tmp_path, spoil, 
     desk = Desk(tmp_path, pool=5)
     program = IntentClassifier(LABELS, desk.params["program"]["instructions"], "chain_of_thought", {})
     predictor(program).demos = [dspy.Example(query=f"query {label}", label=label) for label in LABELS]
-    metadata = {"recipe": "examples", "retrieve": 2, "model": "openai/gpt-4o-mini", "labels": LABELS, "descriptions": {}}
+    metadata = {
+        "recipe": "examples",
+        "retrieve": 2,
+        "model": "openai/gpt-4o-mini",
+        "labels": LABELS,
+        "descriptions": {},
+    }
     versions = {"instructions": desk.params["program"]["instructions"], "dependency_versions": {}}
     state = {**program.dump_state(), "metadata": {**metadata, **versions}}
     write_json(desk.folder / PROMPT, state)
@@ -262,21 +306,28 @@ def test_nearest_demonstrations_are_sent_as_dspy_would_send_them():
     predictor(program).demos = demos
     program.nearest = Nearest(demos, 2)
     recorder = Recorder()
-    requests = ProgramRequests(program, Endpoint(""), "model", 400, TeacherFormat())
+    requests = ProgramRequests(program, HostedEndpoint(""), "model", 400, TeacherFormat())
     for query in ("My card was declined", "where is my new card", "[[ ## label ## ]]\nwhere is it"):
-        with using(dspy.LM("openai/model", engine=recorder, cache=False, num_retries=0)), pytest.raises(Exception, match="enough"):
+        with (
+            using(dspy.LM("openai/model", engine=recorder, cache=False, num_retries=0)),
+            pytest.raises(Exception, match="enough"),
+        ):
             program(query=query)
         theirs = recorder.sent.pop()
         system, *turns = requests.body(query)["messages"]
         assert system["content"] == theirs.system and len(turns) == 5
-        assert [(turn["role"], turn["content"]) for turn in turns] == [(message.role, message.text) for message in theirs.messages]
+        assert [(turn["role"], turn["content"]) for turn in turns] == [
+            (message.role, message.text) for message in theirs.messages
+        ]
     assert program.nearest("My card was declined")[0].label == "declined_card_payment"
-    assert "where is my new card" not in {demo.query for demo in program.nearest("where is my new card")}, "a row never shows its own label"
+    assert "where is my new card" not in {demo.query for demo in program.nearest("where is my new card")}, (
+        "a row never shows its own label"
+    )
 
 
 def score(recipe, right: int, dollars: float | None, tokens: int = 0, rows: int = 100, first: int = 0) -> Score:
     hits = [first <= row < first + right for row in range(rows)]
-    return Score(recipe, hits, Counter(), Spent(rows, tokens, 0, dollars))
+    return Score(recipe, hits, Counter(), Spending(rows, tokens, 0, dollars))
 
 
 def test_the_cheapest_that_none_beats_is_chosen():
@@ -284,12 +335,14 @@ def test_the_cheapest_that_none_beats_is_chosen():
     assert choice([plain, better]) == "plain", "five rows alone are no proof (p 0.0625)"
     assert choice([plain, better, best]) == "gepa", "ten are, and examples, which none beats, cost more"
     assert choice([best, score("miprov2", 90, 2.0)]) == "gepa", "of equal ones the first"
-    assert choice([score("examples", 80, None, 900), score("plain", 80, None, 400)]) == "plain", "by tokens where no price is known"
+    assert choice([score("examples", 80, None, 900), score("plain", 80, None, 400)]) == "plain", (
+        "by tokens where no price is known"
+    )
     assert choice([plain, score("gepa", 80, 0.5, first=20)]) == "gepa"
 
 
 def test_each_row_is_in_one_part_and_labels_are_spread_over_all():
-    gold = [Query(id=str(number), text=f"{number}", label=LABELS[number % 5]) for number in range(53)]
+    gold = [Row(id=str(number), text=f"{number}", label=LABELS[number % 5]) for number in range(53)]
     parts = folds(gold, 5, seed=0)
     assert sorted(number for part in parts for number in part) == list(range(53))
     assert all(set(Counter(gold[number]["label"] for number in part).values()) <= {1, 2, 3} for part in parts)
@@ -299,5 +352,6 @@ def test_each_row_is_in_one_part_and_labels_are_spread_over_all():
 def test_a_written_prompt_names_all_labels():
     assert naming_all("Choose card_arrival or pending_top_up.", ["card_arrival", "pending_top_up"]).endswith("top_up.")
     assert (
-        naming_all("Choose well.", ["card_arrival", "pending_top_up"]) == "Choose well. The intents are:\n- card_arrival\n- pending_top_up"
+        naming_all("Choose well.", ["card_arrival", "pending_top_up"])
+        == "Choose well. The intents are:\n- card_arrival\n- pending_top_up"
     )

@@ -12,9 +12,7 @@ from stages.parts.run.paths import cache
 from stages.parts.run.progress import Progress
 
 # Banking77 (Casanueva et al., arXiv 2003.04807; CC BY 4.0), as its authors published it.
-BANKING77_URL = (
-    "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/57ec275d8078af65b7731c2a98be812d844a6d6b/banking_data/{part}.csv"
-)
+BANKING77_URL = "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/57ec275d8078af65b7731c2a98be812d844a6d6b/banking_data/{part}.csv"
 BANKING77_SHA256 = {
     "train": "b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b",
     "test": "d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d",
@@ -33,7 +31,9 @@ def banking77_from_url() -> dict[str, pd.DataFrame]:
 
 
 def download(url: str, path: Path, sha256: str) -> None:
-    """Fetch a file; raises UserError where the network or the content is not as it should be, and then leaves no file."""
+    """Fetch a file; raises UserError where the network or the content is not as it should be, and then leaves no
+    file.
+    """
     try:
         with requests.get(url, stream=True, timeout=30) as answer, whole_file(path) as draft:
             answer.raise_for_status()

@@ -14,7 +14,9 @@ from stages.parts.task.labels import clean_label
 
 @dataclass(frozen=True)
 class Decision:
-    """A person's label for a row (`id` is the text's, rows.row_id). `was`: what the teacher had said; `when`: ISO 8601, in UTC."""
+    """A person's label for a row (`id` is the text's, rows.row_id). `was`: what the teacher had said; `when`: ISO 8601,
+    in UTC.
+    """
 
     id: str
     label: str
@@ -26,7 +28,8 @@ COLUMNS = [field.name for field in fields(Decision)]
 
 
 def read_decisions(path: Path, labels: Sequence[str]) -> dict[str, Decision]:
-    """The decisions by row; of several about one row the last. Empty where there is no file. Raises UserError with all faults of the file.
+    """The decisions by row; of several about one row the last. Empty where there is no file. Raises UserError with all
+    faults of the file.
 
     Only `id` and `label` are needed, so that a row is soon written by hand.
     """
@@ -47,7 +50,9 @@ def read_decisions(path: Path, labels: Sequence[str]) -> dict[str, Decision]:
         if not decision.id:
             faults.add(number, "it has no id")
         elif label not in labels:
-            faults.add(number, f"{decision.label!r} is none of this run's {len(labels)} labels: mend it, or remove the row")
+            faults.add(
+                number, f"{decision.label!r} is none of this run's {len(labels)} labels: mend it, or remove the row"
+            )
         decisions[decision.id] = Decision(decision.id, label, decision.was, decision.when)
     faults.stop()
     return decisions
@@ -58,7 +63,9 @@ def add_decisions(path: Path, decisions: Iterable[Decision]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8", newline="") as file:
         file.seek(0)
-        writer = csv.DictWriter(file, columns_of(file.readline()) or COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(
+            file, columns_of(file.readline()) or COLUMNS, extrasaction="ignore", lineterminator="\n"
+        )
         if not file.seek(0, os.SEEK_END):
             writer.writeheader()
         else:

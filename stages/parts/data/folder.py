@@ -13,12 +13,16 @@ NEEDED = ("pool", "gold")
 
 
 def read_folder(folder: Path, text_column: str, label_column: str) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """The tables `pool`, `gold` and, where there is one, `test`; and the labels in order with their descriptions, "" where there is none.
+    """The tables `pool`, `gold` and, where there is one, `test`; and the labels in order with their descriptions, ""
+    where there is none.
 
-    The labels are those of labels.csv, or the names in gold by falling count. Raises UserError for what is missing or wrong.
+    The labels are those of labels.csv, or the names in gold by falling count. Raises UserError for what is missing or
+    wrong.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: set raw.folder to yours, or make one with `make new-data FOLDER={folder}`")
+        raise UserError(
+            f"{folder} is no folder: set raw.folder to yours, or make one with `make new-data FOLDER={folder}`"
+        )
     files = {part: the_file(folder, part) for part in (*NEEDED, "test")}
     for part in NEEDED:
         if files[part] is None:
@@ -36,7 +40,9 @@ def read_folder(folder: Path, text_column: str, label_column: str) -> tuple[dict
             labels = dict.fromkeys(by_frequency(tables["gold"].label), "")
             known = KnownLabels(labels, files["gold"] or folder)
     if len(labels) < 2:
-        raise UserError(f"{known.path if known else folder} names {len(labels)} label: there have to be two or more to choose from")
+        raise UserError(
+            f"{known.path if known else folder} names {len(labels)} label: there have to be two or more to choose from"
+        )
     return tables, labels
 
 
@@ -55,8 +61,8 @@ def by_frequency(labels: pd.Series) -> list[str]:
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """Clean label names with their descriptions ("" where there is none) from a CSV file `name,description`, in its order; raises
-    UserError with all faults of the file."""
+    """Clean label names with their descriptions ("" where there is none) from a CSV file `name,description`, in its
+    order; raises UserError with all faults of the file."""
     faults = Faults(path)
     labels: dict[str, str] = {}
     for number, record in records(path, faults):

@@ -10,7 +10,9 @@ from stages.parts.run.params import HubData
 
 
 def read_hub(hub: HubData) -> dict[str, pd.DataFrame]:
-    """The tables `train` and `test` of a data set; raises UserError where the hub, the splits or the rows are not as they should be."""
+    """The tables `train` and `test` of a data set; raises UserError where the hub, the splits or the rows are not as
+    they should be.
+    """
     tables = {}
     for part, split in (("train", hub.train), ("test", hub.test)):
         source = f"{hub.repository}, split {split}"
@@ -23,7 +25,9 @@ def read_hub(hub: HubData) -> dict[str, pd.DataFrame]:
             ) from None
         for name, column in (("text", hub.text_column), ("label", hub.label_column)):
             if column not in rows.column_names:
-                raise UserError(f"{source} has no column {column!r} but {', '.join(rows.column_names)}: set raw.hub.{name}_column")
+                raise UserError(
+                    f"{source} has no column {column!r} but {', '.join(rows.column_names)}: set raw.hub.{name}_column"
+                )
         rows = rows.select_columns([hub.text_column, hub.label_column])
         names = rows.features[hub.label_column]
         if isinstance(names, datasets.ClassLabel):

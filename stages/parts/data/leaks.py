@@ -1,8 +1,9 @@
 """Leaks: texts of one part of the data that are also, or nearly, in another.
 
-Exact: equal once case, punctuation and the forms of Unicode are set aside. Near: cosine of at least NEAR between TF-IDF vectors of
-character n-grams. On Banking77's own split, pairs of test and training rows from 0.9 on differ in a filler word or in word order, and 94 %
-of them have the same label; at 0.8 they are paraphrases that people would write independently (README.md beside this file).
+Exact: equal once case, punctuation and the forms of Unicode are set aside. Near: cosine of at least NEAR between TF-IDF
+vectors of character n-grams. On Banking77's own split, pairs of test and training rows from 0.9 on differ in a filler
+word or in word order, and 94 % of them have the same label; at 0.8 they are paraphrases that people would write
+independently (README.md beside this file).
 """
 
 import re
@@ -31,7 +32,9 @@ def without_copies(rows: Sequence, of: Sequence[str]) -> list:
 
 
 def leaks(parts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
-    """For any two parts, "a-b": how many texts of the later are in the earlier, `exact` or, among the others, `near`."""
+    """For any two parts, "a-b": how many texts of the later are in the earlier, `exact` or, among the others,
+    `near`.
+    """
     texts = {name: [normalised(text) for text in part] for name, part in parts.items()}
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)
     vectorizer.fit([text for part in texts.values() for text in part])
@@ -49,7 +52,9 @@ def leaks(parts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
 
 
 def refuse_copies(found: Mapping[str, Mapping[str, int]], learned: str) -> None:
-    """Raise UserError where rows that are scored are also among those of the part `learned`, which the student learns from."""
+    """Raise UserError where rows that are scored are also among those of the part `learned`, which the student learns
+    from.
+    """
     for parts, count in found.items():
         if learned in parts.split("-") and count["exact"]:
             raise UserError(

@@ -18,9 +18,9 @@ WORD = re.compile(r"\w+")
 def leave_out(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """Rows in which every text stands once, and how many were left out for what; raises UserError beyond 1 % of a file.
 
-    `rows` have id, text, label, part and row. Of a text under two labels no labelled row stays. A text of the test rows stays there alone;
-    a pool text that is labelled by hand stays in gold. Only the former two count towards the 1 %: repeated texts, and pool texts
-    that are labelled already, are as common as harmless.
+    `rows` have id, text, label, part and row. Of a text under two labels no labelled row stays. A text of the test rows
+    stays there alone; a pool text that is labelled by hand stays in gold. Only the former two count towards the 1 %:
+    repeated texts, and pool texts that are labelled already, are as common as harmless.
     """
     labelled = rows.label.notna()
     names = rows[labelled].groupby("id").label.nunique()
@@ -32,7 +32,9 @@ def leave_out(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     stop_beyond_a_few(rows, in_test, "is a test text: drop it here or there")
     rows = rows[~in_test]
 
-    in_gold_or_test = rows.part.isin(("pool", "outside")) & rows.id.isin(rows.id[rows.part.isin(("gold", "test", "train"))])
+    in_gold_or_test = rows.part.isin(("pool", "outside")) & rows.id.isin(
+        rows.id[rows.part.isin(("gold", "test", "train"))]
+    )
     rows = rows[~in_gold_or_test]
     repeated = rows.duplicated(["part", "id"])
     counts = {"two_labels": two_labels, "in_test": in_test, "in_gold_or_test": in_gold_or_test, "repeated": repeated}
@@ -46,7 +48,10 @@ def stop_beyond_a_few(rows: pd.DataFrame, bad: pd.Series, what: str) -> None:
         if len(found) > MOST_LEFT_OUT * of_part:
             faults = Faults(f"the {part} file")
             for number in found.row:
-                faults.add(int(number), f"{what} ({len(found)} of {of_part} rows; up to {MOST_LEFT_OUT:.0%} are left out and counted)")
+                faults.add(
+                    int(number),
+                    f"{what} ({len(found)} of {of_part} rows; up to {MOST_LEFT_OUT:.0%} are left out and counted)",
+                )
             faults.stop()
 
 

@@ -1,16 +1,19 @@
 """What a row is, and its stable id."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 
-OWN = "raw."  # what the names of the user's other columns begin with, so that they meet none of the pipeline's
+from stages.parts.run.files import fingerprint
+
+EXTRA_PREFIX = "raw."  # what the names of the user's other columns begin with, so that they meet none of the pipeline's
 
 
-class Query(TypedDict):
-    """One text. `label` is absent where it is unknown (the pool). The user's other columns come along as further keys, `raw.NAME`."""
+class Row(TypedDict):
+    """One text. `label` is absent where it is unknown (the pool). The user's other columns come along as further keys,
+    `raw.NAME`.
+    """
 
     id: str
     text: str
@@ -20,9 +23,9 @@ class Query(TypedDict):
 class TeacherLabel(TypedDict):
     """What the teacher made of one query.
 
-    `label` is the answer as it came, matched to a label name where it could be; `valid` says whether it is one. `confidence` is the
-    probability of the label in [0, 1], or None where the teacher reports none; `probabilities` are those of
-    the labels that it reports any for.
+    `label` is the answer as it came, matched to a label name where it could be; `valid` says whether it is one.
+    `confidence` is the probability of the label in [0, 1], or None where the teacher reports none; `probabilities` are
+    those of the labels that it reports any for.
     """
 
     id: str
@@ -36,16 +39,23 @@ class TeacherLabel(TypedDict):
 
 def row_id(text: str) -> str:
     """The stable id of a row: the first 16 hex digits of the text's sha256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return fingerprint(text)
 
 
-def own_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+def extra_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     """The user's other columns of a row, as `raw.NAME`."""
-    return {name: value for name, value in row.items() if name.startswith(OWN)}
+    return {name: value for name, value in row.items() if name.startswith(EXTRA_PREFIX)}
 
 
-def as_queries(rows: pd.DataFrame) -> Iterator[Any]:
-    """Rows as Query dictionaries: id, text, label where there is such a column, and the user's other columns where they hold something."""
-    names = ["id", "text", *(["label"] if "label" in rows else []), *(name for name in rows if str(name).startswith(OWN))]
+def as_rows(rows: pd.DataFrame) -> Iterator[Any]:
+    """Rows as Query dictionaries: id, text, label where there is such a column, and the user's other columns where they
+    hold something.
+    """
+    names = [
+        "id",
+        "text",
+        *(["label"] if "label" in rows else []),
+        *(name for name in rows if str(name).startswith(EXTRA_PREFIX)),
+    ]
     for values in zip(*(rows[name].tolist() for name in names), strict=True):
         yield {name: value for name, value in zip(names, values, strict=True) if isinstance(value, str)}

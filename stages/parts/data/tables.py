@@ -1,7 +1,8 @@
 """Reading a file of texts as a table, and refusing what would spoil a run.
 
-Not with `datasets`: it guesses types ("007" becomes 7, "NA" nothing), keeps a copy of every file in its cache, and names no row of a bad
-file. Rows stream through one loop of checks into columns of Arrow strings, 0.1 GB for a million short texts.
+Not with `datasets`: it guesses types ("007" becomes 7, "NA" nothing), keeps a copy of every file in its cache, and
+names no row of a bad file. Rows stream through one loop of checks into columns of Arrow strings, 0.1 GB for a million
+short texts.
 """
 
 import csv
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from stages.parts.data.faults import Faults
-from stages.parts.data.rows import OWN
+from stages.parts.data.rows import EXTRA_PREFIX
 from stages.parts.run.errors import UserError
 from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN, clean_label, match_label
@@ -40,19 +41,27 @@ class KnownLabels:
     path: Path
 
 
-def read_table(path: Path, text_column: str, label_column: str | None = None, known: KnownLabels | None = None) -> pd.DataFrame:
-    """The rows of a CSV (UTF-8, with a header), JSON lines or Parquet file, as `checked` makes them; raises UserError with all faults."""
+def read_table(
+    path: Path, text_column: str, label_column: str | None = None, known: KnownLabels | None = None
+) -> pd.DataFrame:
+    """The rows of a CSV (UTF-8, with a header), JSON lines or Parquet file, as `checked` makes them; raises UserError
+    with all faults.
+    """
     faults = Faults(path)
     return checked(records(path, faults), faults, text_column, label_column, known)
 
 
 def checked(
-    stream: Iterator[tuple[int, Record]], faults: Faults, text_column: str, label_column: str | None, known: KnownLabels | None = None
+    stream: Iterator[tuple[int, Record]],
+    faults: Faults,
+    text_column: str,
+    label_column: str | None,
+    known: KnownLabels | None = None,
 ) -> pd.DataFrame:
     """Numbered records as a table; raises UserError with all faults of their source, those in `faults` before included.
 
-    Columns: `row` (the number), `text` as written, `label` (clean) where a `label_column` is given, and the others as strings under
-    `raw.NAME`.
+    Columns: `row` (the number), `text` as written, `label` (clean) where a `label_column` is given, and the others as
+    strings under `raw.NAME`.
     """
     wanted = {"text": text_column} | ({"label": label_column} if label_column else {})
     tables, rows = [], 0
@@ -72,7 +81,9 @@ def checked(
             progress.update(len(chunk))
     faults.stop()
     if not rows:
-        raise UserError(f"{faults.source} holds no rows: it needs a header with {' and '.join(wanted.values())}, and rows below it")
+        raise UserError(
+            f"{faults.source} holds no rows: it needs a header with {' and '.join(wanted.values())}, and rows below it"
+        )
     return pa.concat_tables(tables, promote_options="default").to_pandas()
 
 
@@ -86,7 +97,9 @@ def columns_of(chunk: list[tuple[int, Record]], text_column: str, label_column: 
     for name in dict.fromkeys(name for _, record in chunk for name in record):
         if name not in (text_column, label_column):
             values = [record.get(name) for _, record in chunk]
-            found[OWN + name] = pa.array([None if value is None else str(value) for value in values], pa.large_string())
+            found[EXTRA_PREFIX + name] = pa.array(
+                [None if value is None else str(value) for value in values], pa.large_string()
+            )
     return pa.table(found)
 
 
@@ -100,7 +113,10 @@ def check_text(text: Any, column: str, row: int, faults: Faults) -> None:
     elif len(text) > LONGEST:
         faults.add(row, f"{column} is longer than {LONGEST:,} characters: shorten it or drop the row")
     elif not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        faults.add(row, f"{column} holds half of a surrogate pair, which is no character: write the whole character or drop the row")
+        faults.add(
+            row,
+            f"{column} holds half of a surrogate pair, which is no character: write the whole character or drop the row",
+        )
 
 
 def check_label(label: Any, column: str, known: KnownLabels | None, row: int, faults: Faults) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import aiohttp
 
-from stages.parts.engines.client import EngineClient, EngineError
+from stages.parts.engines.http_client import EngineClient, EngineError
 from stages.parts.run.errors import UserError
 
 
 def refuse_trained_modules(adapters: Iterable[Path], engine: str) -> None:
-    """Raise UserError for an adapter that brings whole modules, such as trained embeddings: none has a place for them beside a base."""
+    """Raise UserError for an adapter that brings whole modules, such as trained embeddings: none has a place for them
+    beside a base.
+    """
     for folder in adapters:
         if json.loads((folder / "adapter_config.json").read_text()).get("modules_to_save"):
             raise UserError(
@@ -24,7 +26,9 @@ def refuse_trained_modules(adapters: Iterable[Path], engine: str) -> None:
 
 
 async def load_adapter(client: EngineClient, name: str, folder: Path) -> None:
-    """Make a running vLLM serve an adapter's folder, an absolute path on its machine; raises EngineError, with vLLM's reason."""
+    """Make a running vLLM serve an adapter's folder, an absolute path on its machine; raises EngineError, with vLLM's
+    reason.
+    """
     await change(client, "load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
 
 
@@ -37,6 +41,8 @@ async def change(client: EngineClient, route: str, body: dict[str, str]) -> None
     try:
         async with client.session.post(f"{client.api_base}/{route}", json=body) as response:
             if response.status != 200:
-                raise EngineError(f"{route} of {body['lora_name']}: {response.status}: {(await response.text(errors='replace'))[:300]}")
+                raise EngineError(
+                    f"{route} of {body['lora_name']}: {response.status}: {(await response.text(errors='replace'))[:300]}"
+                )
     except (TimeoutError, aiohttp.ClientError) as error:
         raise EngineError(f"the engine failed: {type(error).__name__}") from None

@@ -1,8 +1,10 @@
-"""Vendors' batch APIs, in OpenAI's protocol: a file of requests is uploaded, worked through within a day at half the price, and collected.
+"""Vendors' batch APIs, in OpenAI's protocol: a file of requests is uploaded, worked through within a day at half the
+price, and collected.
 
-Answers go to the same log as those that are asked for one by one, so that whatever a batch leaves open is asked in the usual way behind
-it. A second log notes each job before it starts, and the batch once it has: a run that is killed while it waits finds its jobs again and
-pays for nothing twice. Whatever fails here is tried again; a day's wait outlives an hour without a network.
+Answers go to the same log as those that are asked for one by one, so that whatever a batch leaves open is asked in the
+usual way behind it. A second log notes each job before it starts, and the batch once it has: a run that is killed while
+it waits finds its jobs again and pays for nothing twice. Whatever fails here is tried again; a day's wait outlives an
+hour without a network.
 """
 
 import asyncio
@@ -16,10 +18,10 @@ from typing import IO, Any, TypeVar
 
 import aiohttp
 
-from stages.parts.engines.asking import Asker, allowed_tokens, compact, content_key, still_answers
-from stages.parts.engines.client import EngineClient, EngineError, EngineRefuses, EngineTimeout, RequestRefused
-from stages.parts.engines.meter import OverBudget
-from stages.parts.engines.pace import pause_s
+from stages.parts.engines.budget import BudgetExceeded
+from stages.parts.engines.caching_client import CachingClient, allowed_tokens, compact, content_key, still_answers
+from stages.parts.engines.http_client import EngineClient, EngineError, EngineRefuses, EngineTimeout, RequestRefused
+from stages.parts.engines.rate_limit import backoff_s
 from stages.parts.run.append_log import KEY_LENGTH, AppendLog
 from stages.parts.run.progress import Progress
 
@@ -40,7 +42,7 @@ def line_of(key: str, body: Mapping[str, Any]) -> str:
 class Batches:
     """Jobs at one endpoint, whose answers go to the log of `asker`. `jobs` is the other log."""
 
-    def __init__(self, client: EngineClient, asker: Asker, jobs: AppendLog) -> None:
+    def __init__(self, client: EngineClient, asker: CachingClient, jobs: AppendLog) -> None:
         assert asker.log is not None
         self.client = client
         self.asker = asker
@@ -48,8 +50,8 @@ class Batches:
         self.jobs = jobs
 
     async def ask(self, bodies: Iterable[dict[str, Any]]) -> None:
-        """Get what the log lacks of the answers to requests that allow as many tokens each, in batches as large as limits and budget allow;
-        leaves out what a batch failed to answer. Raises EngineError, and OverBudget."""
+        """Get what the log lacks of the answers to requests that allow as many tokens each, in batches as large as
+        limits and budget allow; leaves out what a batch failed to answer. Raises EngineError, and OverBudget."""
         for job in self.jobs.records():
             if not job["done"]:
                 await self.finish(job)
@@ -66,7 +68,7 @@ class Batches:
                 wanted, size, prompt, completion = {}, 0, 0, 0
                 too_much = self.meter.passed(*more)
             if too_much:
-                raise OverBudget(too_much)
+                raise BudgetExceeded(too_much)
             wanted[key] = body
             size, prompt, completion = size + length, prompt + more[0], completion + more[1]
         if wanted:
@@ -171,7 +173,9 @@ class Batches:
             return str((await response.json())["id"])
 
     async def download(self, file: str, into: IO[bytes]) -> None:
-        """A whole file, ready to be read. (The response's own lines end at half a megabyte, and log-probabilities are longer.)"""
+        """A whole file, ready to be read. (The response's own lines end at half a megabyte, and log-probabilities are
+        longer.)
+        """
         into.seek(0)
         into.truncate()
         async with self.opened("GET", f"files/{file}/content", timeout=self.for_files()) as response:
@@ -185,7 +189,9 @@ class Batches:
 
     def for_files(self) -> aiohttp.ClientTimeout:
         """The time limit of an answer for each piece of a file, not for the whole."""
-        return aiohttp.ClientTimeout(sock_connect=self.client.session.timeout.total, sock_read=self.client.session.timeout.total)
+        return aiohttp.ClientTimeout(
+            sock_connect=self.client.session.timeout.total, sock_read=self.client.session.timeout.total
+        )
 
     @asynccontextmanager
     async def opened(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -209,5 +215,5 @@ async def again(ask: Callable[[], Awaitable[Result]]) -> Result:
         except (EngineRefuses, RequestRefused):
             raise
         except EngineError:
-            await asyncio.sleep(pause_s(attempt))
+            await asyncio.sleep(backoff_s(attempt))
     return await ask()

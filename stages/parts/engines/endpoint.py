@@ -1,4 +1,6 @@
-"""Somebody else's model behind OpenAI's protocol: vendors, gateways, engines of another team. Only asked, never started."""
+"""Somebody else's model behind OpenAI's protocol: vendors, gateways, engines of another team. Only asked, never
+started.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,13 +8,21 @@ from typing import Any
 
 from stages.parts.task.prompt import AnswerForm
 
-TOO_LONG = ("context length", "context_length", "context window", "too many tokens", "prompt is too long", "maximum input length")
+TOO_LONG = (
+    "context length",
+    "context_length",
+    "context window",
+    "too many tokens",
+    "prompt is too long",
+    "maximum input length",
+)
 NO_CREDIT = ("insufficient_quota", "insufficient quota", "insufficient balance", "insufficient credit")
-OF_PAYMENT = (*NO_CREDIT, "billing", "payment")  # not with 429: limits of requests a minute, too, come with advice on billing
+# not with 429: limits of requests a minute, too, come with advice on billing
+OF_PAYMENT = (*NO_CREDIT, "billing", "payment")
 SHOWN = 200  # characters of a vendor's message that the user sees
 
 
-class Endpoint:
+class HostedEndpoint:
     """A kind of engine that others run: its words for errors. `key_name` is the variable that holds the key."""
 
     name = "endpoint"
@@ -34,7 +44,9 @@ class Endpoint:
         said = said_in(message)
         if status == 401:
             return f"the endpoint refuses the key in {self.key_name}: {said}"
-        if status == 402 or any(words in message.lower() for words in {403: OF_PAYMENT, 429: NO_CREDIT}.get(status, ())):
+        if status == 402 or any(
+            words in message.lower() for words in {403: OF_PAYMENT, 429: NO_CREDIT}.get(status, ())
+        ):
             return f"the endpoint says that no credit is left: {said}"
         if status == 404:
             return f"the endpoint has no such model or path: {said}"

@@ -1,7 +1,8 @@
 """What an engine is to those who use it, whoever made it: the stages and the service know these names and no others.
 
-A new kind of engine is a class with `EngineKind`'s members, beside vllm.py and sglang.py, and a line in kinds.py; `process.py` runs it,
-`asking.py`, `client.py` and `dspy_lm.py` ask it. What others run is an `AskedKind`, like endpoint.py.
+A new kind of engine is a class with `EngineKind`'s members, beside vllm.py and sglang.py, and a line in kinds.py;
+`process.py` runs it, `asking.py`, `client.py` and `dspy_lm.py` ask it. What others run is an `AskedKind`, like
+endpoint.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +17,16 @@ from stages.parts.task.prompt import AnswerForm
 
 @dataclass(frozen=True)
 class Precision:
-    """In how many bits a model is held on GPUs: `weights` as they are on disk or fp8, the KV cache as the weights' type (auto) or fp8."""
+    """In how many bits a model is held on GPUs: `weights` as they are on disk or fp8, the KV cache as the weights' type
+    (auto) or fp8.
+    """
 
     weights: str | None = None
     kv_cache: str = "auto"
 
 
 @dataclass(frozen=True)
-class Places:
+class AdapterSlots:
     """Room for adapters that come and go while an engine runs: of how many, one batch may ask; their highest rank."""
 
     adapters: int
@@ -32,8 +35,8 @@ class Places:
 
 @dataclass(frozen=True)
 class Launch:
-    """What an engine is started with. `adapters` are folders by the names they are served under, `places` for others that come while it
-    runs; `layout` None means a CPU."""
+    """What an engine is started with. `adapters` are folders by the names they are served under, `places` for others
+    that come while it runs; `layout` None means a CPU."""
 
     model: Path
     name: str
@@ -44,22 +47,28 @@ class Launch:
     max_model_len: int | None
     kv_cache_gib: int
     precision: Precision = Precision()
-    places: Places | None = None
+    places: AdapterSlots | None = None
 
 
-class AskedKind(Protocol):
-    """What those who ask an engine know of its kind. It serves OpenAI's protocol under an address that ends in /v1, and wants a key."""
+class EndpointKind(Protocol):
+    """What those who ask an engine know of its kind. It serves OpenAI's protocol under an address that ends in /v1, and
+    wants a key.
+    """
 
     name: str
     most_alternatives: int
     """Of how many tokens it reports log-probabilities at each position, at most."""
 
     def models(self, cards: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What requests may name as their model, from the entries of /v1/models; raises KeyError where they are none."""
+        """What requests may name as their model, from the entries of /v1/models; raises KeyError where they are
+        none.
+        """
         ...
 
     def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
-        """What a request says beyond OpenAI's protocol: go on with the prompt's last message, and keep to the form, if there is one."""
+        """What a request says beyond OpenAI's protocol: go on with the prompt's last message, and keep to the form, if
+        there is one.
+        """
         ...
 
     def says_too_long(self, message: str) -> bool:
@@ -67,7 +76,9 @@ class AskedKind(Protocol):
         ...
 
     def refuses_all(self, status: int, message: str) -> str | None:
-        """Why it will refuse every request (the key, the model, no credit), in one line; None where the status does not say that."""
+        """Why it will refuse every request (the key, the model, no credit), in one line; None where the status does not
+        say that.
+        """
         ...
 
     def complaint(self, status: int, message: str) -> str:
@@ -75,7 +86,7 @@ class AskedKind(Protocol):
         ...
 
 
-class EngineKind(AskedKind, Protocol):
+class EngineKind(EndpointKind, Protocol):
     """All that is peculiar to one kind of engine of our own."""
 
     health: str
@@ -96,12 +107,14 @@ class EngineKind(AskedKind, Protocol):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """Where an engine answers: `api_base` ends in /v1; `names` maps "base" and each adapter to its name there; it wants `key`."""
+    """Where an engine answers: `api_base` ends in /v1; `names` maps "base" and each adapter to its name there; it wants
+    `key`.
+    """
 
     api_base: str
     names: Mapping[str, str]
     key: str
-    kind: AskedKind
+    kind: EndpointKind
 
 
 class Engine(Protocol):

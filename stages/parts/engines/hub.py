@@ -3,7 +3,12 @@
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from stages.parts.run.errors import UserError
 
@@ -19,12 +24,19 @@ SECOND_COPIES = ["original/*", "consolidated*.safetensors"]  # as Meta and Mistr
 
 
 def snapshot(model: str, revision: str, folder: Path) -> None:
-    """Download a model's safetensors, configuration and tokenizer at a commit into `folder`, with the hub's progress bars.
+    """Download a model's safetensors, configuration and tokenizer at a commit into `folder`, with the hub's progress
+    bars.
 
     Raises UserError for a gated model without a token, an unknown model or commit, and no network.
     """
     try:
-        snapshot_download(model, revision=revision, local_dir=folder, allow_patterns=WEIGHTS_AND_TOKENIZER, ignore_patterns=SECOND_COPIES)
+        snapshot_download(
+            model,
+            revision=revision,
+            local_dir=folder,
+            allow_patterns=WEIGHTS_AND_TOKENIZER,
+            ignore_patterns=SECOND_COPIES,
+        )
     except GatedRepoError:
         raise UserError(
             f"{model} is gated: accept its licence on https://huggingface.co/{model}, then set HF_TOKEN to a token that may read it"

@@ -32,15 +32,19 @@ class Layout:
 
 
 def model_shape(folder: Path, quantization: str | None = None) -> ModelShape:
-    """The shape of a downloaded model, from its config.json and the size of its safetensors; raises UserError where the config lacks it.
+    """The shape of a downloaded model, from its config.json and the size of its safetensors; raises UserError where the
+    config lacks it.
 
-    Quantised to fp8 as it is loaded, the linear layers take half of their 16 bits; embeddings and head (counted whole, as the larger) stay.
+    Quantised to fp8 as it is loaded, the linear layers take half of their 16 bits; embeddings and head (counted whole,
+    as the larger) stay.
     """
     whole = json.loads((folder / "config.json").read_text())
     config = whole.get("text_config", whole)  # of a model that reads pictures, too
     of_embeddings = {"vocab_size", "hidden_size"} if quantization == "fp8" else set()
     if missing := {"num_attention_heads", "num_hidden_layers", *of_embeddings} - config.keys():
-        raise UserError(f"{folder}/config.json has no {', '.join(sorted(missing))}: only decoder language models can be laid out over GPUs")
+        raise UserError(
+            f"{folder}/config.json has no {', '.join(sorted(missing))}: only decoder language models can be laid out over GPUs"
+        )
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if quantization == "fp8":
         kept = 2 * 2 * config["vocab_size"] * config["hidden_size"]
@@ -54,23 +58,27 @@ def model_shape(folder: Path, quantization: str | None = None) -> ModelShape:
 
 
 def layouts(shape: ModelShape, gpus: int, room: float) -> list[Layout]:
-    """The ways one copy of the model fits on exactly `gpus` GPUs with `room` bytes each for weights, most tensor-parallel first.
+    """The ways one copy of the model fits on exactly `gpus` GPUs with `room` bytes each for weights, most
+    tensor-parallel first.
 
-    Tensor parallelism splits every layer: its degree divides the attention heads, and divides or is a multiple of the key-value heads.
-    It needs traffic in each layer, so it stays within 8 GPUs. Pipeline parallelism splits the layers and takes the rest.
+    Tensor parallelism splits every layer: its degree divides the attention heads, and divides or is a multiple of the
+    key-value heads. It needs traffic in each layer, so it stays within 8 GPUs. Pipeline parallelism splits the layers
+    and takes the rest.
     """
     found = []
     for tensor in range(min(gpus, 8), 0, -1):
         pipeline = gpus // tensor
         splits_heads = shape.heads % tensor == 0 and (shape.kv_heads % tensor == 0 or tensor % shape.kv_heads == 0)
-        share = math.ceil(shape.layers / pipeline) / shape.layers / tensor  # the largest stage's; rounding up covers the embeddings
+        # the largest stage's; rounding up covers the embeddings
+        share = math.ceil(shape.layers / pipeline) / shape.layers / tensor
         if gpus % tensor == 0 and splits_heads and pipeline <= shape.layers and shape.weight_bytes * share <= room:
             found.append(Layout(tensor, pipeline, 1))
     return found
 
 
 def plan(shape: ModelShape, memory: list[int]) -> Layout:
-    """As many copies of the model as fit on GPUs with this much memory, each spread over as many GPUs as then fall to it.
+    """As many copies of the model as fit on GPUs with this much memory, each spread over as many GPUs as then fall to
+    it.
 
     Raises UserError where the model does not fit at all.
     """

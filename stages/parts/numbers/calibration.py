@@ -1,6 +1,8 @@
-"""Confidence that means what it says: temperature scaling, and the confidence from which answers are right often enough.
+"""Confidence that means what it says: temperature scaling, and the confidence from which answers are right often
+enough.
 
-Temperature scaling: Guo et al. 2017, On Calibration of Modern Neural Networks. Abstaining below a threshold: El-Yaniv and Wiener 2010.
+Temperature scaling: Guo et al. 2017, On Calibration of Modern Neural Networks. Abstaining below a threshold: El-Yaniv
+and Wiener 2010.
 """
 
 import math
@@ -19,8 +21,8 @@ TEMPERATURES = (0.2, 10.0)
 
 
 class Calibration(BaseModel):
-    """How to read the probabilities of the pair with these hashes. `threshold` is the lowest confidence worth an answer, or None where none
-    is; `coverage` and `precision` are what it gave on the `rows` that it was chosen on."""
+    """How to read the probabilities of the pair with these hashes. `threshold` is the lowest confidence worth an
+    answer, or None where none is; `coverage` and `precision` are what it gave on the `rows` that it was chosen on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,12 +51,16 @@ def calibrated(probabilities: Mapping[str, float], temperature: float) -> dict[s
     return {label: value / total for label, value in sorted(scaled.items(), key=lambda pair: -pair[1])} if total else {}
 
 
-def best_temperature(distributions: Sequence[Mapping[str, float]], labels: Sequence[str], certainty: Sequence[float]) -> float:
+def best_temperature(
+    distributions: Sequence[Mapping[str, float]], labels: Sequence[str], certainty: Sequence[float]
+) -> float:
     """The temperature at which labels that are true with probability `certainty` are least surprising."""
 
     def surprise(log_temperature: float) -> float:
         temperature = math.exp(log_temperature)
-        likely = [calibrated(found, temperature).get(label, 0.0) for found, label in zip(distributions, labels, strict=True)]
+        likely = [
+            calibrated(found, temperature).get(label, 0.0) for found, label in zip(distributions, labels, strict=True)
+        ]
         believed, sure = np.clip(likely, TINY, 1 - TINY), np.asarray(certainty)
         return -float(np.mean(sure * np.log(believed) + (1 - sure) * np.log(1 - believed)))
 
@@ -63,10 +69,11 @@ def best_temperature(distributions: Sequence[Mapping[str, float]], labels: Seque
 
 
 def lowest_threshold(confidence: Sequence[float], right: Sequence[float], precision: float) -> float | None:
-    """The lowest confidence such that of the rows at or above it a share of `precision` is right; None where there is none.
+    """The lowest confidence such that of the rows at or above it a share of `precision` is right; None where there is
+    none.
 
-    `right` is the probability that a row's answer is. The share is (right + 1) / (rows + 2), Laplace's rule of succession: a lucky
-    handful of rows proves little.
+    `right` is the probability that a row's answer is. The share is (right + 1) / (rows + 2), Laplace's rule of
+    succession: a lucky handful of rows proves little.
     """
     order = np.argsort(-np.asarray(confidence), kind="stable")
     surest = np.asarray(confidence)[order]

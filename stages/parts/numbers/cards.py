@@ -1,4 +1,6 @@
-"""The metadata of the model card and the data card, in Hugging Face's format (huggingface_hub.ModelCardData, DatasetCardData)."""
+"""The metadata of the model card and the data card, in Hugging Face's format (huggingface_hub.ModelCardData,
+DatasetCardData).
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +8,7 @@ from typing import Any
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from stages.parts.numbers.arms import ArmRow
-from stages.parts.run.params import HubStudent, Params
+from stages.parts.run.params import HubStudentSettings, Params
 
 # Source -> its name, its id on the hub or here, its licence. Your own rows have the licence that you give them.
 SOURCES = {
@@ -18,7 +20,9 @@ SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "1
 
 
 def source_of(params: Params) -> tuple[str, str, str | None]:
-    """Name, id and licence of the rows; a data set of the hub is named as it is there, where its own card has the licence."""
+    """Name, id and licence of the rows; a data set of the hub is named as it is there, where its own card has the
+    licence.
+    """
     if params.raw.source == "hub":
         return params.raw.hub.repository, params.raw.hub.repository, None
     return SOURCES.get(params.raw.source, OWN)
@@ -42,7 +46,7 @@ def model_metadata(params: Params, metrics: Mapping[str, Any], student: ArmRow) 
         for metric, value in figures.items()
         if value is not None
     ]
-    base = params.student.model if isinstance(params.student, HubStudent) else None
+    base = params.student.model if isinstance(params.student, HubStudentSettings) else None
     data = ModelCardData(
         model_name=f"{metrics['profile']}-student",
         base_model=base,

@@ -1,4 +1,5 @@
-"""Two revisions against each other: DVC's differences of metrics and plots, and a page with the paired difference of their predictions.
+"""Two revisions against each other: DVC's differences of metrics and plots, and a page with the paired difference of
+their predictions.
 
 python -m stages.parts.numbers.compare main other    # branches, tags, commits; without the second: the workspace
 """
@@ -18,7 +19,7 @@ from dvc.exceptions import DvcException
 from scmrepo.exceptions import SCMError
 
 from stages.parts.numbers.arms import points, served_arm
-from stages.parts.numbers.page import rendered
+from stages.parts.numbers.render import rendered
 from stages.parts.numbers.statistics import difference_interval, mcnemar
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
@@ -34,13 +35,17 @@ def read(path: Path, revision: str) -> str:
         return str(dvc.api.read(str(path), rev=None if revision == WORKSPACE else revision))
     except (DvcException, SCMError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} of {revision} can't be read ({reason}): check it out and run `dvc repro`, or `dvc pull`") from None
+        raise UserError(
+            f"{path} of {revision} can't be read ({reason}): check it out and run `dvc repro`, or `dvc pull`"
+        ) from None
 
 
 def served_answers(revision: str) -> pd.DataFrame:
     """What the served student of a revision said: `actual` and `said`, by the rows' ids."""
     metrics = json.loads(read(paths.METRICS, revision))
-    table = pd.read_csv(io.StringIO(read(paths.PREDICTIONS, revision)), dtype=str, keep_default_na=False).set_index("id")
+    table = pd.read_csv(io.StringIO(read(paths.PREDICTIONS, revision)), dtype=str, keep_default_na=False).set_index(
+        "id"
+    )
     return table[["actual"]].assign(said=table[served_arm(metrics)])
 
 
@@ -62,7 +67,9 @@ def changed_metrics(a: str, b: str) -> list[dict[str, Any]]:
     for name in {**of_a, **of_b}:
         old, new = of_a.get(name), of_b.get(name)
         if old != new:
-            found.append({"name": name, "a": old, "b": new, "change": None if old is None or new is None else new - old})
+            found.append(
+                {"name": name, "a": old, "b": new, "change": None if old is None or new is None else new - old}
+            )
     return found
 
 
@@ -77,7 +84,8 @@ def compare(a: str, b: str, seed: int) -> dict[str, Any]:
 
     def rows(mask: "pd.Series[bool]", instead: str) -> list[dict[str, str]]:
         return [
-            {"text": texts.get(str(row), str(row)), "actual": both.actual_b[row], "instead": both[instead][row]} for row in both.index[mask]
+            {"text": texts.get(str(row), str(row)), "actual": both.actual_b[row], "instead": both[instead][row]}
+            for row in both.index[mask]
         ]
 
     return {

@@ -12,9 +12,10 @@ FOLDS = 4
 def likely_errors(model: BaseEstimator, texts: Sequence[str], labels: Sequence[str], seed: int) -> np.ndarray:
     """A mask [N] of rows whose label an unseen-row classifier confidently contradicts ("prune by confident joint").
 
-    Out-of-fold probabilities of `model`; a class's threshold is the mean probability that its own rows give it; a row is an error where
-    another class passes its threshold, and is the most likely of those that do. A row whose label is the classifier's own choice is none
-    (as in cleanlab's `_reduce_issues`). Rows of classes with fewer than FOLDS rows are kept.
+    Out-of-fold probabilities of `model`; a class's threshold is the mean probability that its own rows give it; a row
+    is an error where another class passes its threshold, and is the most likely of those that do. A row whose label is
+    the classifier's own choice is none (as in cleanlab's `_reduce_issues`). Rows of classes with fewer than FOLDS rows
+    are kept.
     """
     given = np.unique(np.asarray(labels), return_inverse=True)[1]
     counts = np.bincount(given)

@@ -1,7 +1,7 @@
 """The report's pictures, drawn with matplotlib without a screen.
 
-Each is written as PNG, for `dvc plots` and README files, and returned as SVG for the page: without a background, and in the colour of the
-page's text where the PNG has INK, so that it is right in light and in dark.
+Each is written as PNG, for `dvc plots` and README files, and returned as SVG for the page: without a background, and in
+the colour of the page's text where the PNG has INK, so that it is right in light and in dark.
 """
 
 import io
@@ -23,7 +23,8 @@ from matplotlib.patches import Rectangle
 INK = "#202124"
 GREY = "#9aa0a6"
 DPI = 130
-WIDTH = 5.0  # inches: text stays readable where a phone shrinks it to 350 pixels, and fits where a page shows two side by side
+# inches: text stays readable where a phone shrinks it to 350 pixels, and fits where a page shows two side by side
+WIDTH = 5.0
 matplotlib.rcParams.update(
     {
         "font.size": 10,
@@ -50,17 +51,24 @@ def save(figure: Any, path: Path) -> str:
 
 
 def accuracy_bars(
-    path: Path, title: str, bars: Mapping[str, float], colors: Sequence[str], intervals: Sequence[Mapping[str, float]] = ()
+    path: Path,
+    title: str,
+    bars: Mapping[str, float],
+    colors: Sequence[str],
+    intervals: Sequence[Mapping[str, float]] = (),
 ) -> str:
     """One horizontal bar for each name with its percentage; `intervals` (low, high, in the bars' order) as whiskers."""
     figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * len(bars) + 0.9))
     values = np.array([100 * value for value in bars.values()])
     ends = np.array([[i["low"], i["high"]] for i in intervals]).T * 100
-    axes.barh(list(bars), values, color=list(colors), xerr=np.abs(ends - values) if intervals else None, ecolor=INK, capsize=2)
+    axes.barh(
+        list(bars), values, color=list(colors), xerr=np.abs(ends - values) if intervals else None, ecolor=INK, capsize=2
+    )
     reach = ends[1] if intervals else values
     for number, value in enumerate(values):
         inside = "black" if colors[number] == GREY else "white"
-        x, color = (1, inside) if value > 20 else (reach[number] + 1, INK)  # behind bar and whisker, where the bar is short
+        # behind bar and whisker, where the bar is short
+        x, color = (1, inside) if value > 20 else (reach[number] + 1, INK)
         axes.text(x, number, f"{value:.1f} %", va="center", color=color, fontsize=9)
     axes.invert_yaxis()
     axes.set(xlim=(0, 100), xlabel="percent")
@@ -69,17 +77,27 @@ def accuracy_bars(
 
 
 def confusion(path: Path, shares: pd.DataFrame, color: str) -> None:
-    """Rows are true labels, columns predicted ones (`confusion_shares`). Grows with the labels, so that 77 stay readable in the file; the
-    page has a table."""
+    """Rows are true labels, columns predicted ones (`confusion_shares`). Grows with the labels, so that 77 stay
+    readable in the file; the page has a table."""
     names = list(shares.index)
     side = 2.6 + max(4.0, 0.27 * len(names))  # room for the names
     figure, axes = plt.subplots(figsize=(side, side))
     table = shares.to_numpy(dtype=float)
     for row, column in zip(*np.nonzero(table), strict=True):
         share = table[row, column]
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, alpha=0.08 + 0.92 * share, linewidth=0))
+        axes.add_patch(
+            Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, alpha=0.08 + 0.92 * share, linewidth=0)
+        )
         if share >= 0.03:
-            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5, color="white" if share > 0.5 else INK)
+            axes.text(
+                column,
+                row,
+                f"{100 * share:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color="white" if share > 0.5 else INK,
+            )
     ticks = np.arange(len(names))
     axes.set_xticks(ticks, names, rotation=90, fontsize=8)
     axes.set_yticks(ticks, names, fontsize=8)
@@ -111,7 +129,15 @@ def curve(
         axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
     axes.plot(table[x], table[y], color=color, marker="o", markersize=3)
     if mark:
-        axes.plot(*mark[:2], marker="o", markersize=11, markerfacecolor="none", markeredgecolor=INK, linestyle="none", label=mark[2])
+        axes.plot(
+            *mark[:2],
+            marker="o",
+            markersize=11,
+            markerfacecolor="none",
+            markeredgecolor=INK,
+            linestyle="none",
+            label=mark[2],
+        )
         axes.legend(frameon=False, fontsize=9)
     axes.set(xlabel=x, ylabel=y)
     figure.suptitle(title)

@@ -42,35 +42,46 @@ def experiments(names: Iterable[str]) -> dict[str, str]:
 def run_experiments(names: dict[str, int], settings: Sequence[str]) -> None:
     """Run an experiment for each seed, one after the other, outside the workspace; raises UserError where one fails.
 
-    Not through DVC's queue: its worker ends now and then with experiments still queued, and `dvc exp run --run-all` waits for ever
-    (seen here, and https://github.com/treeverse/dvc/issues/10428).
+    Not through DVC's queue: its worker ends now and then with experiments still queued, and `dvc exp run --run-all`
+    waits for ever (seen here, and https://github.com/treeverse/dvc/issues/10428).
     """
     if earlier := experiments(names):
-        subprocess.run(["dvc", "exp", "remove", "--quiet", *earlier], check=True)  # else they would stand for runs that fail now
+        # else they would stand for runs that fail now
+        subprocess.run(["dvc", "exp", "remove", "--quiet", *earlier], check=True)
     for name, seed in names.items():
-        done = subprocess.run(["dvc", "exp", "run", "--temp", "--name", name, "-S", f"seed={seed}", *settings], check=False)
+        done = subprocess.run(
+            ["dvc", "exp", "run", "--temp", "--name", name, "-S", f"seed={seed}", *settings], check=False
+        )
         if done.returncode:
-            raise UserError(f"the run with seed {seed} failed (see above): what was done is kept, and another run goes on there")
+            raise UserError(
+                f"the run with seed {seed} failed (see above): what was done is kept, and another run goes on there"
+            )
 
 
 def results(names: dict[str, int]) -> dict[int, dict[str, Any]]:
     """metrics.json of each experiment, by its seed."""
-    found = {names[name]: json.loads(dvc.api.read(str(paths.METRICS), rev=revision)) for name, revision in experiments(names).items()}
+    found = {
+        names[name]: json.loads(dvc.api.read(str(paths.METRICS), rev=revision))
+        for name, revision in experiments(names).items()
+    }
     return dict(sorted(found.items()))
 
 
 def summary(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy of each arm over seeds, and of the served student less the best linear model on its labels and less the teacher.
+    """Accuracy of each arm over seeds, and of the served student less the best linear model on its labels and less the
+    teacher.
 
-    `answered` is the share of queries that the service answers rather than abstains, `right_answers` that of right ones among these
-    (None where one run answers nothing).
+    `answered` is the share of queries that the service answers rather than abstains, `right_answers` that of right ones
+    among these (None where one run answers nothing).
     """
     runs = list(by_seed.values())
     arms = [arm for arm in NAMES if all(arm in run["interval"] for run in runs)]
     of_answered = [run["served"]["precision"] for run in runs]
 
     def served_less(run: dict[str, Any], others: Sequence[str]) -> float:
-        return run["served"]["accuracy"] - max(run["interval"][arm]["accuracy"] for arm in others if arm in run["interval"])
+        return run["served"]["accuracy"] - max(
+            run["interval"][arm]["accuracy"] for arm in others if arm in run["interval"]
+        )
 
     return {
         "day": today(),
@@ -80,7 +91,10 @@ def summary(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
         "seeds": list(by_seed),
         "served_arms": [served_arm(run) for run in runs],
         "served": spread([run["served"]["accuracy"] for run in runs]),
-        **{name: spread([run["served"][name] for run in runs]) for name in ("calibration_error", "calibration_error_before", "answered")},
+        **{
+            name: spread([run["served"][name] for run in runs])
+            for name in ("calibration_error", "calibration_error_before", "answered")
+        },
         "right_answers": spread([measure["accuracy"] for measure in of_answered]) if all(of_answered) else None,
         "accuracy": {arm: spread([run["interval"][arm]["accuracy"] for run in runs]) for arm in arms},
         "served_less_linear": spread([served_less(run, SAME_LABELS[run["labels"]]) for run in runs]),
@@ -104,11 +118,16 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"seeds: {error}")
     print(f"\ntest accuracy over seeds {', '.join(map(str, by_seed))}: mean, standard deviation of a run")
-    for arm, values in {"served student": found["served"], **{NAMES[arm]: each for arm, each in found["accuracy"].items()}}.items():
+    for arm, values in {
+        "served student": found["served"],
+        **{NAMES[arm]: each for arm, each in found["accuracy"].items()},
+    }.items():
         print(f"  {arm:36}{percent(values['mean']):>8}{100 * values['deviation']:7.1f}")
     for arm in ("linear", "teacher"):
         less = found[f"served_less_{arm}"]
-        print(f"served student less {arm}: {points(less['mean'])} points, 95 % interval {points(less['low'])} to {points(less['high'])}")
+        print(
+            f"served student less {arm}: {points(less['mean'])} points, 95 % interval {points(less['low'])} to {points(less['high'])}"
+        )
     before, after = (found[name]["mean"] for name in ("calibration_error_before", "calibration_error"))
     print(f"calibration error: {after:.3f}, before calibration {before:.3f}")
     right = f", of these right: {percent(found['right_answers']['mean'])}" if found["right_answers"] else ""

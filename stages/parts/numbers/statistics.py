@@ -18,7 +18,9 @@ def interval(right: int, rows: int) -> tuple[float, float]:
 
 
 def rows_to_halve(right: int, rows: int) -> int:
-    """How many rows more, at the same accuracy, make the interval at most half as wide (three times as many, or somewhat fewer)."""
+    """How many rows more, at the same accuracy, make the interval at most half as wide (three times as many, or
+    somewhat fewer).
+    """
     low, high = interval(right, rows)
 
     def width(total: int) -> float:
@@ -31,14 +33,17 @@ def rows_to_halve(right: int, rows: int) -> int:
 def difference_interval(first: Sequence[bool], second: Sequence[bool], seed: int) -> tuple[float, float]:
     """The 95 % interval of first's accuracy less second's on the same rows: a paired bootstrap."""
     paired = np.asarray(first, int) - np.asarray(second, int)
-    counts = np.array([(paired == value).sum() for value in (-1, 0, 1)])  # rows drawn anew are a multinomial draw of these three
+    # rows drawn anew are a multinomial draw of these three
+    counts = np.array([(paired == value).sum() for value in (-1, 0, 1)])
     drawn = np.random.default_rng(seed).multinomial(len(paired), counts / len(paired), RESAMPLES)
     low, high = np.quantile((drawn[:, 2] - drawn[:, 0]) / len(paired), [0.025, 0.975])
     return float(low), float(high)
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """p of McNemar's exact test: how likely a split at least as uneven of the rows that only one is right on, were both equally good."""
+    """p of McNemar's exact test: how likely a split at least as uneven of the rows that only one is right on, were both
+    equally good.
+    """
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     return float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
@@ -50,11 +55,17 @@ def macro_f1(actual: Sequence[str], predicted: Sequence[str]) -> float:
 
 
 def reliability(confidence: Sequence[float], right: Sequence[bool]) -> list[dict[str, float]]:
-    """Rows in bins of equal width by confidence: mean `confidence`, `accuracy` and count `n` of each bin that has rows."""
+    """Rows in bins of equal width by confidence: mean `confidence`, `accuracy` and count `n` of each bin that has
+    rows.
+    """
     values, hits = np.asarray(confidence), np.asarray(right, float)
     number = np.minimum((values * BINS).astype(int), BINS - 1)
     return [
-        {"confidence": float(values[number == k].mean()), "accuracy": float(hits[number == k].mean()), "n": int((number == k).sum())}
+        {
+            "confidence": float(values[number == k].mean()),
+            "accuracy": float(hits[number == k].mean()),
+            "n": int((number == k).sum()),
+        }
         for k in range(BINS)
         if (number == k).any()
     ]
@@ -68,4 +79,7 @@ def expected_calibration_error(bins: list[dict[str, float]]) -> float:
 def coverage_curve(confidence: Sequence[float], right: Sequence[bool]) -> list[dict[str, float]]:
     """Accuracy of the surest rows, for every twentieth of the rows: `coverage` and `accuracy` in [0, 1]."""
     hits = np.asarray(right, float)[np.argsort(-np.asarray(confidence), kind="stable")]
-    return [{"coverage": share / 20, "accuracy": float(hits[: max(1, round(len(hits) * share / 20))].mean())} for share in range(1, 21)]
+    return [
+        {"coverage": share / 20, "accuracy": float(hits[: max(1, round(len(hits) * share / 20))].mean())}
+        for share in range(1, 21)
+    ]

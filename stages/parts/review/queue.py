@@ -1,8 +1,9 @@
 """Which rows of the pool a person's look is worth most.
 
-Doubtful rows teach most, but the most doubtful ones are alike: a person would label the same confusion twenty times. So the queue comes in
-rounds, each of which takes BEFORE times as many rows as it needs, the most doubtful ones, clusters them, weighted by their doubt, and asks
-for the row nearest to the middle of each cluster (diverse mini-batch active learning, Zhdanov 2019, arXiv 1901.05954).
+Doubtful rows teach most, but the most doubtful ones are alike: a person would label the same confusion twenty times. So
+the queue comes in rounds, each of which takes BEFORE times as many rows as it needs, the most doubtful ones, clusters
+them, weighted by their doubt, and asks for the row nearest to the middle of each cluster (diverse mini-batch active
+learning, Zhdanov 2019, arXiv 1901.05954).
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from sklearn.cluster import KMeans
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from stages.parts.data.rows import TeacherLabel
-from stages.parts.numbers.baseline import baseline_model
+from stages.parts.numbers.baselines import baseline_model
 from stages.parts.task.features import topic_vectors
 
 BEFORE = 10  # doubtful rows for each that is asked for
@@ -24,7 +25,9 @@ CONFUSED = 0.5  # doubt that a label brings which gold shows the teacher to give
 
 @dataclass(frozen=True)
 class Doubt:
-    """How doubtful a teacher's label is, in [0, 1], and what a linear model that learned from its other labels says instead."""
+    """How doubtful a teacher's label is, in [0, 1], and what a linear model that learned from its other labels says
+    instead.
+    """
 
     row: TeacherLabel
     doubt: float
@@ -32,7 +35,8 @@ class Doubt:
 
 
 def doubts(rows: Sequence[TeacherLabel], confused: Sequence[str], seed: int) -> list[Doubt]:
-    """The doubt about each row: the mean of what the teacher leaves of certainty, where it says, and what an out-of-fold linear model does.
+    """The doubt about each row: the mean of what the teacher leaves of certainty, where it says, and what an
+    out-of-fold linear model does.
 
     `confused` are labels that gold shows the teacher to give for another one, beyond chance.
     """
@@ -42,7 +46,9 @@ def doubts(rows: Sequence[TeacherLabel], confused: Sequence[str], seed: int) -> 
     names, own = np.unique(given[1][frequent], return_inverse=True)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     probabilities = cross_val_predict(baseline_model(seed, quick=True), texts, own, cv=folds, method="predict_proba")
-    of_frequent = zip(probabilities[np.arange(len(own)), own], given[0][names[probabilities.argmax(axis=1)]], strict=True)
+    of_frequent = zip(
+        probabilities[np.arange(len(own)), own], given[0][names[probabilities.argmax(axis=1)]], strict=True
+    )
 
     found = []
     for row, is_frequent in zip(rows, frequent, strict=True):
@@ -62,7 +68,11 @@ def in_order(found: Sequence[Doubt], count: int, seed: int) -> list[Doubt]:
     while len(queue) < count and waiting:
         size = min(ROUND, count - len(queue))
         doubtful = waiting[: size * BEFORE]
-        chosen = doubtful if len(doubtful) <= size else middles(vectors[doubtful], [left[place].doubt for place in doubtful], size, seed)
+        chosen = (
+            doubtful
+            if len(doubtful) <= size
+            else middles(vectors[doubtful], [left[place].doubt for place in doubtful], size, seed)
+        )
         places = sorted(doubtful[number] if len(doubtful) > size else number for number in chosen)
         queue += [left[place] for place in places]
         taken = set(places)
@@ -74,4 +84,9 @@ def middles(vectors: np.ndarray, weights: Sequence[float], count: int, seed: int
     """The rows of [N, D] nearest to the middles of `count` clusters, one each; fewer where rows are alike."""
     clusters = KMeans(count, n_init=1, random_state=seed).fit(vectors, sample_weight=weights)
     distances = clusters.transform(vectors)
-    return sorted({int(np.where(clusters.labels_ == cluster, distances[:, cluster], np.inf).argmin()) for cluster in set(clusters.labels_)})
+    return sorted(
+        {
+            int(np.where(clusters.labels_ == cluster, distances[:, cluster], np.inf).argmin())
+            for cluster in set(clusters.labels_)
+        }
+    )

@@ -1,8 +1,10 @@
-"""Records that must survive whatever ends a run, because they cost money or time: one file, appended to and never rewritten.
+"""Records that must survive whatever ends a run, because they cost money or time: one file, appended to and never
+rewritten.
 
-The contract: a record is in the file before `put` returns, so that a killed process loses none (`kill -9` included; a power cut may take
-the last seconds', which were not yet on the disk). A last line that was cut short is dropped when the file is opened next, a full disk
-leaves none behind, and a second run that opens the file is refused. Reading is by key; the last record of a key counts.
+The contract: a record is in the file before `put` returns, so that a killed process loses none (`kill -9` included; a
+power cut may take the last seconds', which were not yet on the disk). A last line that was cut short is dropped when
+the file is opened next, a full disk leaves none behind, and a second run that opens the file is refused. Reading is by
+key; the last record of a key counts.
 """
 
 import fcntl
@@ -22,7 +24,9 @@ READ_AT_ONCE = 8192  # bytes
 
 
 class AppendLog:
-    """Records by key (32 hex digits) in an open file. Holds 24 to 48 bytes of memory a record: where it is, not what it says."""
+    """Records by key (32 hex digits) in an open file. Holds 24 to 48 bytes of memory a record: where it is, not what it
+    says.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -76,7 +80,9 @@ class AppendLog:
         self.end += len(line)
 
     def first_use(self, key: str) -> bool:
-        """Whether this is the first call for a key that has a record: for what is counted once, however often it is read."""
+        """Whether this is the first call for a key that has a record: for what is counted once, however often it is
+        read.
+        """
         return self.places.mark(short(key))
 
 

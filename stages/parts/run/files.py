@@ -27,6 +27,11 @@ def folder_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def fingerprint(text: str) -> str:
+    """16 hex digits that change with the text: the name of what is kept under all that shapes it."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place if, and only if, the block ends well."""

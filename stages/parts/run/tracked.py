@@ -20,12 +20,16 @@ def tell_trackers(stage: str) -> None:
         return
     python = cache().parent / ".venv-tracking/bin/python"
     if not python.is_file():
-        print(f"tracking: {python.parent.parent} is missing, {stage} is not tracked: make setup-tracking", file=sys.stderr)
+        print(
+            f"tracking: {python.parent.parent} is missing, {stage} is not tracked: make setup-tracking", file=sys.stderr
+        )
         return
     try:
         line = [str(python), "-W", "ignore", "-m", "stages.parts.tracking", stage]
         done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-        problem = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1] if done.returncode else ""
+        problem = (
+            (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1] if done.returncode else ""
+        )
     except subprocess.TimeoutExpired:
         problem = f"no answer in {PATIENCE_S} s"
     except OSError as error:

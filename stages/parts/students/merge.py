@@ -1,4 +1,6 @@
-"""An adapter folded into its base weights: one model without the LoRA path's cost, for vLLM, transformers and whatever reads those."""
+"""An adapter folded into its base weights: one model without the LoRA path's cost, for vLLM, transformers and whatever
+reads those.
+"""
 
 import shutil
 from pathlib import Path
@@ -12,9 +14,11 @@ from stages.parts.run.files import whole_folder
 
 
 def merge_adapter(base: Path, adapter: Path, to: Path) -> None:
-    """Write `base` with `adapter` folded in, and its tokenizer, to the folder `to`, whole or not at all; replaces what is there.
+    """Write `base` with `adapter` folded in, and its tokenizer, to the folder `to`, whole or not at all; replaces what
+    is there.
 
-    Weights keep the base's type; the sum is taken in float32 and rounded once. Raises UserError where base or adapter is missing.
+    Weights keep the base's type; the sum is taken in float32 and rounded once. Raises UserError where base or adapter
+    is missing.
     """
     for folder, file in ((base, "config.json"), (adapter, "adapter_config.json")):
         if not (folder / file).is_file():
@@ -27,7 +31,9 @@ def merge_adapter(base: Path, adapter: Path, to: Path) -> None:
 
 
 def export(base: Path, tuned: Path, to: Path) -> None:
-    """Write a tuned student as one model: an adapter folded into its base, a student that was trained whole as it is."""
+    """Write a tuned student as one model: an adapter folded into its base, a student that was trained whole as it
+    is.
+    """
     if (tuned / "config.json").is_file():
         with whole_folder(to) as draft:
             shutil.copytree(tuned, draft)

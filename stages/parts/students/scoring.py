@@ -9,11 +9,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from stages.parts.engines.asking import Asker, in_order
-from stages.parts.engines.client import EngineError, QueryRefused, engine_client
+from stages.parts.engines.caching_client import CachingClient, in_order
 from stages.parts.engines.engine import ServedModel
-from stages.parts.engines.pace import Pace
-from stages.parts.engines.requests import NO_READING, ProgramRequests, Reading
+from stages.parts.engines.http_client import EngineError, QueryRefused, engine_client
+from stages.parts.engines.rate_limit import RateLimit
+from stages.parts.engines.requests import NO_PREDICTION, Prediction, ProgramRequests
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Style
 from stages.parts.run.progress import Progress
@@ -27,7 +27,7 @@ class Scores:
     """A program's answers to labelled rows, in their order; `accuracy` in [0, 1], `seconds` for all of them."""
 
     accuracy: float
-    readings: list[Reading]
+    readings: list[Prediction]
     seconds: float
 
     @property
@@ -40,37 +40,42 @@ class Scores:
 
 
 def most_tokens(style: Style, labels: Sequence[str], base: Path) -> int:
-    """How many tokens an answer may have: the longest label's in the student's own tokens, and room for the reasoning before it."""
+    """How many tokens an answer may have: the longest label's in the student's own tokens, and room for the reasoning
+    before it.
+    """
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     longest = max(len(tokenizer.encode(label, add_special_tokens=False).ids) for label in labels)
     return longest if style == "direct" else longest + REASONING_TOKENS
 
 
-async def ask(asker: Asker, requests: ProgramRequests, text: str) -> Reading:
+async def ask(asker: CachingClient, requests: ProgramRequests, text: str) -> Prediction:
     """One text's reading; NO_READING for a text with more tokens than the model takes."""
     try:
         return requests.read(await asker.complete(requests.body(text)))
     except QueryRefused:
-        return NO_READING
+        return NO_PREDICTION
 
 
-async def ask_all(served: ServedModel, requests: ProgramRequests, texts: Sequence[str], at_once: int) -> list[Reading]:
+async def ask_all(
+    served: ServedModel, requests: ProgramRequests, texts: Sequence[str], at_once: int
+) -> list[Prediction]:
     """The readings of all texts in order, `at_once` in flight."""
-    found: list[Reading] = []
+    found: list[Prediction] = []
     with Progress(f"asking {requests.model}", len(texts)) as progress:
 
-        def take(_: str, reading: Reading) -> None:
+        def take(_: str, reading: Prediction) -> None:
             found.append(reading)
             progress.update()
 
         async with engine_client(served, PATIENCE_S) as client:
-            asker = Asker(client, Pace(at_once))
+            asker = CachingClient(client, RateLimit(at_once))
             await in_order(lambda text: ask(asker, requests, text), texts, at_once, take)
     return found
 
 
 def score(served: ServedModel, requests: ProgramRequests, rows: Sequence[Any], at_once: int) -> Scores:
-    """Score a program on rows with `text` and `label`; whatever is no label is wrong, and so is any answer to a row without a label.
+    """Score a program on rows with `text` and `label`; whatever is no label is wrong, and so is any answer to a row
+    without a label.
 
     Raises UserError where the engine fails.
     """
@@ -92,7 +97,7 @@ def latency(served: ServedModel, requests: ProgramRequests, texts: Sequence[str]
     async def one_by_one() -> list[float]:
         seconds = []
         async with engine_client(served, PATIENCE_S) as client:
-            asker = Asker(client, Pace(1))
+            asker = CachingClient(client, RateLimit(1))
             for text in texts:
                 started = time.perf_counter()
                 await ask(asker, requests, text)

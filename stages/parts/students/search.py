@@ -1,7 +1,8 @@
 """The search for demonstrations: DSPy's BootstrapFewShotWithRandomSearch, scored by our own client.
 
-The candidates are DSPy's, in its order. DSPy's own loop would score equal prompts again (a weak student bootstraps nothing, and labelled
-demonstrations repeat), ask a fifth as fast as our client, and draw a progress bar a candidate into every log.
+The candidates are DSPy's, in its order. DSPy's own loop would score equal prompts again (a weak student bootstraps
+nothing, and labelled demonstrations repeat), ask a fifth as fast as our client, and draw a progress bar a candidate
+into every log.
 """
 
 import io
@@ -23,7 +24,9 @@ BEFORE_SHUFFLING = 3  # candidates: without demonstrations, with labelled ones, 
 
 
 def candidates(plain: IntentClassifier, train: list[Any], settings: Optimize) -> Iterator[IntentClassifier]:
-    """Programs to choose from. Demonstrations are rows of `train`, and right answers of the model that DSPy is set to."""
+    """Programs to choose from. Demonstrations are rows of `train`, and right answers of the model that DSPy is set
+    to.
+    """
     rows = [example(row) for row in train]
     yield plain
     yield LabeledFewShot(k=settings.labeled_demos).compile(plain, trainset=rows)

@@ -1,7 +1,8 @@
 """The engines that serve a profile's students: the base, and each tuned one, merged or as an adapter beside the base.
 
-What is scored is what is served: the stages and the service get their engines here. Merged weights answer several times as many queries a
-second on a CPU (vLLM gathers an adapter's weights for every token there); adapters share one engine with their base.
+What is scored is what is served: the stages and the service get their engines here. Merged weights answer several times
+as many queries a second on a CPU (vLLM gathers an adapter's weights for every token there); adapters share one engine
+with their base.
 """
 
 from collections.abc import Generator, Mapping
@@ -13,11 +14,11 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from stages.parts.engines.engine import Places, ServedModel, served_name
+from stages.parts.engines.engine import AdapterSlots, ServedModel, served_name
 from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.process import EngineProcess, prepare, running
 from stages.parts.run.errors import UserError
-from stages.parts.run.params import HubStudent, Params, TinyStudent
+from stages.parts.run.params import HubStudentSettings, Params, TinyStudentSettings
 from stages.parts.run.paths import cache
 
 
@@ -31,7 +32,9 @@ def shares_an_engine(folder: Path, params: Params) -> bool:
     return is_adapter(folder) and params.runtime.weights == "adapter"
 
 
-def base_engine(base: Path, adapters: Mapping[str, Path], params: Params, places: Places | None = None) -> EngineProcess:
+def base_engine(
+    base: Path, adapters: Mapping[str, Path], params: Params, places: AdapterSlots | None = None
+) -> EngineProcess:
     """An engine for the base and adapters beside it, with places for adapters that come while it runs."""
     return student_engine(base, adapters, params, served_name("base", base), places)
 
@@ -41,17 +44,23 @@ def tuned_engine(base: Path, tuned: Path, name: str, params: Params) -> EnginePr
     return student_engine(merged(base, tuned) if is_adapter(tuned) else tuned, {}, params, name)
 
 
-def student_engine(model: Path, adapters: Mapping[str, Path], params: Params, name: str, places: Places | None = None) -> EngineProcess:
+def student_engine(
+    model: Path, adapters: Mapping[str, Path], params: Params, name: str, places: AdapterSlots | None = None
+) -> EngineProcess:
     """On the GPUs for a student of the hub, on the CPU for the tiny one."""
     student = params.student
-    from_hub = isinstance(student, HubStudent)
-    length = student.max_model_len if isinstance(student, HubStudent) else None
+    from_hub = isinstance(student, HubStudentSettings)
+    length = student.max_model_len if isinstance(student, HubStudentSettings) else None
     kind = KINDS[params.engine.kind]
-    return prepare(kind, model, adapters, params.runtime, on_gpus=from_hub, max_model_len=length, name=name, places=places)
+    return prepare(
+        kind, model, adapters, params.runtime, on_gpus=from_hub, max_model_len=length, name=name, places=places
+    )
 
 
 def merged(base: Path, adapter: Path) -> Path:
-    """The folder of a base with an adapter folded in, kept in .cache by their hashes; raises UserError where it can't be made."""
+    """The folder of a base with an adapter folded in, kept in .cache by their hashes; raises UserError where it can't
+    be made.
+    """
     folder = cache() / "merged" / f"{served_name('base', base)}-{served_name('adapter', adapter)}"
     if not folder.is_dir():
         from stages.parts.students.merge import merge_adapter  # here, since it imports torch, which is needed this once
@@ -61,21 +70,26 @@ def merged(base: Path, adapter: Path) -> Path:
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # the weights leave memory with the process
                 pool.submit(merge_adapter, base, adapter, folder).result()
         except BrokenProcessPool:
-            raise UserError(f"merging {adapter} into {base} was killed, most likely for memory: set runtime.weights to adapter") from None
+            raise UserError(
+                f"merging {adapter} into {base} was killed, most likely for memory: set runtime.weights to adapter"
+            ) from None
     return folder
 
 
 def students(base: Path, tuned: Mapping[str, Path], params: Params) -> Generator[tuple[str, ServedModel], None, None]:
     """ "base" and each tuned student's name, with an engine that runs and serves it until the next is asked for.
 
-    Close the generator to end the engines. On a CPU two start at a time: a start keeps one core busy for most of a minute. GPUs have no
-    room for two.
+    Close the generator to end the engines. On a CPU two start at a time: a start keeps one core busy for most of a
+    minute. GPUs have no room for two.
     """
     beside = {name: folder for name, folder in tuned.items() if shares_an_engine(folder, params)}
     alone = {name: folder for name, folder in tuned.items() if name not in beside}
     turns = [(tuple(["base", *beside]), partial(base_engine, base, beside, params))]
-    turns += [((name,), partial(tuned_engine, base, folder, served_name(name, folder), params)) for name, folder in alone.items()]
-    ahead = 1 if isinstance(params.student, TinyStudent) and params.runtime.port is None else 0
+    turns += [
+        ((name,), partial(tuned_engine, base, folder, served_name(name, folder), params))
+        for name, folder in alone.items()
+    ]
+    ahead = 1 if isinstance(params.student, TinyStudentSettings) and params.runtime.port is None else 0
     with ExitStack() as ends:
         up: list[EngineProcess] = []
         for number, (names, _) in enumerate(turns):

@@ -1,4 +1,6 @@
-"""The student before and after training: loaded for a method, and an epoch's weights kept without what only the trainer needs."""
+"""The student before and after training: loaded for a method, and an epoch's weights kept without what only the trainer
+needs.
+"""
 
 import importlib.util
 import os
@@ -20,7 +22,9 @@ MODEL_FILES = ("*config.json", "model*.safetensors", "*.safetensors.index.json",
 
 
 def lora_config(lora: Lora, *, embeddings: bool) -> LoraConfig:
-    """Adapters on all linear layers but the head; with `embeddings` those are trained whole, with a head that is tied to them."""
+    """Adapters on all linear layers but the head; with `embeddings` those are trained whole, with a head that is tied
+    to them.
+    """
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -33,22 +37,32 @@ def lora_config(lora: Lora, *, embeddings: bool) -> LoraConfig:
 
 
 def load_student(folder: Path, method: Method) -> PreTrainedModel:
-    """The base weights: as they are for lora, in float32 for full (the optimiser's small steps vanish in bfloat16), in 4 bits for qlora."""
+    """The base weights: as they are for lora, in float32 for full (the optimiser's small steps vanish in bfloat16), in
+    4 bits for qlora.
+    """
     if method == "full":
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if method == "lora":
         return AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("train.method qlora needs bitsandbytes, which the locks leave out: .venv/bin/pip install bitsandbytes, or use lora")
+        raise UserError(
+            "train.method qlora needs bitsandbytes, which the locks leave out: .venv/bin/pip install bitsandbytes, or use lora"
+        )
     four_bits = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    place = {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else None  # each process on its own GPU
+    # each process on its own GPU
+    place = {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else None
     return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", quantization_config=four_bits, device_map=place)
 
 
 def keep_weights(checkpoint: Path, to: Path) -> None:
-    """Keep a checkpoint's adapter, or its whole model, without the trainer's own state; linked, since copies of whole models add up."""
+    """Keep a checkpoint's adapter, or its whole model, without the trainer's own state; linked, since copies of whole
+    models add up.
+    """
     to.mkdir(parents=True, exist_ok=True)
     wanted = ADAPTER_FILES if (checkpoint / ADAPTER_FILES[0]).is_file() else MODEL_FILES
     for file in (file for pattern in wanted for file in checkpoint.glob(pattern)):

@@ -6,7 +6,7 @@ import dspy
 
 from stages.parts.task.program import IntentClassifier, predictor
 from stages.parts.task.prompt import TeacherFormat
-from stages.parts.task.sanitise import harmless
+from stages.parts.task.safe_text import safe_text
 
 
 def example(row: Any) -> dspy.Example:
@@ -24,7 +24,10 @@ def training_messages(program: IntentClassifier, text: str, label: str, reasonin
     answer = {"reasoning": reasoning, "label": label}
     wanted = predictor(program).signature
     outputs = {name: answer[name] for name in wanted.output_fields}
-    row = TeacherFormat().format_finetune_data(wanted, demos=[], inputs={"query": harmless(text, program.labels)}, outputs=outputs)
+    row = TeacherFormat().format_finetune_data(
+        wanted, demos=[], inputs={"query": safe_text(text, program.labels)}, outputs=outputs
+    )
     messages: list[dict[str, str]] = row["messages"]
-    messages[-1]["content"] = messages[-1]["content"].rstrip("\n")  # the end-of-turn token ends the answer, one token sooner
+    # the end-of-turn token ends the answer, one token sooner
+    messages[-1]["content"] = messages[-1]["content"].rstrip("\n")
     return messages

@@ -1,4 +1,6 @@
-"""Texts as vectors: TF-IDF, which the linear teacher and the linear baselines see, and LSA, by which texts are compared."""
+"""Texts as vectors: TF-IDF, which the linear teacher and the linear baselines see, and LSA, by which texts are
+compared.
+"""
 
 from collections.abc import Sequence
 
@@ -19,7 +21,9 @@ def characters(shortest: int, longest: int) -> TfidfVectorizer:
 
 
 def topic_vectors(texts: Sequence[str], seed: int) -> np.ndarray:
-    """Unit vectors [N, D] of texts by latent semantic analysis; D is TOPICS, or the number of terms where those are fewer."""
+    """Unit vectors [N, D] of texts by latent semantic analysis; D is TOPICS, or the number of terms where those are
+    fewer.
+    """
     tfidf = words(2).fit_transform(texts)
     if min(tfidf.shape) <= TOPICS:
         return normalize(tfidf.toarray())

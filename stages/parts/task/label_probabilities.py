@@ -6,20 +6,23 @@ from functools import lru_cache
 from typing import Any
 
 LABEL_HEADER = "[[ ## label ## ]]"
-ALTERNATIVES = 20  # tokens whose log-probabilities are asked for at each position, where there are no more labels: OpenAI's limit
+# tokens whose log-probabilities are asked for at each position, where there are no more labels: OpenAI's limit
+ALTERNATIVES = 20
 
 
 def alternatives(labels: int, most: int) -> int:
-    """How many alternatives to ask a student for, whose next tokens are the labels nearly alone, of an engine that gives `most`."""
+    """How many alternatives to ask a student for, whose next tokens are the labels nearly alone, of an engine that
+    gives `most`.
+    """
     return min(max(ALTERNATIVES, labels), most)
 
 
 def label_probabilities(logprobs: Any, labels: Sequence[str]) -> dict[str, float]:
     """Probabilities of the labels, likeliest first, from an OpenAI-style `logprobs` object; empty where it shows none.
 
-    Walks the answer's tokens from the label's first on. Where an alternative token leads to other labels, they get its probability, in
-    equal parts if it leads to several. So a label of one token, and the answer itself, have exact probabilities; labels that no reported
-    alternative leads to have none.
+    Walks the answer's tokens from the label's first on. Where an alternative token leads to other labels, they get its
+    probability, in equal parts if it leads to several. So a label of one token, and the answer itself, have exact
+    probabilities; labels that no reported alternative leads to have none.
     """
     found: dict[str, float] = {}
     reached, so_far = "", 1.0

@@ -7,7 +7,9 @@ NONE_OF_THESE = "none_of_these"  # the label of what no other label fits
 
 
 def clean_label(name: str) -> str:
-    """A label name as the pipeline writes it: lower case, underscores, no trailing question mark. Cleaning it again changes nothing."""
+    """A label name as the pipeline writes it: lower case, underscores, no trailing question mark. Cleaning it again
+    changes nothing.
+    """
     return "_".join(name.lower().replace("_", " ").split()).rstrip("?_")
 
 

@@ -10,19 +10,23 @@ from stages.parts.run.params import Style
 from stages.parts.task.label_probabilities import label_probabilities
 from stages.parts.task.labels import UNKNOWN, match_label
 from stages.parts.task.prompt import signature
-from stages.parts.task.sanitise import harmless
+from stages.parts.task.safe_text import safe_text
 
 
 class IntentClassifier(dspy.Module):
     """A DSPy program that answers every query with a label name or UNKNOWN, and never raises on what a model wrote.
 
-    Predictions carry `label`, `valid`, `reasoning` (empty with style direct), `probabilities` of labels, likeliest first (empty where the
-    engine reports none), and `confidence`: the label's own, or None. `descriptions` of labels are for a teacher (`signature`).
+    Predictions carry `label`, `valid`, `reasoning` (empty with style direct), `probabilities` of labels, likeliest
+    first (empty where the engine reports none), and `confidence`: the label's own, or None. `descriptions` of labels
+    are for a teacher (`signature`).
 
-    `nearest`, where set, chooses the demonstrations for each query (`retrieval.Nearest`); without it all of the predictor's are shown.
+    `nearest`, where set, chooses the demonstrations for each query (`retrieval.Nearest`); without it all of the
+    predictor's are shown.
     """
 
-    def __init__(self, labels: Sequence[str], instructions: str, style: Style, descriptions: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, labels: Sequence[str], instructions: str, style: Style, descriptions: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
         self.labels = tuple(labels)
         self.style = style
@@ -44,7 +48,7 @@ class IntentClassifier(dspy.Module):
 
     def shown(self, query: str) -> dict[str, Any]:
         """What the prompt shows of a query: its harmless text and, where they depend on it, the demonstrations."""
-        text = harmless(query, self.labels)
+        text = safe_text(query, self.labels)
         return {"query": text} if self.nearest is None else {"query": text, "demos": self.nearest(text)}
 
     def checked(self, answer: dspy.Prediction) -> dspy.Prediction:

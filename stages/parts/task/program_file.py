@@ -1,7 +1,7 @@
 """Saving and loading an optimised program with what its JSON lacks.
 
-DSPy's program JSON holds instructions and demonstrations only, and loads onto another signature without an error. The sidecar beside it
-says which labels, style, prompt format and weights it belongs to, and is checked at load.
+DSPy's program JSON holds instructions and demonstrations only, and loads onto another signature without an error. The
+sidecar beside it says which labels, style, prompt format and weights it belongs to, and is checked at load.
 """
 
 import json
@@ -19,8 +19,8 @@ from stages.parts.task.prompt import StudentFormat
 
 
 class Sidecar(BaseModel):
-    """The pair that `optimize` chose: the tuned student's `checkpoint` (an adapter's folder, or a whole model's) and the `program`, with
-    what both belong to. Hashes of folders are over all their files."""
+    """The pair that `optimize` chose: the tuned student's `checkpoint` (an adapter's folder, or a whole model's) and
+    the `program`, with what both belong to. Hashes of folders are over all their files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,11 +59,17 @@ def load_sidecar(path: Path) -> Sidecar:
         sidecar = Sidecar.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}: run `dvc repro optimize`") from None
+        raise UserError(
+            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}: run `dvc repro optimize`"
+        ) from None
     if sidecar.dspy_version != dspy.__version__:
-        raise UserError(f"{path} was made with DSPy {sidecar.dspy_version}, this is {dspy.__version__}: run `dvc repro optimize`")
+        raise UserError(
+            f"{path} was made with DSPy {sidecar.dspy_version}, this is {dspy.__version__}: run `dvc repro optimize`"
+        )
     if sidecar.prompt_format != StudentFormat.__name__:
-        raise UserError(f"{path} wants prompts of {sidecar.prompt_format}, not {StudentFormat.__name__}: run `dvc repro optimize`")
+        raise UserError(
+            f"{path} wants prompts of {sidecar.prompt_format}, not {StudentFormat.__name__}: run `dvc repro optimize`"
+        )
     return sidecar
 
 

@@ -1,8 +1,8 @@
 """What a model is asked: signature, prompt format, and which answers are wanted.
 
-The labels stand in the instructions and the field is a plain `str`: a `Literal` field would print all labels again after the query,
-where no prefix cache can reuse them (dspy's ChatAdapter; 192 tokens a prompt against 33). What DSPy calls an adapter is a prompt format
-here: an adapter is a LoRA adapter.
+The labels stand in the instructions and the field is a plain `str`: a `Literal` field would print all labels again
+after the query, where no prefix cache can reuse them (dspy's ChatAdapter; 192 tokens a prompt against 33). What DSPy
+calls an adapter is a prompt format here: an adapter is a LoRA adapter.
 """
 
 import re
@@ -17,15 +17,21 @@ from stages.parts.task.label_probabilities import LABEL_HEADER
 from stages.parts.task.labels import NONE_OF_THESE
 
 
-def signature(labels: Sequence[str], instructions: str, descriptions: Mapping[str, str] | None = None) -> type[dspy.Signature]:
+def signature(
+    labels: Sequence[str], instructions: str, descriptions: Mapping[str, str] | None = None
+) -> type[dspy.Signature]:
     """query -> label, with the labels in the instructions.
 
-    `descriptions` are for a teacher, which knows nothing but the prompt: each stands behind its label's name, and a label for what no
-    other fits gets a sentence. A student learns both from its rows, and gets none (None).
+    `descriptions` are for a teacher, which knows nothing but the prompt: each stands behind its label's name, and a
+    label for what no other fits gets a sentence. A student learns both from its rows, and gets none (None).
     """
     described = descriptions or {}
     names = "\n".join(f"- {label}: {described[label]}" if label in described else f"- {label}" for label in labels)
-    otherwise = f"\nAnswer {NONE_OF_THESE} where no other intent fits." if descriptions is not None and NONE_OF_THESE in labels else ""
+    otherwise = (
+        f"\nAnswer {NONE_OF_THESE} where no other intent fits."
+        if descriptions is not None and NONE_OF_THESE in labels
+        else ""
+    )
     return dspy.Signature("query: str -> label: str", f"{instructions} The intents are:\n{names}{otherwise}")
 
 
@@ -39,10 +45,13 @@ class TeacherFormat(dspy.ChatAdapter):
 class StudentFormat(TeacherFormat):
     """The student's: the prompt ends with the header of the answer's first field, so that no token is spent on it.
 
-    For engines of our own only, which continue an assistant's last message where they are told to (EngineKind.answer_options).
+    For engines of our own only, which continue an assistant's last message where they are told to
+    (EngineKind.answer_options).
     """
 
-    def format(self, signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: dict[str, Any]) -> list[dict[str, Any]]:
+    def format(
+        self, signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: dict[str, Any]
+    ) -> list[dict[str, Any]]:
         return [*super().format(signature, demos, inputs), {"role": "assistant", "content": self.opening(signature)}]
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
@@ -54,7 +63,9 @@ class StudentFormat(TeacherFormat):
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """The answers that an engine may give behind the opening: one of `choices`, or, where there are none, what `regex` matches."""
+    """The answers that an engine may give behind the opening: one of `choices`, or, where there are none, what `regex`
+    matches.
+    """
 
     choices: tuple[str, ...] = ()
     regex: str = ""

@@ -10,12 +10,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 
 class Nearest:
-    """The `count` demonstrations whose queries are likest to a query, the likest first: as DSPy's KNNFewShot, but for its requests for each
-    demonstration of each query, and for dspy.KNN's dense vectors (8.8 ms of processor time a prompt with those, 1.9 ms so).
+    """The `count` demonstrations whose queries are likest to a query, the likest first: as DSPy's KNNFewShot, but for
+    its requests for each demonstration of each query, and for dspy.KNN's dense vectors (8.8 ms of processor time a
+    prompt with those, 1.9 ms so).
 
-    Likeness is the cosine of TF-IDF vectors of characters, fitted on the demonstrations alone: what a program is saved with says which are
-    shown, whatever else is in the data. A query is never shown itself, so that answers to gold rows, which are demonstrations as well, say
-    how good the prompt is on others.
+    Likeness is the cosine of TF-IDF vectors of characters, fitted on the demonstrations alone: what a program is saved
+    with says which are shown, whatever else is in the data. A query is never shown itself, so that answers to gold
+    rows, which are demonstrations as well, say how good the prompt is on others.
     """
 
     def __init__(self, demos: Sequence[Any], count: int) -> None:

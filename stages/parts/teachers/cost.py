@@ -2,15 +2,18 @@
 
 import os
 
-from stages.parts.engines.meter import Price
-from stages.parts.run.params import EndpointSettings
+from stages.parts.engines.budget import Price
+from stages.parts.run.params import HostedTeacherSettings
 
 
-def known_price(settings: EndpointSettings) -> Price | None:
-    """The price in params.yaml, or DSPy's table's, which comes with DSPy and is as old as it; None where neither knows the model."""
+def known_price(settings: HostedTeacherSettings) -> Price | None:
+    """The price in params.yaml, or DSPy's table's, which comes with DSPy and is as old as it; None where neither knows
+    the model.
+    """
     if settings.price:
         return Price(settings.price.prompt, settings.price.completion)
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it would download a newer one, or wait for a network that is not there
+    # else it would download a newer one, or wait for a network that is not there
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     from dspy.clients.model_metadata import model_info, rate
 
     provider, _, model = settings.model.partition("/")

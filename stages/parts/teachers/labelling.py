@@ -9,13 +9,13 @@ from typing import Any
 
 import uvloop
 
-from stages.parts.data.rows import Query, TeacherLabel
-from stages.parts.engines.asking import Asker, Client, in_order
+from stages.parts.data.rows import Row, TeacherLabel
 from stages.parts.engines.batch_api import Batches
-from stages.parts.engines.client import EngineClient, EngineError, EngineRefuses, QueryRefused, RequestRefused
-from stages.parts.engines.meter import OverBudget, Spent
-from stages.parts.engines.pace import Pace
-from stages.parts.engines.requests import NO_READING, ProgramRequests, Reading
+from stages.parts.engines.budget import BudgetExceeded, Spending
+from stages.parts.engines.caching_client import CachingClient, ChatClient, in_order
+from stages.parts.engines.http_client import EngineClient, EngineError, EngineRefuses, QueryRefused, RequestRefused
+from stages.parts.engines.rate_limit import RateLimit
+from stages.parts.engines.requests import NO_PREDICTION, Prediction, ProgramRequests
 from stages.parts.run.append_log import AppendLog, append_log
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Runtime
@@ -23,7 +23,7 @@ from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
-from stages.parts.teachers.rows import Rows
+from stages.parts.teachers.rows import RowSource
 from stages.parts.teachers.teacher import Teacher
 
 MAX_FAILED = 0.02  # share of the rows, and one in any case; more means that the teacher is ill, not the queries
@@ -45,20 +45,21 @@ class Failure:
 class Answer:
     """What a teacher made of a row, and why it failed, if it did."""
 
-    reading: Reading
+    reading: Prediction
     failure: Failure | None = None
 
 
 class Labeller:
-    """Asks for one row at a time, and where an answer has no label again with what was wrong. With `votes` above 1 each row is asked so
-    often, at a temperature, and the answers vote (self-consistency, Wang et al. 2022, arXiv 2203.11171)."""
+    """Asks for one row at a time, and where an answer has no label again with what was wrong. With `votes` above 1 each
+    row is asked so often, at a temperature, and the answers vote (self-consistency, Wang et al. 2022, arXiv
+    2203.11171)."""
 
-    def __init__(self, asker: Client, requests: ProgramRequests, votes: int = 1) -> None:
+    def __init__(self, asker: ChatClient, requests: ProgramRequests, votes: int = 1) -> None:
         self.asker = asker
         self.requests = requests
         self.votes = votes
 
-    async def answer(self, row: Query) -> Answer:
+    async def answer(self, row: Row) -> Answer:
         """Raises what concerns all rows (EngineRefuses, OverBudget); what concerns this one alone is its failure."""
         return elected(await asyncio.gather(*map(self.one, bodies_of(row["text"], self.requests, self.votes))))
 
@@ -73,24 +74,28 @@ class Labeller:
                 completion = await self.asker.complete(body)
                 reading = self.requests.read(completion)
         except QueryRefused as error:
-            return Answer(NO_READING, Failure("too long", str(error)))
+            return Answer(NO_PREDICTION, Failure("too long", str(error)))
         except RequestRefused as error:
-            return Answer(NO_READING, Failure("refused", str(error)))
+            return Answer(NO_PREDICTION, Failure("refused", str(error)))
         except EngineRefuses:
             raise
         except EngineError as error:
-            return Answer(NO_READING, Failure(NO_ANSWER, str(error)))
+            return Answer(NO_PREDICTION, Failure(NO_ANSWER, str(error)))
         return Answer(reading, Failure(reading.wrong, reading.reasoning or "") if reading.wrong else None)
 
 
 def bodies_of(text: str, requests: ProgramRequests, votes: int) -> list[dict[str, Any]]:
     """The requests for a text; votes differ by their seed, so that each is an answer of its own, kept as such."""
     body = requests.body(text)
-    return [body] if votes == 1 else [{**body, "temperature": VOTE_TEMPERATURE, "seed": number} for number in range(votes)]
+    return (
+        [body] if votes == 1 else [{**body, "temperature": VOTE_TEMPERATURE, "seed": number} for number in range(votes)]
+    )
 
 
 def elected(answers: Sequence[Answer]) -> Answer:
-    """What most answers say; probabilities are the mean of theirs, where those that report none give all to their label."""
+    """What most answers say; probabilities are the mean of theirs, where those that report none give all to their
+    label.
+    """
     valid = [answer.reading for answer in answers if not answer.failure]
     if len(answers) == 1 or not valid:
         return answers[0]
@@ -104,8 +109,10 @@ def elected(answers: Sequence[Answer]) -> Answer:
     return Answer(replace(first, probabilities=dict(sorted(shares.items(), key=lambda pair: -pair[1]))))
 
 
-def teacher_label(row: Query, reading: Reading) -> TeacherLabel:
-    """The record of a row. Probabilities have four digits: the rest is rounding, and would make equal labels unequal files."""
+def teacher_label(row: Row, reading: Prediction) -> TeacherLabel:
+    """The record of a row. Probabilities have four digits: the rest is rounding, and would make equal labels unequal
+    files.
+    """
     confidence = reading.probabilities.get(reading.label)
     return TeacherLabel(
         id=row["id"],
@@ -121,23 +128,25 @@ def teacher_label(row: Query, reading: Reading) -> TeacherLabel:
 def label_all(
     teacher: Teacher,
     program: IntentClassifier,
-    rows: Rows,
+    rows: RowSource,
     runtime: Runtime,
-    take: Callable[[Query, Answer], None],
-) -> Spent:
+    take: Callable[[Row, Answer], None],
+) -> Spending:
     """Give each row and its answer to `take`, in order; say what they cost.
 
-    Raises UserError where the teacher refuses to work, the budget would be passed, or more than MAX_FAILED of the rows fail. Nothing that
-    was answered is lost by that.
+    Raises UserError where the teacher refuses to work, the budget would be passed, or more than MAX_FAILED of the rows
+    fail. Nothing that was answered is lost by that.
     """
     meter = teacher.meter(runtime)
-    requests = ProgramRequests(program, teacher.kind, teacher.name, teacher.max_tokens, TeacherFormat(), teacher.options)
+    requests = ProgramRequests(
+        program, teacher.kind, teacher.name, teacher.max_tokens, TeacherFormat(), teacher.options
+    )
     busy = BUSY.format(teacher.name)
     failures: Counter[str] = Counter()
     done, count = 0, len(rows)
 
     async def run(log: AppendLog | None, progress: Progress) -> None:
-        async def answer(row: Query) -> Answer:
+        async def answer(row: Row) -> Answer:
             nonlocal done
             found = await labeller.answer(row)
             done += 1
@@ -149,25 +158,29 @@ def label_all(
             return found
 
         async with teacher.connect() as client:
-            pace = Pace(runtime.threads, runtime.requests_per_minute, runtime.tokens_per_minute)
-            asker = Asker(client, pace, log, meter)
+            pace = RateLimit(runtime.max_in_flight, runtime.requests_per_minute, runtime.tokens_per_minute)
+            asker = CachingClient(client, pace, log, meter)
             labeller = Labeller(asker, requests, teacher.votes)
             if teacher.batch:
                 assert teacher.log and isinstance(client, EngineClient)
                 bodies = (body for row in rows for body in bodies_of(row["text"], requests, teacher.votes))
                 with append_log(teacher.log.with_suffix(".batches.jsonl"), busy) as jobs:
                     await Batches(client, asker, jobs).ask(bodies)
-            await in_order(answer, rows, runtime.threads, take)
+            await in_order(answer, rows, runtime.max_in_flight, take)
 
     kept = append_log(teacher.log, busy) if teacher.log else nullcontext()
     try:
-        with kept as log, Progress(f"asking {teacher.name}", count) as progress, asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        with (
+            kept as log,
+            Progress(f"asking {teacher.name}", count) as progress,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop,
+        ):
             loop.run(run(log, progress))
-    except (ExceptionGroup, EngineError, OverBudget) as raised:  # a batch is no group of tasks
+    except (ExceptionGroup, EngineError, BudgetExceeded) as raised:  # a batch is no group of tasks
         error = raised.exceptions[0] if isinstance(raised, ExceptionGroup) else raised
         if isinstance(error, EngineRefuses):
             raise UserError(f"{error}; {done} of {count} rows are labelled, their answers are kept") from None
-        if isinstance(error, OverBudget):
+        if isinstance(error, BudgetExceeded):
             raise UserError(
                 f"{error} are spent and the next request could pass it: {done} of {count} rows are labelled; raise it and run `dvc repro` "
                 "again, the answers so far are kept"
@@ -179,7 +192,9 @@ def label_all(
                 "`dvc repro` again; the answers so far are kept"
             ) from None
         if isinstance(error, EngineError):
-            raise UserError(f"{error}; {done} of {count} rows are labelled: run `dvc repro` again, the answers so far are kept") from None
+            raise UserError(
+                f"{error}; {done} of {count} rows are labelled: run `dvc repro` again, the answers so far are kept"
+            ) from None
         raise error from None
     return meter.spent
 
@@ -188,10 +203,10 @@ class TooManyFailures(Exception):
     """The run can't end well any more."""
 
 
-def note(spent: Spent, failed: float) -> str:
+def note(spent: Spending, failed: float) -> str:
     """What a progress line says beside the count."""
     return f"{cost(spent)}, {failed:.1%} invalid"
 
 
-def cost(spent: Spent) -> str:
+def cost(spent: Spending) -> str:
     return f"{spent.tokens:,} tokens" if spent.dollars is None else f"${spent.dollars:.2f}"

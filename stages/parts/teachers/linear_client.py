@@ -1,4 +1,5 @@
-"""The linear teacher as an engine in this process: it answers the program's requests as a language model behind OpenAI's protocol would.
+"""The linear teacher as an engine in this process: it answers the program's requests as a language model behind
+OpenAI's protocol would.
 
 So requests, reading, checks and counting that run with a 70B teacher run with this one too.
 """
@@ -19,7 +20,8 @@ REASONING_HEADER = "[[ ## reasoning ## ]]"
 
 
 class LinearClient:
-    """Answers the query of a request's last message with the label, the terms that carried it, and the labels' log-probabilities.
+    """Answers the query of a request's last message with the label, the terms that carried it, and the labels'
+    log-probabilities.
 
     `known` are the labels' probabilities [K] of texts that were classified beforehand. Tokens are counted as words.
     """
@@ -38,7 +40,9 @@ class LinearClient:
         label = self.teacher.labels[int(np.argmax(probabilities))]
         reasoning = ""
         if REASONING_HEADER in prompt:
-            terms = ", ".join(f'"{term}"' for term in self.teacher.deciding_terms(query, label)) or "The wording as a whole"
+            terms = (
+                ", ".join(f'"{term}"' for term in self.teacher.deciding_terms(query, label)) or "The wording as a whole"
+            )
             reasoning = f"{REASONING_HEADER}\n{terms} speaks for {label}.\n\n"
         top = [token(name, chance) for name, chance in zip(self.teacher.labels, probabilities, strict=True)]
         tokens = [
@@ -55,8 +59,12 @@ class LinearClient:
 
 
 def linear_client(questions: Questions, seed: int) -> LinearClient:
-    """The linear teacher, fitted on what people labelled and the pool. Of gold rows it says what it would have said without their label."""
-    lessons = Lessons([row["text"] for row in questions.pool], questions.gold, questions.labels, seed, questions.reviewed)
+    """The linear teacher, fitted on what people labelled and the pool. Of gold rows it says what it would have said
+    without their label.
+    """
+    lessons = Lessons(
+        [row["text"] for row in questions.pool], questions.gold, questions.labels, seed, questions.reviewed
+    )
     teacher, texts = lessons.teacher(), [row["text"] for row in questions.rows]
     known = dict(zip(texts, teacher.probabilities(texts), strict=True))  # all at once: faster than one by one
     known |= zip((row["text"] for row in questions.gold), lessons.on_gold(), strict=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from statistics import mean, median
 from typing import Any
 
-from stages.parts.engines.asking import content_key, still_answers
-from stages.parts.engines.meter import DISCOUNT, characters
+from stages.parts.engines.budget import DISCOUNT, characters
+from stages.parts.engines.caching_client import content_key, still_answers
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run.append_log import append_log
 from stages.parts.run.errors import UserError
@@ -21,7 +21,7 @@ from stages.parts.run.params import Runtime, load_params
 from stages.parts.task.prompt import TeacherFormat
 from stages.parts.teachers.labelling import BUSY, bodies_of, label_all
 from stages.parts.teachers.questions import Questions, read_questions
-from stages.parts.teachers.rows import JoinedRows, Rows, at_places
+from stages.parts.teachers.rows import JoinedRows, RowSource, at_places
 from stages.parts.teachers.teacher import Teacher, teacher_of
 
 ASKED = 20  # rows
@@ -31,7 +31,9 @@ Body = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Rates:
-    """What rows that were asked say of the others: prompt tokens a character, completion tokens and seconds an answer."""
+    """What rows that were asked say of the others: prompt tokens a character, completion tokens and seconds an
+    answer.
+    """
 
     prompt: float
     completion: float
@@ -40,7 +42,9 @@ class Rates:
 
 @dataclass(frozen=True)
 class Part:
-    """What a part of the rows will take. Requests are those whose answers are not there yet; `dollars` None where no price is known."""
+    """What a part of the rows will take. Requests are those whose answers are not there yet; `dollars` None where no
+    price is known.
+    """
 
     rows: int
     requests: int
@@ -61,20 +65,26 @@ class Part:
 
 
 def part(rows: int, bodies: Iterable[Body], rates: Rates, teacher: Teacher, runtime: Runtime) -> Part:
-    """Of `rows` rows, `bodies` are to be asked. Seconds: with `runtime.threads` in flight, or by what the endpoint allows a minute."""
+    """Of `rows` rows, `bodies` are to be asked. Seconds: with `runtime.max_in_flight` in flight, or by what the endpoint
+    allows a minute.
+    """
     requests = length = 0
     for body in bodies:
         requests += 1
         length += characters(body)
     prompt, completion = rates.prompt * length, rates.completion * requests
-    seconds = rates.seconds * requests / runtime.threads
+    seconds = rates.seconds * requests / runtime.max_in_flight
     if runtime.requests_per_minute:
         seconds = max(seconds, 60 * requests / runtime.requests_per_minute)
     if runtime.tokens_per_minute:
         seconds = max(seconds, 60 * (prompt + completion) / runtime.tokens_per_minute)
     dollars = None
     if teacher.price:
-        dollars = (prompt * teacher.price.prompt + completion * teacher.price.completion) / 1e6 * (DISCOUNT if teacher.batch else 1)
+        dollars = (
+            (prompt * teacher.price.prompt + completion * teacher.price.completion)
+            / 1e6
+            * (DISCOUNT if teacher.batch else 1)
+        )
     return Part(rows, requests, prompt, completion, dollars, seconds)
 
 
@@ -84,9 +94,15 @@ def plan(teacher: Teacher, questions: Questions, runtime: Runtime, seed: int) ->
     count = len(questions.rows)
     few = at_places(questions.rows, set(random.Random(seed).sample(range(count), min(ASKED, count))))
     label_all(replace(teacher, batch=False), questions.program, few, runtime, lambda row, answer: None)
-    requests = ProgramRequests(questions.program, teacher.kind, teacher.name, teacher.max_tokens, TeacherFormat(), teacher.options)
+    requests = ProgramRequests(
+        questions.program, teacher.kind, teacher.name, teacher.max_tokens, TeacherFormat(), teacher.options
+    )
     with append_log(teacher.log, BUSY.format(teacher.name)) as log:
-        asked = [(body, log.get(content_key(body))) for row in few for body in bodies_of(row["text"], requests, teacher.votes)]
+        asked = [
+            (body, log.get(content_key(body)))
+            for row in few
+            for body in bodies_of(row["text"], requests, teacher.votes)
+        ]
         answered = [(body, record) for body, record in asked if record]
         if not answered:
             raise UserError(f"none of {len(few)} rows was answered: nothing can be reckoned from them")
@@ -97,7 +113,7 @@ def plan(teacher: Teacher, questions: Questions, runtime: Runtime, seed: int) ->
             seconds=median(record["seconds"] for _, record in answered),
         )
 
-        def open_requests(rows: Rows) -> Iterator[Body]:
+        def open_requests(rows: RowSource) -> Iterator[Body]:
             """Of different texts, those that the log does not answer."""
             for text in dict.fromkeys(row["text"] for row in rows):
                 for body in bodies_of(text, requests, teacher.votes):
@@ -105,7 +121,9 @@ def plan(teacher: Teacher, questions: Questions, runtime: Runtime, seed: int) ->
                         yield body
 
         others = JoinedRows(questions.test, questions.gold)
-        of_pool, of_others = (part(len(rows), open_requests(rows), rates, teacher, runtime) for rows in (questions.pool, others))
+        of_pool, of_others = (
+            part(len(rows), open_requests(rows), rates, teacher, runtime) for rows in (questions.pool, others)
+        )
     return {"pool": of_pool, "test and gold": of_others, "together": of_pool + of_others}
 
 
@@ -123,7 +141,7 @@ def told(teacher: Teacher, parts: Mapping[str, Part], runtime: Runtime) -> str:
         tokens = f"{takes.prompt_tokens:>15,.0f}{takes.completion_tokens:>13,.0f}"
         lines.append(f"{name:15}{takes.rows:>10,}{takes.requests:>10,}{tokens}{price:>12}{time:>10}")
     lines.append(
-        f"reckoned from {ASKED} rows, which are asked and kept; time: {runtime.threads} requests in flight, if {teacher.name} bears them"
+        f"reckoned from {ASKED} rows, which are asked and kept; time: {runtime.max_in_flight} requests in flight, if {teacher.name} bears them"
     )
     if not teacher.price:
         lines.append(f"no price is known for {teacher.name}: {teacher.without_price}")
@@ -136,7 +154,9 @@ def main() -> None:
         questions = read_questions(params)
         with teacher_of(params, questions) as teacher:
             if not teacher.log:
-                print(f"the {teacher.name} teacher runs in this process: {len(questions.rows):,} rows cost nothing but a minute")
+                print(
+                    f"the {teacher.name} teacher runs in this process: {len(questions.rows):,} rows cost nothing but a minute"
+                )
             else:
                 print(told(teacher, plan(teacher, questions, params.runtime, params.seed), params.runtime))
     except UserError as error:

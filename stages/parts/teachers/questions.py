@@ -2,41 +2,47 @@
 
 from dataclasses import dataclass, field, replace
 
-from stages.parts.data.rows import Query
+from stages.parts.data.rows import Row
 from stages.parts.run import paths
 from stages.parts.run.files import read_json, read_jsonl
-from stages.parts.run.params import LinearSettings, Params, Recipe
+from stages.parts.run.params import LinearTeacherSettings, Params, PromptRecipe
 from stages.parts.task.program import IntentClassifier
-from stages.parts.teachers.choice import chosen
-from stages.parts.teachers.rows import JoinedRows, Rows, StoredRows
-from stages.parts.teachers.tuned import load_prompt, prompt_path
+from stages.parts.teachers.prompt_file import load_prompt, prompt_path
+from stages.parts.teachers.row_choice import chosen
+from stages.parts.teachers.rows import JoinedRows, RowSource, StoredRows
 
 
 @dataclass(frozen=True)
 class Questions:
-    """`pool` (what was chosen of it), `test` and `gold` are asked, in this order; a fitted teacher learns from `gold` and `reviewed`.
-    `recipe`: how the prompt was tuned, if it was."""
+    """`pool` (what was chosen of it), `test` and `gold` are asked, in this order; a fitted teacher learns from `gold`
+    and `reviewed`. `recipe`: how the prompt was tuned, if it was."""
 
     labels: list[str]
     program: IntentClassifier
-    pool: Rows
-    test: Rows
-    gold: list[Query]
-    reviewed: list[Query]
+    pool: RowSource
+    test: RowSource
+    gold: list[Row]
+    reviewed: list[Row]
     descriptions: dict[str, str] = field(default_factory=dict)
-    recipe: Recipe | None = None
+    recipe: PromptRecipe | None = None
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> RowSource:
         return JoinedRows(self.pool, self.test, self.gold)
 
 
 def read_questions(params: Params) -> Questions:
-    """From data/splits, with the tuned prompt where there is one; raises UserError where rows are missing, or the prompt is no good."""
+    """From data/splits, with the tuned prompt where there is one; raises UserError where rows are missing, or the
+    prompt is no good.
+    """
     questions, settings, path = untuned_questions(params), params.teacher, prompt_path(params.profile)
-    if isinstance(settings, LinearSettings) or not path.exists():
+    if isinstance(settings, LinearTeacherSettings) or not path.exists():
         return questions
-    wanted = {"labels": questions.labels, "instructions": params.program.instructions, "descriptions": questions.descriptions}
+    wanted = {
+        "labels": questions.labels,
+        "instructions": params.program.instructions,
+        "descriptions": questions.descriptions,
+    }
     program, recipe = load_prompt(path, questions.program, {"model": settings.model, **wanted})
     return replace(questions, program=program, recipe=recipe)
 
@@ -50,4 +56,6 @@ def untuned_questions(params: Params) -> Questions:
     # The teacher always reasons: it is asked once, and its reasons let the student's style change without asking again.
     program = IntentClassifier(labels, params.program.instructions, "chain_of_thought", descriptions)
     settings = params.teacher
-    return Questions(labels, program, chosen(pool, settings.rows, settings.choose, params.seed), test, gold, reviewed, descriptions)
+    return Questions(
+        labels, program, chosen(pool, settings.rows, settings.choose, params.seed), test, gold, reviewed, descriptions
+    )

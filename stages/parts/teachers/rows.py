@@ -5,16 +5,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-from stages.parts.data.rows import Query
+from stages.parts.data.rows import Row
 from stages.parts.run.files import iter_jsonl
 
 
-class Rows(Protocol):
+class RowSource(Protocol):
     """Rows that can be counted, and gone through as often as one likes: a list, or what is below."""
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Query]: ...
+    def __iter__(self) -> Iterator[Row]: ...
 
 
 class StoredRows:
@@ -27,23 +27,23 @@ class StoredRows:
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[Query]:
+    def __iter__(self) -> Iterator[Row]:
         return iter_jsonl(self.path)
 
 
 class JoinedRows:
     """The rows of several parts, one after the other."""
 
-    def __init__(self, *parts: Rows) -> None:
+    def __init__(self, *parts: RowSource) -> None:
         self.parts = parts
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
-    def __iter__(self) -> Iterator[Query]:
+    def __iter__(self) -> Iterator[Row]:
         return chain.from_iterable(self.parts)
 
 
-def at_places(rows: Rows, wanted: set[int]) -> list[Query]:
+def at_places(rows: RowSource, wanted: set[int]) -> list[Row]:
     """The rows at these places, in their order."""
     return [row for place, row in enumerate(rows) if place in wanted]

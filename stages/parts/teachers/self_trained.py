@@ -2,10 +2,13 @@
 
 It needs a hundred gold rows, the label names and an unlabelled pool. It joins three known ideas:
 
-- latent semantic analysis of the pool in several views, so that a class is recognised by words its few gold rows don't have;
-- softmax regression in which classes share strength along the similarity of their names (a prior covariance over classes, as in
+- latent semantic analysis of the pool in several views, so that a class is recognised by words its few gold rows don't
+  have;
+- softmax regression in which classes share strength along the similarity of their names (a prior covariance over
+  classes, as in
   multi-task learning: Evgeniou et al. 2005). What one intent learns of "cash withdrawal" helps all whose names say it;
-- class-balanced self-training (CBST, Zou et al. 2018): in rounds, the surest rows of each class join with the label given to them.
+- class-balanced self-training (CBST, Zou et al. 2018): in rounds, the surest rows of each class join with the label
+  given to them.
 
 Mean accuracy on Banking77's pool (25 labels, 100 gold rows, 3 draws): 82 % against 79 % without shared names.
 """
@@ -22,7 +25,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_union
 from sklearn.preprocessing import normalize
 
-from stages.parts.data.rows import Query
+from stages.parts.data.rows import Row
 from stages.parts.task.features import characters, words
 from stages.parts.task.labels import NONE_OF_THESE
 
@@ -47,9 +50,11 @@ def class_coupling(names: Sequence[str]) -> Matrix:
     return (vectors * np.sqrt(values)) @ vectors.T
 
 
-def coupled_softmax_regression(rows: Matrix, classes: Matrix, weights: Matrix, coupling: Matrix, start: Matrix, steps: int) -> Matrix:
-    """Weights [D + 1, K] (the bias last), before their coupling, of a softmax regression on rows [N, D] with class numbers [N] and row
-    weights [N]: at most so many steps of L-BFGS from `start`."""
+def coupled_softmax_regression(
+    rows: Matrix, classes: Matrix, weights: Matrix, coupling: Matrix, start: Matrix, steps: int
+) -> Matrix:
+    """Weights [D + 1, K] (the bias last), before their coupling, of a softmax regression on rows [N, D] with class
+    numbers [N] and row weights [N]: at most so many steps of L-BFGS from `start`."""
     count, width = rows.shape
     wanted = np.eye(len(coupling))[classes]
     design = np.hstack([rows, np.ones((count, 1))])
@@ -60,13 +65,19 @@ def coupled_softmax_regression(rows: Matrix, classes: Matrix, weights: Matrix, c
         penalised = free * PENALTY
         penalised[-1] = 0
         value = -(weights * log_softmax(logits, axis=1)[np.arange(count), classes]).sum() + (free * penalised).sum() / 2
-        return value, (design.T @ (weights[:, None] * (softmax(logits, axis=1) - wanted)) @ coupling + penalised).ravel()
+        return value, (
+            design.T @ (weights[:, None] * (softmax(logits, axis=1) - wanted)) @ coupling + penalised
+        ).ravel()
 
-    return minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": steps}).x.reshape(width + 1, -1)
+    return minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": steps}).x.reshape(
+        width + 1, -1
+    )
 
 
 def expected_shares(gold: Matrix, classes: int) -> Matrix:
-    """Each class's share of the pool, [K]: even, unless the gold rows speak clearly against it; then theirs, smoothed by one row."""
+    """Each class's share of the pool, [K]: even, unless the gold rows speak clearly against it; then theirs, smoothed
+    by one row.
+    """
     counts = np.bincount(gold, minlength=classes)
     if chisquare(counts).pvalue >= SKEW_P:
         return np.full(classes, 1 / classes)
@@ -87,11 +98,11 @@ class View:
 
 
 class Lessons:
-    """What there is to learn from: texts as the views see them, and the labels of few. `reviewed` are rows with a person's label, too, but
-    chosen for being hard: their share of a label says nothing of the pool's."""
+    """What there is to learn from: texts as the views see them, and the labels of few. `reviewed` are rows with a
+    person's label, too, but chosen for being hard: their share of a label says nothing of the pool's."""
 
     def __init__(
-        self, pool: Sequence[str], gold: Sequence[Query], labels: Sequence[str], seed: int, reviewed: Sequence[Query] = ()
+        self, pool: Sequence[str], gold: Sequence[Row], labels: Sequence[str], seed: int, reviewed: Sequence[Row] = ()
     ) -> None:
         # The name of what no label fits says nothing of its texts: no row, and no likeness to other names.
         named = [number for number, label in enumerate(labels) if label != NONE_OF_THESE]
@@ -108,7 +119,9 @@ class Lessons:
             self.views.append(View(vectorizer, svd.components_, vectorizer.get_feature_names_out()))
             self.vectors.append(normalize(svd.transform(tfidf)))
 
-        of_gold, of_reviewed = (np.array([labels.index(row["label"]) for row in rows], int) for rows in (gold, reviewed))
+        of_gold, of_reviewed = (
+            np.array([labels.index(row["label"]) for row in rows], int) for rows in (gold, reviewed)
+        )
         self.gold_classes = of_gold
         self.pool = np.arange(len(pool))
         self.gold = len(pool) + np.arange(len(gold))
@@ -116,8 +129,9 @@ class Lessons:
         self.other_classes = np.concatenate([of_reviewed, named]).astype(int)
 
     def learned(self, from_gold: Matrix, *, quick: bool = False) -> list[Matrix]:
-        """The classes' weights [D + 1, K] in each view, of a teacher that knows the labels of some gold rows (a mask [G]); the others are
-        texts without labels to it, as the pool's. `quick`: each round goes on where the last one ended, for a few steps."""
+        """The classes' weights [D + 1, K] in each view, of a teacher that knows the labels of some gold rows (a mask
+        [G]); the others are texts without labels to it, as the pool's. `quick`: each round goes on where the last one
+        ended, for a few steps."""
         known = np.concatenate([self.gold[from_gold], self.others])
         known_classes = np.concatenate([self.gold_classes[from_gold], self.other_classes])
         unlabelled = np.concatenate([self.pool, self.gold[~from_gold]])
@@ -153,8 +167,8 @@ class Lessons:
         return (fold == number for number in range(FOLDS))
 
     def on_gold(self) -> Matrix:
-        """What teachers say of gold rows whose labels they don't know [G, K]: each row is judged by one that has learned from the other
-        folds (cross-fitting)."""
+        """What teachers say of gold rows whose labels they don't know [G, K]: each row is judged by one that has
+        learned from the other folds (cross-fitting)."""
         said = np.empty((len(self.gold), len(self.labels)))
         for judged in self.folds():
             weights = self.learned(~judged, quick=True)
@@ -190,4 +204,7 @@ class SelfTrainedTeacher:
 
 def probabilities_of(vectors: Sequence[Matrix], weights: Sequence[Matrix]) -> Matrix:
     """Class probabilities [N, K]: the mean of what each view's weights [D + 1, K] say of its unit vectors [N, D]."""
-    return np.mean([softmax(seen @ learned[:-1] + learned[-1], axis=1) for seen, learned in zip(vectors, weights, strict=True)], axis=0)
+    return np.mean(
+        [softmax(seen @ learned[:-1] + learned[-1], axis=1) for seen, learned in zip(vectors, weights, strict=True)],
+        axis=0,
+    )

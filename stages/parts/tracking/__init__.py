@@ -1,1 +1,3 @@
-"""Finished stages told to MLflow and W&B. Reads what the stages wrote, changes nothing, and runs in `.venv-tracking`, beside the stage."""
+"""Finished stages told to MLflow and W&B. Reads what the stages wrote, changes nothing, and runs in `.venv-tracking`,
+beside the stage.
+"""

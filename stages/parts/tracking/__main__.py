@@ -6,7 +6,7 @@ python -m stages.parts.tracking STAGE
 import sys
 
 from stages.parts.run.params import load_params
-from stages.parts.tracking.facts import finished
+from stages.parts.tracking.finished_stage import finished
 
 
 def main() -> None:

@@ -1,4 +1,6 @@
-"""MLflow: a run for the pipeline, one inside it for each stage, and the served pair in the registry as a model that answers."""
+"""MLflow: a run for the pipeline, one inside it for each stage, and the served pair in the registry as a model that
+answers.
+"""
 
 import os
 from pathlib import Path
@@ -18,7 +20,7 @@ from stages.parts.run.files import read_json
 from stages.parts.run.params import load_params
 from stages.parts.run.provenance import commit
 from stages.parts.task.program_file import load_sidecar
-from stages.parts.tracking.facts import Finished, run_name
+from stages.parts.tracking.finished_stage import Finished, run_name
 
 EXPERIMENT = "teacher-to-student"
 MODEL = "intent-classifier"  # in the registry
@@ -60,7 +62,12 @@ def log(client: MlflowClient, run_id: str, told: Finished) -> None:
         client.log_batch(run_id, params=params[start : start + AT_ONCE])
     now = int(1000 * max((path.stat().st_mtime for path in told.files), default=0))
     metrics = [Metric(name, value, now, 0) for name, value in told.metrics.items()]
-    metrics += [Metric(name, value, now, int(point["step"])) for point in told.curve for name, value in point.items() if name != "step"]
+    metrics += [
+        Metric(name, value, now, int(point["step"]))
+        for point in told.curve
+        for name, value in point.items()
+        if name != "step"
+    ]
     for start in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
     for path in told.figures:
@@ -97,7 +104,11 @@ def log_traces(experiment_id: str, run_id: str, traces: list[list[dict[str, Any]
 def token_usage(by_model: dict[str, dict[str, Any]]) -> dict[str, int]:
     """DSPy's counts under MLflow's names."""
     sent, said = (sum(usage[kind] for usage in by_model.values()) for kind in ("prompt_tokens", "completion_tokens"))
-    return {TokenUsageKey.INPUT_TOKENS: sent, TokenUsageKey.OUTPUT_TOKENS: said, TokenUsageKey.TOTAL_TOKENS: sent + said}
+    return {
+        TokenUsageKey.INPUT_TOKENS: sent,
+        TokenUsageKey.OUTPUT_TOKENS: said,
+        TokenUsageKey.TOTAL_TOKENS: sent + said,
+    }
 
 
 def register(client: MlflowClient, run_id: str) -> None:

@@ -15,7 +15,9 @@ CURVE_POINTS = 48
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a training's folder, first to last, without one that a kill cut off: its last file is missing or unreadable."""
+    """The checkpoints in a training's folder, first to last, without one that a kill cut off: its last file is missing
+    or unreadable.
+    """
     complete = []
     for step in folder.glob("checkpoint-*"):
         with suppress(FileNotFoundError, json.JSONDecodeError):

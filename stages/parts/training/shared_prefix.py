@@ -1,10 +1,10 @@
 """Exact SFT in which the rows of a batch compute their common prompt prefix once.
 
-A batch becomes one row [prefix, suffix_1, ..., suffix_B] without padding. Positions restart after the prefix for each suffix, and the
-attention function registered here lets a suffix see the prefix and itself. Prefix and suffixes then give the activations, losses and
-gradients of B separate rows up to rounding, for the linear layers' cost of one prefix (Prefix Grouper, arXiv 2506.05433, shares only
-the attention's). The head sees only states that predict a learned token (TRL's own does so on GPUs only). It needs no change to model or
-trainer: a collator, and `share_prefix(model)`.
+A batch becomes one row [prefix, suffix_1, ..., suffix_B] without padding. Positions restart after the prefix for each
+suffix, and the attention function registered here lets a suffix see the prefix and itself. Prefix and suffixes then
+give the activations, losses and gradients of B separate rows up to rounding, for the linear layers' cost of one prefix
+(Prefix Grouper, arXiv 2506.05433, shares only the attention's). The head sees only states that predict a learned token
+(TRL's own does so on GPUs only). It needs no change to model or trainer: a collator, and `share_prefix(model)`.
 
 Dropout would be drawn once for the shared prefix instead of once a row: callers use it with dropout 0 only.
 """
@@ -28,31 +28,39 @@ def first_learned(row: Mapping[str, Any]) -> int:
 
 def shared_start(sequences: Sequence[list[int]]) -> int:
     """How many leading tokens all sequences share."""
-    first, last = min(map(list, sequences)), max(map(list, sequences))  # in lexical order: what these two share, all between them share
-    return next((i for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
+    # in lexical order: what these two share, all between them share
+    first, last = min(map(list, sequences)), max(map(list, sequences))
+    return next(
+        (i for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last))
+    )
 
 
 def common_prefix_length(rows: Sequence[Mapping[str, Any]]) -> int:
-    """How many leading tokens all rows share and none learns from, less one (the token that predicts a suffix's first is its own)."""
+    """How many leading tokens all rows share and none learns from, less one (the token that predicts a suffix's first
+    is its own).
+    """
     unlearned = min(first_learned(row) for row in rows)
     return max(0, min(shared_start([row["input_ids"] for row in rows]), unlearned - 1))
 
 
 def can_share(model: PreTrainedModel) -> bool:
-    """Whether all layers are full causal attention. A state or a convolution would leak from one suffix into the next; sliding windows,
-    soft caps and sinks are not what `shared_prefix_attention` computes."""
+    """Whether all layers are full causal attention. A state or a convolution would leak from one suffix into the next;
+    sliding windows, soft caps and sinks are not what `shared_prefix_attention` computes."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     odd = ("sliding_window", "attn_logit_softcapping", "sinks", "attention_chunk_size")
-    return kinds == {"full_attention"} and not model._is_stateful and not any(getattr(config, name, None) for name in odd)
+    return (
+        kinds == {"full_attention"} and not model._is_stateful and not any(getattr(config, name, None) for name in odd)
+    )
 
 
 class SharedPrefixCollator:
     """Lays rows of `input_ids` and `labels` (lists of int) out as one row behind their first `prefix_length` tokens.
 
-    Returns input_ids, labels and position_ids of shape [1, P + N] for N suffix tokens in all; `suffix_index` [B, S], where in the N each
-    suffix's tokens stand (any beyond its end); the way back, `suffix_places` [N], where in the B x S each token stands; and the M learned
-    tokens: `shift_labels` [1, M], and `learned_from` [M], where the states stand that predict them.
+    Returns input_ids, labels and position_ids of shape [1, P + N] for N suffix tokens in all; `suffix_index` [B, S],
+    where in the N each suffix's tokens stand (any beyond its end); the way back, `suffix_places` [N], where in the B x
+    S each token stands; and the M learned tokens: `shift_labels` [1, M], and `learned_from` [M], where the states stand
+    that predict them.
     """
 
     def __init__(self, prefix_length: int) -> None:
@@ -106,7 +114,9 @@ def shared_prefix_attention(
 
     def apart(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # -> [1, H, P, D], [B, H, S, D]
         prefix, suffixes = states.split([prefix_length, tokens], dim=2)
-        return prefix, suffixes[0].index_select(1, suffix_index.flatten()).view(heads, batch, longest, size).transpose(0, 1)
+        return prefix, suffixes[0].index_select(1, suffix_index.flatten()).view(heads, batch, longest, size).transpose(
+            0, 1
+        )
 
     def behind(prefix: torch.Tensor, suffixes: torch.Tensor) -> torch.Tensor:  # -> [B, H, P + S, D]
         return torch.cat([prefix.expand(batch, -1, -1, -1), suffixes], dim=2)
@@ -123,14 +133,18 @@ def shared_prefix_attention(
 
 
 def only_learned(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-    """A forward hook on the backbone: of its last states, those that predict a learned token; all of them for other batches."""
+    """A forward hook on the backbone: of its last states, those that predict a learned token; all of them for other
+    batches.
+    """
     if "learned_from" in kwargs:
         output.last_hidden_state = output.last_hidden_state.index_select(1, kwargs["learned_from"])
     return output
 
 
 def share_prefix(model: PreTrainedModel) -> None:
-    """Prepare a model for batches of SharedPrefixCollator, until `model.set_attn_implementation` chooses another attention."""
+    """Prepare a model for batches of SharedPrefixCollator, until `model.set_attn_implementation` chooses another
+    attention.
+    """
     model.set_attn_implementation(SHARED_PREFIX)
     backbone = model.base_model
     if only_learned not in backbone._forward_hooks.values():

@@ -17,19 +17,27 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from stages.parts.run.errors import UserError
 from stages.parts.training.checkpoints import complete_checkpoints
 from stages.parts.training.each_epoch import Change, EachEpoch, drawn_answers, query_dropout
-from stages.parts.training.rows import Row, cut
-from stages.parts.training.shared_prefix import SHARED_PREFIX, SharedPrefixCollator, can_share, common_prefix_length, share_prefix
+from stages.parts.training.rows import EncodedRow, cut
+from stages.parts.training.shared_prefix import (
+    SHARED_PREFIX,
+    SharedPrefixCollator,
+    can_share,
+    common_prefix_length,
+    share_prefix,
+)
 from stages.parts.training.watch import OneOptimizer, Watch
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to train: AdamW, a cosine after a warm-up over the share `warm_up` of the steps, gradients no longer than `clip`.
+class TrainingPlan:
+    """How to train: AdamW, a cosine after a warm-up over the share `warm_up` of the steps, gradients no longer than
+    `max_grad_norm`.
 
-    `batch` is of all devices together, of which each computes `at_once` rows at a time (None: all of its share). Each epoch drops a share
-    `query_dropout` of the queries' tokens anew, and, where there are `answers`, draws each row's from them by the row's `shares`.
+    `batch` is of all devices together, of which each computes `at_once` rows at a time (None: all of its share). Each
+    epoch drops a share `query_dropout` of the queries' tokens anew, and, where there are `answers`, draws each row's
+    from them by the row's `shares`.
     """
 
     epochs: int
@@ -38,7 +46,7 @@ class Recipe:
     seed: int
     warm_up: float
     weight_decay: float
-    clip: float
+    max_grad_norm: float
     query_dropout: float = 0.0
     answers: tuple[tuple[int, ...], ...] = ()
     at_once: int | None = None
@@ -46,7 +54,9 @@ class Recipe:
 
 
 def rows_at_once(batch: int, wanted: int | None) -> tuple[int, int]:
-    """How a process computes a batch: (rows at once, times), with the most rows that divide the batch and are within `wanted`."""
+    """How a process computes a batch: (rows at once, times), with the most rows that divide the batch and are within
+    `wanted`.
+    """
     at_once = next(rows for rows in range(min(batch, wanted or batch), 0, -1) if batch % rows == 0)
     return at_once, batch // at_once
 
@@ -77,16 +87,20 @@ def why_not_shared(model: PreTrainedModel, prefix_length: int, lora: LoraConfig 
 def make_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Row],
-    recipe: Recipe,
+    rows: Sequence[EncodedRow],
+    recipe: TrainingPlan,
     folder: Path,
     *,
     keep_epochs: bool = False,
 ) -> SFTTrainer:
-    """TRL's trainer on encoded rows that fit the model. Rows that share a prompt prefix compute it once (shared_prefix.py)."""
+    """TRL's trainer on encoded rows that fit the model. Rows that share a prompt prefix compute it once
+    (shared_prefix.py).
+    """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.batch % processes:
-        raise UserError(f"{processes} devices can't share a batch of {recipe.batch} rows evenly: make train.batch a multiple")
+        raise UserError(
+            f"{processes} devices can't share a batch of {recipe.batch} rows evenly: make train.batch a multiple"
+        )
     if processes > 1:  # a device with fewer rows than another would see some twice
         whole = len(rows) // recipe.batch * recipe.batch
         if not whole:
@@ -104,7 +118,10 @@ def make_trainer(
         share_prefix(model)
         print(f"{len(rows)} rows share a prefix of {prefix_length} tokens: computed once a batch")
         collator = SharedPrefixCollator(prefix_length)
-    callbacks: list[TrainerCallback] = [Watch(sum(len(row["input_ids"]) for row in rows) / len(rows) * recipe.batch), OneOptimizer()]
+    callbacks: list[TrainerCallback] = [
+        Watch(sum(len(row["input_ids"]) for row in rows) / len(rows) * recipe.batch),
+        OneOptimizer(),
+    ]
     changes: list[Change] = []
     if recipe.query_dropout:
         changes.append(query_dropout(recipe.query_dropout, rows))
@@ -122,7 +139,7 @@ def make_trainer(
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=recipe.warm_up,
-        max_grad_norm=recipe.clip,
+        max_grad_norm=recipe.max_grad_norm,
         weight_decay=recipe.weight_decay,
         bf16=on_gpu,
         use_cpu=not on_gpu,
@@ -140,7 +157,8 @@ def make_trainer(
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     if processes == 1:
-        settings._n_gpu = min(settings.n_gpu, 1)  # else the trainer would split batches over all GPUs it sees, which TRL refuses
+        # else the trainer would split batches over all GPUs it sees, which TRL refuses
+        settings._n_gpu = min(settings.n_gpu, 1)
     trainer = SFTTrainer(
         model=model,
         args=settings,
@@ -157,16 +175,17 @@ def make_trainer(
 def fine_tune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Row],
-    recipe: Recipe,
+    rows: Sequence[EncodedRow],
+    recipe: TrainingPlan,
     folder: Path,
     *,
     keep_epochs: bool = False,
 ) -> list[dict[str, Any]]:
     """Train `model` in place on encoded rows; returns the log, a step an entry.
 
-    With `keep_epochs` a checkpoint is kept for each epoch in `folder`; a run that finds checkpoints there goes on from the last one.
-    Raises UserError where the loss leaves the finite numbers or grows, where memory does not suffice, and where no row fits the model.
+    With `keep_epochs` a checkpoint is kept for each epoch in `folder`; a run that finds checkpoints there goes on from
+    the last one. Raises UserError where the loss leaves the finite numbers or grows, where memory does not suffice, and
+    where no row fits the model.
     """
     rows = cut(rows, min(tokenizer.model_max_length, model.config.max_position_embeddings))
     done = complete_checkpoints(folder)

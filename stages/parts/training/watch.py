@@ -14,14 +14,18 @@ from stages.parts.run.progress import Progress
 from stages.parts.training.checkpoints import complete_checkpoints
 
 WINDOW = 20  # steps over which a loss is judged
-LOWER_RATE = "lower the learning rate (train.learning_rate, or profiles.NAME.student.learning_rate in stage base) or lora.alpha"
+LOWER_RATE = (
+    "lower the learning rate (train.learning_rate, or profiles.NAME.student.learning_rate in stage base) or lora.alpha"
+)
 
 
 class Watch(TrainerCallback):
-    """Shows loss, tokens a second and the time left; raises UserError at the first loss that is not finite, or once it has diverged.
+    """Shows loss, tokens a second and the time left; raises UserError at the first loss that is not finite, or once it
+    has diverged.
 
-    Diverged: the mean of the last WINDOW losses is twice the lowest such mean, and more than one nat a token above it. `step_tokens` are
-    the rows' tokens in a step; a prefix that is computed once counts for each row, so that rates compare with other trainers'.
+    Diverged: the mean of the last WINDOW losses is twice the lowest such mean, and more than one nat a token above it.
+    `step_tokens` are the rows' tokens in a step; a prefix that is computed once counts for each row, so that rates
+    compare with other trainers'.
     """
 
     def __init__(self, step_tokens: float) -> None:
@@ -30,7 +34,11 @@ class Watch(TrainerCallback):
         self.lowest = math.inf
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress = Progress("training", state.max_steps, "step", done=state.global_step) if state.is_world_process_zero else None
+        self.progress = (
+            Progress("training", state.max_steps, "step", done=state.global_step)
+            if state.is_world_process_zero
+            else None
+        )
         self.started, self.first = time.monotonic(), state.global_step
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any) -> None:
@@ -45,7 +53,9 @@ class Watch(TrainerCallback):
             mean = sum(self.recent) / WINDOW
             self.lowest = min(self.lowest, mean)
             if mean > max(2 * self.lowest, self.lowest + 1):
-                raise UserError(f"the training loss grew from {self.lowest:.2f} to {mean:.2f} by step {state.global_step}: {LOWER_RATE}")
+                raise UserError(
+                    f"the training loss grew from {self.lowest:.2f} to {mean:.2f} by step {state.global_step}: {LOWER_RATE}"
+                )
         rate = (state.global_step - self.first) * self.step_tokens / (time.monotonic() - self.started)
         if self.progress:
             more = state.global_step - self.progress.count
@@ -57,7 +67,9 @@ class Watch(TrainerCallback):
 
 
 class OneOptimizer(TrainerCallback):
-    """Keeps the optimiser's state of the last checkpoint only, which is all that a resumed run reads: it is twice a model's size."""
+    """Keeps the optimiser's state of the last checkpoint only, which is all that a resumed run reads: it is twice a
+    model's size.
+    """
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:

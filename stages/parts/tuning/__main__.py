@@ -1,4 +1,5 @@
-"""Compare prompts for the teacher on the gold rows, and write the cheapest that none beats: data/prompts/PROFILE.json. `make tune-teacher`
+"""Compare prompts for the teacher on the gold rows, and write the cheapest that none beats: data/prompts/PROFILE.json.
+`make tune-teacher`
 
 python -m stages.parts.tuning
 """
@@ -11,25 +12,28 @@ from stages.parts.numbers.arms import percent, points
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json
-from stages.parts.run.params import AskedSettings, Params, load_params
-from stages.parts.run.processes import end_on_sigterm
+from stages.parts.run.machine import end_on_sigterm
+from stages.parts.run.params import LanguageModelSettings, Params, load_params
+from stages.parts.teachers.prompt_file import Origin, prompt_path, save_prompt
 from stages.parts.teachers.questions import untuned_questions
 from stages.parts.teachers.teacher import teacher_of
-from stages.parts.teachers.tuned import Origin, prompt_path, save_prompt
 from stages.parts.tuning.comparison import choice, compared, cross_fitted
 from stages.parts.tuning.optimisers import check_installed
 from stages.parts.tuning.recipes import LEARNS, Recipes
 from stages.parts.tuning.session import session
 
-FEWEST_GOLD = 20  # McNemar's test tells two prompts apart where six rows are right with one alone, and none with the other alone
+# McNemar's test tells two prompts apart where six rows are right with one alone, and none with the other alone
+FEWEST_GOLD = 20
 
 
 def tune(params: Params) -> dict[str, Any]:
-    """Write the chosen program and the report; gives the report. Raises UserError where there is nothing to tune, the teacher does not
-    answer, or the budget would be passed."""
+    """Write the chosen program and the report; gives the report. Raises UserError where there is nothing to tune, the
+    teacher does not answer, or the budget would be passed."""
     settings = params.teacher
-    if not isinstance(settings, AskedSettings):
-        raise UserError(f"the {settings.kind} teacher of profile {params.profile} has no prompt: choose another profile in params.yaml")
+    if not isinstance(settings, LanguageModelSettings):
+        raise UserError(
+            f"the {settings.kind} teacher of profile {params.profile} has no prompt: choose another profile in params.yaml"
+        )
     check_installed(params.tune.candidates)
     questions = untuned_questions(params)
     gold = questions.gold
@@ -39,7 +43,9 @@ def tune(params: Params) -> dict[str, Any]:
         )
     with teacher_of(params, questions) as teacher, session(teacher, params.runtime) as asked:
         recipes = Recipes(params, questions, asked)
-        scores = [cross_fitted(recipes, recipe, gold, params.tune.folds, params.seed) for recipe in recipes.candidates()]
+        scores = [
+            cross_fitted(recipes, recipe, gold, params.tune.folds, params.seed) for recipe in recipes.candidates()
+        ]
         chosen = choice(scores)
         with asked.step(f"{chosen}, of all gold rows", recipes.expected_answers(chosen, len(gold))):
             program = recipes.program(chosen, gold)
@@ -74,11 +80,15 @@ def shown(report: Mapping[str, Any]) -> str:
     """The report as a table and what was chosen."""
     candidates: Mapping[str, Mapping[str, Any]] = report["candidates"]
     first = next(iter(candidates))
-    lines = [f"{'prompt':14}{'right':>8}{'95 % interval':>18}{f'less {first}, points':>28}{'p':>8}{'per 1,000 rows':>24}"]
+    lines = [
+        f"{'prompt':14}{'right':>8}{'95 % interval':>18}{f'less {first}, points':>28}{'p':>8}{'per 1,000 rows':>24}"
+    ]
     for name, found in candidates.items():
         less = found["less_first"]
         between = f"{percent(found['low'])} to {percent(found['high'])}"
-        difference = f"{points(less['difference'])} ({points(less['low'])} to {points(less['high'])})" if name != first else ""
+        difference = (
+            f"{points(less['difference'])} ({points(less['low'])} to {points(less['high'])})" if name != first else ""
+        )
         p = f"{less['p']:.3f}" if name != first else ""
         price = f"{found['tokens_per_1000']:,} tokens"
         if found["dollars_per_1000"] is not None:
@@ -90,14 +100,22 @@ def shown(report: Mapping[str, Any]) -> str:
             lines.append(f"{name}: rows without a label, which count as wrong ({reasons})")
     chosen = report["chosen"]
     unbeaten = [name for name, found in candidates.items() if not found["beaten_by"]]
-    why = "it beats all others" if len(unbeaten) == 1 else f"the cheapest of {', '.join(unbeaten)}, which none beats significantly"
+    why = (
+        "it beats all others"
+        if len(unbeaten) == 1
+        else f"the cheapest of {', '.join(unbeaten)}, which none beats significantly"
+    )
     cost = f"{report['prompt_tokens'] + report['completion_tokens']:,} tokens"
     if report["cost"] is not None:
         cost += f", ${report['cost']:.2f}"
     path = prompt_path(report["profile"])
     private = "; it may hold texts of gold rows" if chosen in LEARNS else ""
-    lines.append(f"of {report['gold']} gold rows, each answered by what had not learned from it; all {report['answers']:,} answers: {cost}")
-    lines.append(f"chosen: {chosen}: {why}. Written to {path}{private}; look at it, commit it, and `dvc repro` asks with it")
+    lines.append(
+        f"of {report['gold']} gold rows, each answered by what had not learned from it; all {report['answers']:,} answers: {cost}"
+    )
+    lines.append(
+        f"chosen: {chosen}: {why}. Written to {path}{private}; look at it, commit it, and `dvc repro` asks with it"
+    )
     return "\n".join(lines)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.parts.data.rows import Query
-from stages.parts.engines.meter import Spent
+from stages.parts.data.rows import Row
+from stages.parts.engines.budget import Spending
 from stages.parts.numbers.statistics import difference_interval, interval, mcnemar
-from stages.parts.run.params import Recipe
+from stages.parts.run.params import PromptRecipe
 from stages.parts.teachers.labelling import Answer
 from stages.parts.tuning.recipes import LEARNS, Recipes
 
@@ -20,10 +20,10 @@ SIGNIFICANT = 0.05
 class Score:
     """A recipe's answers to the gold rows: which are right, in their order, and what they cost."""
 
-    recipe: Recipe
+    recipe: PromptRecipe
     right: list[bool]
     failed: Counter[str]
-    spent: Spent
+    spent: Spending
 
     @property
     def accuracy(self) -> float:
@@ -38,18 +38,20 @@ class Score:
         return self.spent.tokens if self.spent.dollars is None else self.spent.dollars
 
 
-def folds(gold: Sequence[Query], count: int, seed: int) -> list[list[int]]:
+def folds(gold: Sequence[Row], count: int, seed: int) -> list[list[int]]:
     """Row numbers in `count` parts, the labels spread evenly over them."""
     numbers = random.Random(seed).sample(range(len(gold)), len(gold))
     numbers.sort(key=lambda number: gold[number]["label"])
     return [numbers[part::count] for part in range(count)]
 
 
-def cross_fitted(recipes: Recipes, recipe: Recipe, gold: Sequence[Query], count: int, seed: int) -> Score:
-    """A recipe's score. What learns from gold answers each of `count` parts with a program that has learned from the others."""
+def cross_fitted(recipes: Recipes, recipe: PromptRecipe, gold: Sequence[Row], count: int, seed: int) -> Score:
+    """A recipe's score. What learns from gold answers each of `count` parts with a program that has learned from the
+    others.
+    """
     parts = folds(gold, count, seed) if recipe in LEARNS else [list(range(len(gold)))]
     answers: dict[int, Answer] = {}
-    spent = Spent(dollars=0.0 if recipes.session.teacher.price else None)
+    spent = Spending(dollars=0.0 if recipes.session.teacher.price else None)
     for number, part in enumerate(parts, 1):
         others = [row for place, row in enumerate(gold) if place not in part]
         name = f"{recipe}, part {number} of {len(parts)}" if recipe in LEARNS else recipe
@@ -62,9 +64,9 @@ def cross_fitted(recipes: Recipes, recipe: Recipe, gold: Sequence[Query], count:
     return Score(recipe, right, Counter(answer.failure.reason for answer in in_order if answer.failure), spent)
 
 
-def added(first: Spent, second: Spent) -> Spent:
+def added(first: Spending, second: Spending) -> Spending:
     dollars = None if first.dollars is None or second.dollars is None else first.dollars + second.dollars
-    return Spent(
+    return Spending(
         first.answers + second.answers,
         first.prompt_tokens + second.prompt_tokens,
         first.completion_tokens + second.completion_tokens,
@@ -72,13 +74,13 @@ def added(first: Spent, second: Spent) -> Spent:
     )
 
 
-def beaten_by(score: Score, others: Sequence[Score]) -> list[Recipe]:
+def beaten_by(score: Score, others: Sequence[Score]) -> list[PromptRecipe]:
     """Those that are right significantly more often on the same rows."""
     better = [other for other in others if other.accuracy > score.accuracy]
     return [other.recipe for other in better if mcnemar(other.right, score.right) < SIGNIFICANT]
 
 
-def choice(scores: Sequence[Score]) -> Recipe:
+def choice(scores: Sequence[Score]) -> PromptRecipe:
     """The cheapest of those that none beats; of equal ones the first."""
     return min((score for score in scores if not beaten_by(score, scores)), key=lambda score: score.price).recipe
 

@@ -1,4 +1,6 @@
-"""A teacher that is asked with one prompt after another: one log, one pace, one budget for all of them, and for DSPy's optimisers."""
+"""A teacher that is asked with one prompt after another: one log, one pace, one budget for all of them, and for DSPy's
+optimisers.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,13 +9,13 @@ from typing import Any
 
 import dspy
 
-from stages.parts.data.rows import Query
-from stages.parts.engines.asked_lm import AskedEngine, asked_lm
-from stages.parts.engines.asker_thread import AskerThread, asker_thread
-from stages.parts.engines.asking import LIMITS, Asker, Client, in_order
-from stages.parts.engines.client import EngineError
-from stages.parts.engines.meter import Meter, OverBudget, Spent
-from stages.parts.engines.pace import Pace
+from stages.parts.data.rows import Row
+from stages.parts.engines.budget import Budget, BudgetExceeded, Spending
+from stages.parts.engines.cached_lm import CachedDspyEngine, cached_lm
+from stages.parts.engines.caching_client import LIMITS, CachingClient, ChatClient, in_order
+from stages.parts.engines.client_thread import ClientThread, client_thread
+from stages.parts.engines.http_client import EngineError
+from stages.parts.engines.rate_limit import RateLimit
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run.append_log import append_log
 from stages.parts.run.errors import UserError
@@ -27,12 +29,12 @@ from stages.parts.teachers.teacher import Teacher
 REFLECTION_TOKENS = 2000  # of a rewritten prompt
 
 
-class Tally:
+class CallCount:
     """A client that counts what one prompt's answers cost, kept ones included: what they would cost on other rows."""
 
-    def __init__(self, asker: Asker) -> None:
+    def __init__(self, asker: CachingClient) -> None:
         self.asker = asker
-        self.meter = Meter(asker.meter.price)
+        self.meter = Budget(asker.meter.price)
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         completion = await self.asker.complete(body)
@@ -45,12 +47,12 @@ class Session:
     """`progress` is that of the step that runs now."""
 
     teacher: Teacher
-    thread: AskerThread
+    thread: ClientThread
     threads: int
     progress: Progress | None = None
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> Spending:
         return self.thread.asker.meter.spent
 
     @contextmanager
@@ -63,16 +65,16 @@ class Session:
         if self.progress:
             self.progress.update(note=cost(self.spent))
 
-    def answers(self, program: IntentClassifier, rows: Sequence[Query]) -> tuple[list[Answer], Spent]:
+    def answers(self, program: IntentClassifier, rows: Sequence[Row]) -> tuple[list[Answer], Spending]:
         """A program's answers to rows, in order, and what they cost; a row that fails is an answer without a label.
 
         Raises UserError where the teacher refuses to work or does not answer, or the budget would be passed.
         """
-        tally = Tally(self.thread.asker)
+        tally = CallCount(self.thread.asker)
         labeller = Labeller(tally, self.requests(program), self.teacher.votes)
         found: list[Answer] = []
 
-        def take(row: Query, answer: Answer) -> None:
+        def take(row: Row, answer: Answer) -> None:
             if answer.failure and answer.failure.reason == NO_ANSWER:
                 raise EngineError(answer.failure.said)
             found.append(answer)
@@ -86,19 +88,26 @@ class Session:
 
     def requests(self, program: IntentClassifier) -> ProgramRequests:
         return ProgramRequests(
-            program, self.teacher.kind, self.teacher.name, self.teacher.max_tokens, TeacherFormat(), self.teacher.options
+            program,
+            self.teacher.kind,
+            self.teacher.name,
+            self.teacher.max_tokens,
+            TeacherFormat(),
+            self.teacher.options,
         )
 
     @contextmanager
     def for_optimiser(self, program: IntentClassifier) -> Iterator[tuple[dspy.LM, dspy.LM]]:
-        """Language models for DSPy: one that is asked as labelling asks, one that writes prompts. Raises UserError as `answers` does."""
+        """Language models for DSPy: one that is asked as labelling asks, one that writes prompts. Raises UserError as
+        `answers` does.
+        """
         labelling = self.requests(program).options
         free = {name: value for name, value in labelling.items() if name not in ("logprobs", "top_logprobs")}
         longer = {name: REFLECTION_TOKENS for name in LIMITS if name in free}
         writing = {**free, **longer, **({"temperature": 1.0} if "temperature" in free else {})}
-        engines = [AskedEngine(self.thread, options, self.answered) for options in (labelling, writing)]
+        engines = [CachedDspyEngine(self.thread, options, self.answered) for options in (labelling, writing)]
         try:
-            first, second = (asked_lm(engine) for engine in engines)
+            first, second = (cached_lm(engine) for engine in engines)
             yield first, second
         finally:  # an optimiser may take the failure for wrong answers, or raise something of its own for it
             for engine in engines:
@@ -108,7 +117,7 @@ class Session:
 
 def told(error: Exception) -> Exception:
     """What ends the tuning, for the user where it is the user's to mend."""
-    if isinstance(error, OverBudget):
+    if isinstance(error, BudgetExceeded):
         return UserError(
             f"{error} are spent and the next request could pass it: raise it and run `make tune-teacher` again, the answers so far are kept"
         )
@@ -122,11 +131,11 @@ def session(teacher: Teacher, runtime: Runtime) -> Iterator[Session]:
     """A session until the block ends; raises UserError where another run is asking the same teacher."""
     assert teacher.log
     meter = teacher.meter(runtime)
-    pace = Pace(runtime.threads, runtime.requests_per_minute, runtime.tokens_per_minute)
+    pace = RateLimit(runtime.max_in_flight, runtime.requests_per_minute, runtime.tokens_per_minute)
     with append_log(teacher.log, BUSY.format(teacher.name)) as log:
 
-        def asker(client: Client) -> Asker:
-            return Asker(client, pace, log, meter)
+        def asker(client: ChatClient) -> CachingClient:
+            return CachingClient(client, pace, log, meter)
 
-        with asker_thread(teacher.connect, asker) as thread:
-            yield Session(teacher, thread, runtime.threads)
+        with client_thread(teacher.connect, asker) as thread:
+            yield Session(teacher, thread, runtime.max_in_flight)

@@ -1,4 +1,6 @@
-"""An asker on a thread of its own, for callers that are not asynchronous, and for several at once: what DSPy's optimisers run."""
+"""An asker on a thread of its own, for callers that are not asynchronous, and for several at once: what DSPy's
+optimisers run.
+"""
 
 import asyncio
 import threading
@@ -10,16 +12,16 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from stages.parts.engines.asking import Asker, Client
+from stages.parts.engines.caching_client import CachingClient, ChatClient
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class AskerThread:
+class ClientThread:
     """The asker, and the loop that it lives on."""
 
-    asker: Asker
+    asker: CachingClient
     loop: asyncio.AbstractEventLoop
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -28,14 +30,16 @@ class AskerThread:
 
 
 @contextmanager
-def asker_thread(connect: Callable[[], AbstractAsyncContextManager[Client]], make: Callable[[Client], Asker]) -> Iterator[AskerThread]:
+def client_thread(
+    connect: Callable[[], AbstractAsyncContextManager[ChatClient]], make: Callable[[ChatClient], CachingClient]
+) -> Iterator[ClientThread]:
     """A connected asker until the block ends; what is still being asked then is cancelled."""
-    up: Future[AskerThread] = Future()
+    up: Future[ClientThread] = Future()
     over = asyncio.Event()
 
     async def live() -> None:
         async with connect() as client:
-            up.set_result(AskerThread(make(client), asyncio.get_running_loop()))
+            up.set_result(ClientThread(make(client), asyncio.get_running_loop()))
             await over.wait()
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:

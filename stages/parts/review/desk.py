@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from stages.parts.data.decisions import Decision, add_decisions, take_back
-from stages.parts.data.rows import own_columns
+from stages.parts.data.rows import extra_columns
 from stages.parts.review.queue import Doubt
 from stages.parts.run.errors import UserError
 from stages.parts.run.provenance import now
@@ -33,7 +33,9 @@ class Desk:
         self.shown = time.monotonic()
 
     def state(self) -> dict[str, Any]:
-        """What the page shows: the row, its likeliest labels, how many are done and how long the others will take (seconds, or None)."""
+        """What the page shows: the row, its likeliest labels, how many are done and how long the others will take
+        (seconds, or None).
+        """
         left = len(self.waiting)
         return {
             "row": self.shown_row(self.waiting[0]) if left else None,
@@ -49,7 +51,7 @@ class Desk:
         guesses = [label for label in dict.fromkeys([row["label"], doubt.linear, *likely]) if label in self.labels]
         return {
             **{name: row[name] for name in ("id", "text", "label", "reasoning", "confidence")},
-            "own": own_columns(row),
+            "own": extra_columns(row),
             "linear": doubt.linear,
             "guesses": guesses[:GUESSES],
         }

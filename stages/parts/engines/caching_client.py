@@ -1,7 +1,7 @@
 """Asking an engine many things: each answer kept the moment it arrives, failures asked again, the engine never overrun.
 
-What a request is keyed by is its content: the model, the messages and the sampling, not how long the answer may be. A kept answer is
-asked for again only where it was cut short and more tokens are allowed now.
+What a request is keyed by is its content: the model, the messages and the sampling, not how long the answer may be. A
+kept answer is asked for again only where it was cut short and more tokens are allowed now.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from stages.parts.engines.client import EngineBusy, EngineError, EngineRefuses, QueryRefused, RequestRefused
-from stages.parts.engines.meter import Meter
-from stages.parts.engines.pace import Pace, pause_s
+from stages.parts.engines.budget import Budget
+from stages.parts.engines.http_client import EngineBusy, EngineError, EngineRefuses, QueryRefused, RequestRefused
+from stages.parts.engines.rate_limit import RateLimit, backoff_s
 from stages.parts.run.append_log import KEY_LENGTH, AppendLog
 from stages.parts.task.label_probabilities import tokens_of_label
 
@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Client(Protocol):
+class ChatClient(Protocol):
     """Who answers chat completion requests: an `EngineClient`, or a teacher in this process."""
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,8 +46,8 @@ def allowed_tokens(body: Mapping[str, Any]) -> int:
 
 
 def compact(completion: Mapping[str, Any]) -> dict[str, Any]:
-    """A chat completion with what readers need: content, reason to finish, usage, and the log-probabilities of the label's tokens alone
-    (those of a whole reasoning take 100 KB). Raises EngineError where it is none."""
+    """A chat completion with what readers need: content, reason to finish, usage, and the log-probabilities of the
+    label's tokens alone (those of a whole reasoning take 100 KB). Raises EngineError where it is none."""
     try:
         choice, usage = completion["choices"][0], completion.get("usage") or {}
         found = choice.get("logprobs")
@@ -78,27 +78,36 @@ def was_cut(completion: Mapping[str, Any]) -> bool:
 
 
 def still_answers(record: Mapping[str, Any] | None, body: Mapping[str, Any]) -> bool:
-    """Whether what the log has is the answer to a request: not where it was cut short and more tokens are allowed now."""
+    """Whether what the log has is the answer to a request: not where it was cut short and more tokens are allowed
+    now.
+    """
     return record is not None and not (was_cut(record["completion"]) and record["max_tokens"] < allowed_tokens(body))
 
 
 def payments(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a record's answer, and the ones before it that were cut short, took: usage, dollars (None where no price was known), and
-    whether a batch brought it."""
+    """What a record's answer, and the ones before it that were cut short, took: usage, dollars (None where no price was
+    known), and whether a batch brought it."""
     own = {"usage": record["completion"]["usage"], "dollars": record["dollars"], "batch": record.get("batch", False)}
     return [*record.get("paid_before", ()), own]
 
 
-class Asker:
-    """Asks one engine. With a `log`, what is in it is not asked again. Counts each kept or new answer once, in its meter."""
+class CachingClient:
+    """Asks one engine. With a `log`, what is in it is not asked again. Counts each kept or new answer once, in its
+    meter.
+    """
 
     def __init__(
-        self, client: Client, pace: Pace, log: AppendLog | None = None, meter: Meter | None = None, attempts: int = ATTEMPTS
+        self,
+        client: ChatClient,
+        pace: RateLimit,
+        log: AppendLog | None = None,
+        meter: Budget | None = None,
+        attempts: int = ATTEMPTS,
     ) -> None:
         self.client = client
         self.pace = pace
         self.log = log
-        self.meter = meter or Meter()
+        self.meter = meter or Budget()
         self.attempts = attempts
         self.asking: dict[str, asyncio.Event] = {}
         self.answered = False
@@ -106,8 +115,8 @@ class Asker:
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A compact chat completion, kept or new.
 
-        Raises EngineRefuses for what no request can mend, RequestRefused and QueryRefused for what asking again would not mend, any other
-        EngineError after the last attempt, and OverBudget.
+        Raises EngineRefuses for what no request can mend, RequestRefused and QueryRefused for what asking again would
+        not mend, any other EngineError after the last attempt, and OverBudget.
         """
         if self.log is None:
             return (await self.ask(body))["completion"]
@@ -127,7 +136,9 @@ class Asker:
         return completion
 
     def keep(self, key: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Log an answer, and with it what those took that it replaces because they were cut short; gives what is in the log then."""
+        """Log an answer, and with it what those took that it replaces because they were cut short; gives what is in the
+        log then.
+        """
         assert self.log is not None
         before = self.log.get(key)
         with_payments = {**record, "paid_before": payments(before) if before else []}
@@ -150,13 +161,18 @@ class Asker:
         """Count what the log says of answers to a request, at today's price where none was known when they came."""
         for each in paid:
             dollars = each["dollars"]
-            self.meter.count(body, each["usage"], self.meter.cost(each["usage"], each["batch"]) if dollars is None else dollars)
+            self.meter.count(
+                body, each["usage"], self.meter.cost(each["usage"], each["batch"]) if dollars is None else dollars
+            )
 
     async def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """What the log keeps of an answer: the completion, and what it took."""
         for attempt in range(self.attempts):
             try:
-                async with self.pace.place(sum(self.meter.expected(body))) as started, self.meter.reservation(body) as expected:
+                async with (
+                    self.pace.place(sum(self.meter.expected(body))) as started,
+                    self.meter.reservation(body) as expected,
+                ):
                     completion = compact(await self.client.complete(body))
                     usage = completion["usage"]
                     self.pace.cost(sum(expected), usage["prompt_tokens"] + usage["completion_tokens"])
@@ -189,15 +205,18 @@ class Asker:
                     "at": int(time.time()),
                 }
             if attempt + 1 < self.attempts:
-                await asyncio.sleep(pause_s(attempt))
+                await asyncio.sleep(backoff_s(attempt))
         raise last
 
 
 async def in_order(
-    answer: Callable[[Item], Awaitable[Result]], items: Iterable[Item], at_once: int, take: Callable[[Item, Result], None]
+    answer: Callable[[Item], Awaitable[Result]],
+    items: Iterable[Item],
+    at_once: int,
+    take: Callable[[Item, Result], None],
 ) -> None:
-    """Give every item and its answer to `take`, in order, whatever order the answers come in. Holds a bounded number of items at a time,
-    so that they may be read from a file of any length. The first exception ends it, as a group."""
+    """Give every item and its answer to `take`, in order, whatever order the answers come in. Holds a bounded number of
+    items at a time, so that they may be read from a file of any length. The first exception ends it, as a group."""
     numbered = enumerate(items)
     done: dict[int, tuple[Item, Result]] = {}
     taken = 0

@@ -2,10 +2,10 @@
 
 import os
 
-from stages.parts.engines.endpoint import Endpoint
+from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.engine import ServedModel
 from stages.parts.run.errors import UserError
-from stages.parts.run.params import EndpointSettings
+from stages.parts.run.params import HostedTeacherSettings
 
 KEY_NAME = "TEACHER_API_KEY"
 # Providers, by DSPy's names, and where each of them speaks OpenAI's protocol.
@@ -21,7 +21,7 @@ ADDRESSES = {
 }
 
 
-def hosted(settings: EndpointSettings) -> ServedModel:
+def hosted(settings: HostedTeacherSettings) -> ServedModel:
     """A hosted model; raises UserError without a key, or an address."""
     key = os.environ.get(KEY_NAME)
     if not key:
@@ -34,4 +34,4 @@ def hosted(settings: EndpointSettings) -> ServedModel:
             f"teacher.model {settings.model}: where it is served is not known: set teacher.api_base, or begin the name with one of "
             f"{', '.join(ADDRESSES)} and a slash"
         )
-    return ServedModel(api_base.rstrip("/"), {"base": name if known else settings.model}, key, Endpoint(KEY_NAME))
+    return ServedModel(api_base.rstrip("/"), {"base": name if known else settings.model}, key, HostedEndpoint(KEY_NAME))

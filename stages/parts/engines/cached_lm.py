@@ -1,4 +1,6 @@
-"""What DSPy's optimisers ask, asked by our own asker: in its pace, kept in its log, counted by its meter and held to its budget."""
+"""What DSPy's optimisers ask, asked by our own asker: in its pace, kept in its log, counted by its meter and held to
+its budget.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,20 +8,21 @@ from typing import Any
 import dspy
 from dspy.lm15 import Message, Request, Response, TextPart, Usage
 
-from stages.parts.engines.asker_thread import AskerThread
-from stages.parts.engines.asking import was_cut
-from stages.parts.engines.client import EngineError, QueryRefused, RequestRefused
-from stages.parts.engines.meter import OverBudget
+from stages.parts.engines.budget import BudgetExceeded
+from stages.parts.engines.caching_client import was_cut
+from stages.parts.engines.client_thread import ClientThread
+from stages.parts.engines.http_client import EngineError, QueryRefused, RequestRefused
 
 
-class AskedEngine:
+class CachedDspyEngine:
     """A DSPy engine that sends DSPy's messages with `options`, the request's other keys, whatever DSPy would send.
 
-    DSPy takes an exception for a wrong answer and goes on. So what concerns all requests (a budget, a key, an engine that is down) is kept
-    in `failed`, and every later call ends with it at once; whoever runs an optimiser looks at it afterwards.
+    DSPy takes an exception for a wrong answer and goes on. So what concerns all requests (a budget, a key, an engine
+    that is down) is kept in `failed`, and every later call ends with it at once; whoever runs an optimiser looks at it
+    afterwards.
     """
 
-    def __init__(self, thread: AskerThread, options: Mapping[str, Any], answered: Callable[[], None]) -> None:
+    def __init__(self, thread: ClientThread, options: Mapping[str, Any], answered: Callable[[], None]) -> None:
         self.thread = thread
         self.options = dict(options)
         self.answered = answered
@@ -34,7 +37,7 @@ class AskedEngine:
             completion = self.thread.run(self.thread.asker.complete({"messages": messages, **self.options}))
         except (QueryRefused, RequestRefused):
             raise
-        except (EngineError, OverBudget) as error:
+        except (EngineError, BudgetExceeded) as error:
             self.failed = error
             raise
         self.answered()
@@ -51,10 +54,10 @@ class AskedEngine:
             ),
         )
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "AskedEngine":
+    def __deepcopy__(self, memo: dict[int, object]) -> "CachedDspyEngine":
         return self  # DSPy copies LMs freely
 
 
-def asked_lm(engine: AskedEngine) -> dspy.LM:
+def cached_lm(engine: CachedDspyEngine) -> dspy.LM:
     """A DSPy language model on an engine that retries and keeps answers itself, and knows which model it asks."""
     return dspy.LM("openai/asked", engine=engine, cache=False, num_retries=0)

@@ -8,7 +8,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from stages.parts.engines.endpoint import Endpoint
+from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.engine import ServedModel
 
 JSON = {"Content-Type": "application/json"}
@@ -52,7 +52,9 @@ class EngineClient:
         self.kind = served.kind
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The response to a chat completion request; raises EngineError. Never repeats the query in an error, unless the engine does."""
+        """The response to a chat completion request; raises EngineError. Never repeats the query in an error, unless
+        the engine does.
+        """
         try:
             async with self.session.post(self.url, data=orjson.dumps(body), headers=JSON) as response:
                 if response.status != 200:
@@ -101,13 +103,16 @@ def seconds(header: str | None) -> float | None:
 @asynccontextmanager
 async def engine_client(served: ServedModel, timeout_s: float) -> AsyncIterator[EngineClient]:
     """A client whose connections are kept and shared until the block ends."""
-    # No limit: the app's own queue is one. vLLM closes a connection that was idle for 5 s; a query must not be on its way then.
+    # No limit: the app's own queue is one. vLLM closes a connection that was idle for 5 s; a query must not be on its
+    # way then.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
     async with aiohttp.ClientSession(
         connector=connector,
         headers={"Authorization": f"Bearer {served.key}"},
         timeout=aiohttp.ClientTimeout(timeout_s),
         cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=isinstance(served.kind, Endpoint),  # HTTPS_PROXY, which a vendor is behind in many companies, and no engine of one's own
+        trust_env=isinstance(
+            served.kind, HostedEndpoint
+        ),  # HTTPS_PROXY, which a vendor is behind in many companies, and no engine of one's own
     ) as session:
         yield EngineClient(session, served)

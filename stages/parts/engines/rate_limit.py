@@ -1,7 +1,8 @@
 """How fast an engine is asked: as many requests at once as it bears, and no more a minute than it allows.
 
-Requests in flight grow and shrink as TCP's windows do (additive increase, multiplicative decrease; Chiu and Jain 1989): from a few, by one
-for each answer, until the engine says that it is too much; then half as many, and one more for each round of answers.
+Requests in flight grow and shrink as TCP's windows do (additive increase, multiplicative decrease; Chiu and Jain 1989):
+from a few, by one for each answer, until the engine says that it is too much; then half as many, and one more for each
+round of answers.
 """
 
 import asyncio
@@ -15,12 +16,14 @@ FIRST = 8  # requests before the first answer: a wrong key or model costs no mor
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 
 
-def pause_s(attempt: int) -> float:
-    """Seconds before attempt `attempt` + 1: doubling, between half and all of it at random, so that not all come back at once."""
+def backoff_s(attempt: int) -> float:
+    """Seconds before attempt `attempt` + 1: doubling, between half and all of it at random, so that not all come back
+    at once.
+    """
     return min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1.0)
 
 
-class Pace:
+class RateLimit:
     """Places for requests in flight, `most` at the most, and starts spread over the minute."""
 
     def __init__(self, most: int, requests_per_minute: int | None = None, tokens_per_minute: int | None = None) -> None:

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import requests
 
-from serve.review.desk import Desk
-from serve.review.label_studio import decisions_of, task
 from stages.parts.data.decisions import Decision, add_decisions, read_decisions, take_back
 from stages.parts.data.rows import TeacherLabel, row_id
-from stages.parts.engines.network import free_port
+from stages.parts.review.desk import Desk
+from stages.parts.review.label_studio import decisions_of, task
 from stages.parts.review.queue import Doubt, doubts, in_order
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json, write_jsonl
+from stages.parts.run.machine import free_port
 from tests.browser import browser_page
 from tests.conftest import ROOT
 
@@ -35,7 +35,9 @@ WORDS = {
 
 def labelled(text: str, label: str, confidence: float | None = 0.9, valid: bool = True) -> TeacherLabel:
     shares = {label: confidence} if confidence is not None else {}
-    return TeacherLabel(id=row_id(text), text=text, label=label, reasoning="", valid=valid, confidence=confidence, probabilities=shares)
+    return TeacherLabel(
+        id=row_id(text), text=text, label=label, reasoning="", valid=valid, confidence=confidence, probabilities=shares
+    )
 
 
 def rows(confidence: float | None = 0.9) -> list[TeacherLabel]:
@@ -47,13 +49,18 @@ def test_a_wrong_label_comes_first_and_its_look_alikes_do_not_fill_the_queue():
     other = labelled("how do i top up by cheque", "card_arrival", 0.5)
     queue = in_order(doubts([*rows(), *wrong, other], [], seed=0), 2, seed=0)
     assert {one.row["label"] for one in queue} == {"top_up", "card_arrival"}, "six rows are one question"
-    # A teacher that gives no confidence: the linear model alone finds them. An answer that names no label is as doubtful as can be.
+    # A teacher that gives no confidence: the linear model alone finds them. An answer that names no label is as
+    # doubtful as can be.
     silent = [{**row, "confidence": None, "probabilities": {}} for row in [*rows(), *wrong, other]]
-    found = {one.row["text"]: one for one in doubts([*silent, labelled("?", "nonsense", None, valid=False)], [], seed=0)}
+    found = {
+        one.row["text"]: one for one in doubts([*silent, labelled("?", "nonsense", None, valid=False)], [], seed=0)
+    }
     assert found["?"].doubt == 1 and found[other["text"]].doubt > max(found[row["text"]].doubt for row in rows())
     # Labels that gold shows to be given for others are doubtful however sure the teacher is.
     sure = doubts(rows(1.0), ["top_up"], seed=0)
-    assert min(one.doubt for one in sure if one.row["label"] == "top_up") > max(one.doubt for one in sure if one.row["label"] != "top_up")
+    assert min(one.doubt for one in sure if one.row["label"] == "top_up") > max(
+        one.doubt for one in sure if one.row["label"] != "top_up"
+    )
 
 
 def test_decisions_are_kept_at_once_can_be_edited_by_hand_and_are_checked(tmp_path):
@@ -72,7 +79,8 @@ def test_decisions_are_kept_at_once_can_be_edited_by_hand_and_are_checked(tmp_pa
     desk.undo()
     assert desk.state()["row"]["id"] == second["id"] and desk.state()["left"] == 2
 
-    path.write_text(path.read_text() + f"{third['id']},Card Arrival")  # as a person types it, without the last columns and line end
+    # as a person types it, without the last columns and line end
+    path.write_text(path.read_text() + f"{third['id']},Card Arrival")
     with pytest.raises(UserError, match="changed meanwhile"):
         desk.undo()
     add_decisions(path, [Decision(third["id"], "top_up", "", "")])
@@ -82,7 +90,9 @@ def test_decisions_are_kept_at_once_can_be_edited_by_hand_and_are_checked(tmp_pa
     path.write_bytes(path.read_bytes() + f"{second['id']},two\u2028lines to Unicode,top_up\r\n".encode())
     add_decisions(path, [Decision(first["id"], "lost_card", "top_up", ""), decision])
     assert read_decisions(path, LABELS)[second["id"]].label == "top_up"
-    assert {each.label for each in read_decisions(path, LABELS).values()} == {"lost_card", "top_up"}, "not what the teacher had said"
+    assert {each.label for each in read_decisions(path, LABELS).values()} == {"lost_card", "top_up"}, (
+        "not what the teacher had said"
+    )
     take_back(path, decision)
     assert set(read_decisions(path, LABELS)) == {first["id"], second["id"]}
     path.write_bytes("id,label\nx,caf\u00e9\n".encode("latin-1"))
@@ -97,9 +107,19 @@ def test_label_studio_gets_tasks_and_its_export_comes_back(tmp_path):
     exported = [task(Doubt(row, 0.5, row["label"])) for row in rows()[:3]]
     assert json.loads(json.dumps(exported))[0]["predictions"][0]["result"][0]["value"] == {"choices": ["card_arrival"]}
     choice = [{"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": ["lost_card"]}}]
-    done = [{**exported[0], "annotations": [{"result": choice, "was_cancelled": False, "created_at": "2026-11-21T10:00:00Z"}]}]
-    skipped = [{**exported[1], "annotations": [{"result": choice, "was_cancelled": True}]}, {**exported[2], "annotations": []}]
-    assert decisions_of(done + skipped, LABELS) == [Decision(rows()[0]["id"], "lost_card", "card_arrival", "2026-11-21T10:00:00Z")]
+    done = [
+        {
+            **exported[0],
+            "annotations": [{"result": choice, "was_cancelled": False, "created_at": "2026-11-21T10:00:00Z"}],
+        }
+    ]
+    skipped = [
+        {**exported[1], "annotations": [{"result": choice, "was_cancelled": True}]},
+        {**exported[2], "annotations": []},
+    ]
+    assert decisions_of(done + skipped, LABELS) == [
+        Decision(rows()[0]["id"], "lost_card", "card_arrival", "2026-11-21T10:00:00Z")
+    ]
     with pytest.raises(UserError, match="task 1: 'lost_card' is none"):
         decisions_of(done, ["top_up"])
     with pytest.raises(UserError, match="not as Label Studio exports"):
@@ -114,10 +134,15 @@ def running_review(folder: Path) -> Iterator[str]:
     write_json(folder / paths.TEACHER_REPORT, {"confused": None})
     doubtful = labelled("<img src=x onerror=alert(1)> lost it", "top_up", 0.1)
     write_jsonl(folder / paths.TEACHER_LABELS, [*rows(), doubtful])
-    write_jsonl(folder / paths.POOL, [{"id": doubtful["id"], "text": doubtful["text"], "raw.ticket": "T-1<b>", "raw.date": "2026-11-01"}])
+    write_jsonl(
+        folder / paths.POOL,
+        [{"id": doubtful["id"], "text": doubtful["text"], "raw.ticket": "T-1<b>", "raw.date": "2026-11-01"}],
+    )
     port = free_port()
-    command = [sys.executable, "-m", "serve.review", "--rows", "3", "--port", str(port)]
-    with subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "stages.parts.review", "--rows", "3", "--port", str(port)]
+    with subprocess.Popen(
+        command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout and re.match("ordering 37 rows", process.stdout.readline())
             process.stdout.readline()

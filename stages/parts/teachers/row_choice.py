@@ -4,15 +4,15 @@ import random
 
 import numpy as np
 
-from stages.parts.run.params import Choice
-from stages.parts.teachers.rows import Rows, at_places
+from stages.parts.run.params import RowChoice
+from stages.parts.teachers.rows import RowSource, at_places
 
 BATCH = 2048
 
 
-def chosen(pool: Rows, count: int | None, how: Choice, seed: int) -> Rows:
-    """`count` rows in the pool's order (None, or more than there are: all): drawn at random, or to cover the pool, the row nearest to the
-    middle of each of `count` clusters of LSA vectors."""
+def chosen(pool: RowSource, count: int | None, how: RowChoice, seed: int) -> RowSource:
+    """`count` rows in the pool's order (None, or more than there are: all): drawn at random, or to cover the pool, the
+    row nearest to the middle of each of `count` clusters of LSA vectors."""
     if count is None or count >= len(pool):
         return pool
     draw = random.Random(seed)

@@ -11,7 +11,7 @@ DISCOUNT = 0.5  # vendors' for what comes in a batch
 MARGIN = 1.2  # of a prompt's expected tokens, for texts that have more of them a character
 
 
-class OverBudget(Exception):
+class BudgetExceeded(Exception):
     """The next request could pass the budget. Says what was spent."""
 
 
@@ -24,7 +24,7 @@ class Price:
 
 
 @dataclass
-class Spent:
+class Spending:
     """Answers and their tokens; `dollars` None where the price is not known."""
 
     answers: int = 0
@@ -37,13 +37,15 @@ class Spent:
         return self.prompt_tokens + self.completion_tokens
 
 
-class Meter:
+class Budget:
     """Counts what answers cost and holds a run to its budget; None means no limit."""
 
-    def __init__(self, price: Price | None = None, budget_usd: float | None = None, budget_tokens: int | None = None) -> None:
+    def __init__(
+        self, price: Price | None = None, budget_usd: float | None = None, budget_tokens: int | None = None
+    ) -> None:
         self.price = price
         self.budget_usd, self.budget_tokens = budget_usd, budget_tokens
-        self.spent = Spent(dollars=0.0 if price else None)
+        self.spent = Spending(dollars=0.0 if price else None)
         self.characters = 0  # in prompts whose tokens are known
         self.in_flight = 0
         self.reserved = (0, 0)  # prompt and completion tokens of what is in flight
@@ -66,19 +68,19 @@ class Meter:
         self.characters += characters(body)
 
     def expected(self, body: Mapping[str, Any]) -> tuple[int, int]:
-        """Prompt and completion tokens that a request may cost: at the prompts' rate so far, a token for two characters before the first
-        is known; completions as long as it allows."""
+        """Prompt and completion tokens that a request may cost: at the prompts' rate so far, a token for two characters
+        before the first is known; completions as long as it allows."""
         rate = MARGIN * self.spent.prompt_tokens / self.characters if self.characters else 0.5
         return math.ceil(characters(body) * rate), int(body.get("max_tokens") or body.get("max_completion_tokens") or 0)
 
     @asynccontextmanager
     async def reservation(self, body: Mapping[str, Any]) -> AsyncIterator[tuple[int, int]]:
-        """Holds what a request may cost until it is answered, and gives it. Where that does not fit into the budget, waits for what is in
-        flight, which mostly costs less than it may; raises OverBudget where nothing is."""
+        """Holds what a request may cost until it is answered, and gives it. Where that does not fit into the budget,
+        waits for what is in flight, which mostly costs less than it may; raises OverBudget where nothing is."""
         mine = self.expected(body)
         while reason := self.passed(*mine):
             if not self.in_flight:
-                raise OverBudget(reason)
+                raise BudgetExceeded(reason)
             await self.settled.wait()
             mine = self.expected(body)
         self.in_flight += 1

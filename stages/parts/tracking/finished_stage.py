@@ -18,7 +18,9 @@ UNTRACKED = ("runtime", "serve", "tracking")  # blocks of params.yaml that chang
 
 @dataclass(frozen=True)
 class Finished:
-    """A stage's parameters and numbers under dotted names, its pictures, its other small files, and a sample of its DSPy calls."""
+    """A stage's parameters and numbers under dotted names, its pictures, its other small files, and a sample of its
+    DSPy calls.
+    """
 
     stage: str
     params: dict[str, str]
@@ -26,7 +28,8 @@ class Finished:
     curve: list[dict[str, float]] = field(default_factory=list)  # `step` and numbers at it
     figures: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
-    traces: list[list[dict[str, Any]]] = field(default_factory=list)  # of calls as stages/parts/run/traces.py writes them
+    # of calls as stages/parts/run/traces.py writes them
+    traces: list[list[dict[str, Any]]] = field(default_factory=list)
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -39,7 +42,11 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def numbers(value: Any) -> dict[str, float]:
-    return {name: float(number) for name, number in leaves(value) if isinstance(number, int | float) and not isinstance(number, bool)}
+    return {
+        name: float(number)
+        for name, number in leaves(value)
+        if isinstance(number, int | float) and not isinstance(number, bool)
+    }
 
 
 def finished(stage: str) -> Finished:
@@ -47,7 +54,11 @@ def finished(stage: str) -> Finished:
     declared = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage]
     params = yaml.safe_load(Path("params.yaml").read_text())
     names = [name.replace("${profile}", params["profile"]) for name in declared.get("params", ())]
-    in_force = {name: shown for name, value in leaves(params) if (shown := str(value)) and any(under(name, wanted) for wanted in names)}
+    in_force = {
+        name: shown
+        for name, value in leaves(params)
+        if (shown := str(value)) and any(under(name, wanted) for wanted in names)
+    }
 
     def written(kind: str) -> list[Path]:
         entries = (next(iter(entry)) if isinstance(entry, dict) else entry for entry in declared.get(kind, ()))
@@ -69,8 +80,12 @@ def under(name: str, wanted: str) -> bool:
 
 
 def run_name() -> tuple[str, str]:
-    """A key that all stages of one pipeline run share, and a name to show: DVC's experiment, or the commit and the parameters in force."""
-    params = {name: value for name, value in yaml.safe_load(Path("params.yaml").read_text()).items() if name not in UNTRACKED}
+    """A key that all stages of one pipeline run share, and a name to show: DVC's experiment, or the commit and the
+    parameters in force.
+    """
+    params = {
+        name: value for name, value in yaml.safe_load(Path("params.yaml").read_text()).items() if name not in UNTRACKED
+    }
     shaped_by = hashlib.sha256(yaml.safe_dump(params, sort_keys=True).encode()).hexdigest()[:8]
     name = os.environ.get("DVC_EXP_NAME") or commit()
     return f"{name} {shaped_by}", f"{name} ({shaped_by})"

@@ -1,7 +1,7 @@
 """What error statuses of an engine of our own mean."""
 
 
-class OwnErrors:
+class EngineErrorWords:
     """For kinds of engines: only the key concerns every request, and the engine's log knows the rest."""
 
     def refuses_all(self, status: int, message: str) -> str | None:

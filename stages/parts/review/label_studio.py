@@ -1,7 +1,7 @@
 """The review's queue as tasks of Label Studio, and its decisions from Label Studio's export.
 
-python -m serve.review.label_studio export FILE.json [--rows 100]    then import the file into a project
-python -m serve.review.label_studio import EXPORT.json               decisions, from the project's JSON export
+python -m stages.parts.review.label_studio export FILE.json [--rows 100]    then import the file into a project
+python -m stages.parts.review.label_studio import EXPORT.json               decisions, from the project's JSON export
 """
 
 import argparse
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from serve.review.waiting import waiting_rows
 from stages.parts.data.decisions import Decision, add_decisions
-from stages.parts.data.rows import own_columns
+from stages.parts.data.rows import extra_columns
 from stages.parts.review.queue import Doubt
+from stages.parts.review.waiting import waiting_rows
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json
@@ -34,7 +34,10 @@ def task(doubt: Doubt) -> dict[str, Any]:
     row = doubt.row
     result = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [row["label"]]}}
     prediction = {"model_version": "teacher", "score": row["confidence"], "result": [result]}
-    return {"data": {"id": row["id"], "text": row["text"], "was": row["label"], **own_columns(row)}, "predictions": [prediction]}
+    return {
+        "data": {"id": row["id"], "text": row["text"], "was": row["label"], **extra_columns(row)},
+        "predictions": [prediction],
+    }
 
 
 def decisions_of(tasks: Any, labels: list[str]) -> list[Decision]:
@@ -42,21 +45,31 @@ def decisions_of(tasks: Any, labels: list[str]) -> list[Decision]:
     found = []
     for number, exported in enumerate(tasks, start=1):
         try:
-            done = [annotation for annotation in exported["annotations"] if not annotation.get("was_cancelled") and annotation["result"]]
+            done = [
+                annotation
+                for annotation in exported["annotations"]
+                if not annotation.get("was_cancelled") and annotation["result"]
+            ]
             if not done:
                 continue  # skipped
             label = clean_label(done[-1]["result"][0]["value"]["choices"][0])
             data, when = exported["data"], done[-1].get("created_at") or now()
             found.append(Decision(data["id"], label, data.get("was", ""), when))
         except (KeyError, IndexError, TypeError):
-            raise UserError(f"task {number} is not as Label Studio exports it (JSON, not JSON-MIN) for tasks of this command") from None
+            raise UserError(
+                f"task {number} is not as Label Studio exports it (JSON, not JSON-MIN) for tasks of this command"
+            ) from None
         if label not in labels:
-            raise UserError(f"task {number}: {label!r} is none of this run's {len(labels)} labels; nothing was imported")
+            raise UserError(
+                f"task {number}: {label!r} is none of this run's {len(labels)} labels; nothing was imported"
+            )
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m serve.review.label_studio", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.parts.review.label_studio", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("what", choices=["export", "import"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--rows", type=int, default=100, help="how many to export (default: 100)")

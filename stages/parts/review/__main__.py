@@ -1,6 +1,7 @@
-"""Look at the rows that the teacher may have labelled wrongly, in a browser; the next `dvc repro` learns from what you decide.
+"""Look at the rows that the teacher may have labelled wrongly, in a browser; the next `dvc repro` learns from what you
+decide.
 
-python -m serve.review [--rows 100] [--port 8010]
+python -m stages.parts.review [--rows 100] [--port 8010]
 """
 
 import argparse
@@ -8,18 +9,18 @@ import sys
 
 import uvicorn
 
-from serve.review.app import create_app
-from serve.review.desk import Desk
-from serve.review.waiting import waiting_rows
-from stages.parts.engines.network import check_port
+from stages.parts.review.app import create_app
+from stages.parts.review.desk import Desk
+from stages.parts.review.waiting import waiting_rows
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json
+from stages.parts.run.machine import check_port
 from stages.parts.run.params import load_params
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m serve.review", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m stages.parts.review", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100, help="how many to look at (default: 100)")
     parser.add_argument("--port", type=int, default=8010, help="on 127.0.0.1 (default: 8010)")
     given = parser.parse_args()
@@ -29,7 +30,8 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"review: {error}")
     print(
-        f"review {len(desk.waiting)} rows on http://127.0.0.1:{given.port}; Ctrl-C ends it, decisions are in {paths.DECISIONS}", flush=True
+        f"review {len(desk.waiting)} rows on http://127.0.0.1:{given.port}; Ctrl-C ends it, decisions are in {paths.DECISIONS}",
+        flush=True,
     )
     uvicorn.run(create_app(desk), host="127.0.0.1", port=given.port, log_level="warning", access_log=False)
 

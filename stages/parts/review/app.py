@@ -8,20 +8,20 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from serve.page import PAGE_HEADERS, filled_page
-from serve.review.desk import Desk
+from stages.parts.review.desk import Desk
 from stages.parts.run.errors import UserError
+from stages.parts.run.pages import PAGE_HEADERS, filled_page
 
 PAGE = Path(__file__).with_name("page.html")
 OWN_NAMES = ["127.0.0.1", "localhost"]  # a page of another site that points its name here gets nothing
 
 
-class Choice(BaseModel):
+class DecisionRequest(BaseModel):
     id: str
     label: str
 
 
-class Row(BaseModel):
+class RowRequest(BaseModel):
     id: str
 
 
@@ -44,12 +44,12 @@ def create_app(desk: Desk) -> FastAPI:
         return desk.state()
 
     @app.post("/decide")
-    async def decide(choice: Choice) -> dict[str, Any]:
+    async def decide(choice: DecisionRequest) -> dict[str, Any]:
         desk.decide(choice.id, choice.label)
         return desk.state()
 
     @app.post("/skip")
-    async def skip(row: Row) -> dict[str, Any]:
+    async def skip(row: RowRequest) -> dict[str, Any]:
         desk.skip(row.id)
         return desk.state()
 

@@ -22,7 +22,9 @@ def baseline_model(seed: int, *, quick: bool = False) -> Pipeline:
 
 
 def fitted_baseline(rows: Sequence[tuple[str, str]], seed: int) -> Pipeline | None:
-    """The baseline after learning from texts and labels; None where they can't teach it: no rows, one label, no term in two of them."""
+    """The baseline after learning from texts and labels; None where they can't teach it: no rows, one label, no term in
+    two of them.
+    """
     try:
         return baseline_model(seed).fit([text for text, _ in rows], [label for _, label in rows])
     except ValueError:

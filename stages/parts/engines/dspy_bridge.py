@@ -18,9 +18,9 @@ from stages.parts.task.prompt import StudentFormat, answer_form
 RETRIES = 5  # with DSPy's exponential back-off, about a minute: enough for a rate limit or an engine's hiccup
 
 
-class EngineWithOptions:
-    """DSPy's own client with request keys that only our engines know. Given to dspy.LM directly they would reroute each call through
-    litellm, at four times the processor time (6.8 ms against 1.5 ms a call)."""
+class OptionsEngine:
+    """DSPy's own client with request keys that only our engines know. Given to dspy.LM directly they would reroute each
+    call through litellm, at four times the processor time (6.8 ms against 1.5 ms a call)."""
 
     def __init__(self, served: ServedModel, options: Mapping[str, Any], whole_at_limit: bool) -> None:
         self.options = dict(options)
@@ -31,21 +31,22 @@ class EngineWithOptions:
         extensions = {**(request.config.extensions or {}), **self.options}
         response = self.engine.complete(replace(request, config=replace(request.config, extensions=extensions)))
         if self.whole_at_limit:
-            response = replace(response, finish_reason="stop")  # a label that fills its last token is whole: DSPy would warn of each
+            # a label that fills its last token is whole: DSPy would warn of each
+            response = replace(response, finish_reason="stop")
         return response
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "EngineWithOptions":
+    def __deepcopy__(self, memo: dict[int, object]) -> "OptionsEngine":
         return self  # DSPy copies LMs freely; connections are shared
 
 
 @contextmanager
 def using_student(served: ServedModel, name: str, program: IntentClassifier, most_tokens: int) -> Iterator[None]:
-    """Run programs like `program` on a served student, at temperature 0 and with the chosen tokens' log-probabilities. Not cached: asking
-    again is cheap."""
+    """Run programs like `program` on a served student, at temperature 0 and with the chosen tokens' log-probabilities.
+    Not cached: asking again is cheap."""
     form = answer_form(program.labels, program.style)
     student = dspy.LM(
         f"hosted_vllm/{served.names[name]}",
-        engine=EngineWithOptions(served, served.kind.answer_options(form), whole_at_limit=bool(form.choices)),
+        engine=OptionsEngine(served, served.kind.answer_options(form), whole_at_limit=bool(form.choices)),
         temperature=0.0,
         max_tokens=most_tokens,
         logprobs=True,

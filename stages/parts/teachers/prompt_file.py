@@ -1,7 +1,8 @@
 """A teacher's prompt that gold rows chose: a DSPy program's JSON, with what it was made from. data/prompts/PROFILE.json
 
-`make tune-teacher` writes it, people review it, Git keeps it, and stage `teacher` asks with it; where there is none, the teacher is asked
-with the labels and their descriptions. It holds gold texts: as demonstrations, and where an optimiser quotes them.
+`make tune-teacher` writes it, people review it, Git keeps it, and stage `teacher` asks with it; where there is none,
+the teacher is asked with the labels and their descriptions. It holds gold texts: as demonstrations, and where an
+optimiser quotes them.
 """
 
 from pathlib import Path
@@ -12,22 +13,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json
-from stages.parts.run.params import Recipe
+from stages.parts.run.params import PromptRecipe
 from stages.parts.run.paths import PROMPTS
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.retrieval import Nearest
 
-OPTIMISED: tuple[Recipe, ...] = ("gepa", "miprov2")  # their answers to gold rows are no test of them
+OPTIMISED: tuple[PromptRecipe, ...] = ("gepa", "miprov2")  # their answers to gold rows are no test of them
 WAY_OUT = "run `make tune-teacher` again, or remove the file to do without"
 
 
 class Origin(BaseModel):
-    """What a prompt was made from: it is one for these labels, and this model, alone. `retrieve`: how many of the demonstrations are shown,
-    the nearest to the query; None: all."""
+    """What a prompt was made from: it is one for these labels, and this model, alone. `retrieve`: how many of the
+    demonstrations are shown, the nearest to the query; None: all."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    recipe: Recipe
+    recipe: PromptRecipe
     retrieve: int | None = Field(gt=0)
     model: str
     labels: list[str]
@@ -75,8 +76,9 @@ def save_prompt(program: IntentClassifier, origin: Origin, path: Path) -> None:
     write_json(path, {**program.dump_state(), "metadata": metadata.model_dump()})
 
 
-def load_prompt(path: Path, plain: IntentClassifier, wanted: dict[str, Any]) -> tuple[IntentClassifier, Recipe]:
-    """The program of a file and how it was made. `plain` is one for the same labels; `wanted` are the values of `Origin` that it must have.
+def load_prompt(path: Path, plain: IntentClassifier, wanted: dict[str, Any]) -> tuple[IntentClassifier, PromptRecipe]:
+    """The program of a file and how it was made. `plain` is one for the same labels; `wanted` are the values of
+    `Origin` that it must have.
 
     Raises UserError where the file is none, names other labels, or was made from something else than is in force.
     """
@@ -85,7 +87,9 @@ def load_prompt(path: Path, plain: IntentClassifier, wanted: dict[str, Any]) -> 
         found = PromptFile.model_validate(saved)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}: {WAY_OUT}") from None
+        raise UserError(
+            f"{path}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}: {WAY_OUT}"
+        ) from None
     for name, value in wanted.items():
         if getattr(found.metadata, name) != value:
             raise UserError(f"{path} was tuned for {'other' if name.endswith('s') else 'another'} {name}: {WAY_OUT}")
@@ -93,7 +97,9 @@ def load_prompt(path: Path, plain: IntentClassifier, wanted: dict[str, Any]) -> 
     if unnamed := [label for label in plain.labels if label not in prompt]:
         raise UserError(f"{path}: its instructions do not name the label {unnamed[0]}: name it, or {WAY_OUT}")
     if strange := [demo.label for demo in found.predictor.demos if demo.label not in plain.labels]:
-        raise UserError(f"{path}: a demonstration has the label {strange[0]!r}, which there is not: mend it, or {WAY_OUT}")
+        raise UserError(
+            f"{path}: a demonstration has the label {strange[0]!r}, which there is not: mend it, or {WAY_OUT}"
+        )
     program = plain.deepcopy()
     if found.predictor.signature.fields != next(iter(program.dump_state().values()))["signature"]["fields"]:
         raise UserError(f"{path} is a program with other fields: {WAY_OUT}")
@@ -102,7 +108,9 @@ def load_prompt(path: Path, plain: IntentClassifier, wanted: dict[str, Any]) -> 
 
 
 def shown_by_nearness(program: IntentClassifier, count: int | None) -> IntentClassifier:
-    """The program, which shows only the `count` of its demonstrations that are nearest to a query, if a count is given."""
+    """The program, which shows only the `count` of its demonstrations that are nearest to a query, if a count is
+    given.
+    """
     if count:
         program.nearest = Nearest(program.classify.predict.demos, count)
     return program

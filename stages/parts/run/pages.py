@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-STYLE = Path(__file__).with_name("style.css")
+STYLE = Path(__file__).with_name("pages.css")
 PAGE_HEADERS = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
 
 

@@ -1,1 +1,0 @@
-"""People look at rows that the teacher may have labelled wrongly, in a browser."""
