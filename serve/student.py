@@ -109,6 +109,7 @@ async def pass_a_query(student: ServedStudent, client: EngineClient) -> None:
         raise EngineTimeout(f"the engine did not name its models within {LISTING_S} s") from None
     if name not in served:
         raise EngineError(
-            f"it serves {', '.join(served)}, not {name}: start it with --served-model-name {name}, on the weights of that hash"
+            f"it serves {', '.join(served)}, not {name}: start it with --served-model-name {name}, on the weights "
+            f"of that hash"
         )
     student.classifier.answer(await client.complete(student.classifier.trial()))

@@ -63,7 +63,8 @@ def main() -> None:
     write_json(paths.CALIBRATION, calibration.model_dump())
     if threshold is None:
         print(
-            f"no confidence is right on {calibration.wanted_precision:.0%} of {len(rows)} rows: the service will abstain on every query"
+            f"no confidence is right on {calibration.wanted_precision:.0%} of {len(rows)} rows: the service will "
+            f"abstain on every query"
         )
     else:
         answers = f"answers {calibration.coverage:.0%} of rows, {calibration.precision:.1%} of them right"

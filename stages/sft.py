@@ -80,7 +80,8 @@ def main() -> None:
     held_out = params.split.held_out
     if len(rows) < params.split.fewest:
         raise UserError(
-            f"{len(rows)} valid teacher labels are too few to hold out {held_out} rows: lower split.dev and split.optimizer_val, "
+            f"{len(rows)} valid teacher labels are too few to hold out {held_out} rows: lower split.dev and "
+            f"split.optimizer_val, "
             "or bring more rows"
         )
     random.Random(params.seed).shuffle(rows)
@@ -101,7 +102,8 @@ def main() -> None:
     dropped = before - len(train)
     if not train:
         raise UserError(
-            "nothing is left to learn from: the teacher is wrong on most gold rows; take a better one, or sft.prune=false"
+            "nothing is left to learn from: the teacher is wrong on most gold rows; take a better one, or "
+            "sft.prune=false"
         )
 
     found = leaks({"sft": [row["text"] for row in train], **texts})

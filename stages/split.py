@@ -49,7 +49,8 @@ def set_apart(gold: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFr
     check, rest = by_label[taken], by_label[[not out for out in taken]]
     if check.empty or rest.empty:
         raise UserError(
-            f"split.test_share={share} of {len(gold)} gold rows leaves {len(rest)} to learn from and {len(check)} to score on: change it, label "
+            f"split.test_share={share} of {len(gold)} gold rows leaves {len(rest)} to learn from and {len(check)} "
+            f"to score on: change it, label "
             "more rows, or bring a test file"
         )
     return rest.loc[gold.index.intersection(rest.index)], check.loc[gold.index.intersection(check.index)]
@@ -59,7 +60,8 @@ def check_pool(pool: pd.DataFrame, split: Split) -> None:
     """Refuse a pool too small for the rows that `sft` holds out, before a teacher is paid for it."""
     if len(pool) < split.fewest:
         raise UserError(
-            f"{len(pool)} pool rows are too few to hold out {split.held_out}: lower split.dev ({split.dev}) and split.optimizer_val "
+            f"{len(pool)} pool rows are too few to hold out {split.held_out}: lower split.dev ({split.dev}) and "
+            f"split.optimizer_val "
             f"({split.optimizer_val}), or bring {split.fewest - len(pool)} rows more"
         )
 
@@ -72,7 +74,8 @@ def main() -> None:
     if (learned.part == "train").any():  # a benchmark: the labels are there, and hidden
         if params.split.gold >= len(learned):
             raise UserError(
-                f"split.gold={params.split.gold} leaves no pool of {len(learned)} training rows: lower it or bring more rows"
+                f"split.gold={params.split.gold} leaves no pool of {len(learned)} training rows: lower it or bring "
+                f"more rows"
             )
         gold, pool = learned[: params.split.gold], learned[params.split.gold :]
     else:

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
 PHONE = {"width": 390, "height": 844}
 
 

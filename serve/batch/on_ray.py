@@ -120,7 +120,8 @@ def batch(source: Path, to: Path, column: str) -> None:
     address = os.environ.get("RAY_ADDRESS", LOCAL)
     if address != LOCAL and not params.engine.api_base:
         raise UserError(
-            "engine.api_base is empty: the workers of a cluster can't reach an engine that listens on this machine's loopback"
+            "engine.api_base is empty: the workers of a cluster can't reach an engine that listens on this "
+            "machine's loopback"
         )
     student = load_served_student(params)
     os.environ |= {ENGINE_KEY: student.engine.served.key, "RAY_USAGE_STATS_ENABLED": "0"}

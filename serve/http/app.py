@@ -109,7 +109,9 @@ def create_app(service: Service, keys: Sequence[str], examples: Sequence[str] = 
     """
     app = FastAPI(
         title="Intent classifier",
-        description="A distilled student behind one call. Confidence is calibrated; below its threshold an answer abstains.",
+        description=(
+            "A distilled student behind one call. Confidence is calibrated; below its threshold an answer abstains."
+        ),
         version="1",
     )
     for kind in FAILURES:

@@ -30,7 +30,8 @@ def read_keys(host: str) -> list[str]:
         )
     if any(len(key) < SHORTEST or not key.isascii() for key in keys):
         raise UserError(
-            f"a key in {VARIABLE} is not ASCII or shorter than {SHORTEST} characters: make one with `openssl rand -hex 24`"
+            f"a key in {VARIABLE} is not ASCII or shorter than {SHORTEST} characters: make one with `openssl rand "
+            f"-hex 24`"
         )
     return keys
 

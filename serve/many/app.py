@@ -74,7 +74,8 @@ class Many:
             wanted, present = students(), set(await self.client.models())
             if self.base not in present:
                 raise EngineError(
-                    f"it serves {', '.join(sorted(present))}, not {self.base}: start it with --served-model-name {self.base}"
+                    f"it serves {', '.join(sorted(present))}, not {self.base}: start it with --served-model-name "
+                    f"{self.base}"
                 )
             for name in self.served.keys() - wanted.keys():
                 self.put(name, None)

@@ -271,7 +271,8 @@ def bench(tokenizer: PreTrainedTokenizerFast, chats: list[list[dict[str, str]]],
         print(
             f"prefix {prefix}, batch {batch}: {one['speedup']:.2f} x "
             f"({one['stock_s']:.3f} s {one['stock_collator']}, {one['ours_s']:.3f} s ours), "
-            f"memory x {one['peak_memory_ratio']:.2f}, loss differs by {one['max_loss_diff']:.1e}, gradients by {one['max_grad_diff']:.1e}",
+            f"memory x {one['peak_memory_ratio']:.2f}, loss differs by {one['max_loss_diff']:.1e}, gradients by "
+            f"{one['max_grad_diff']:.1e}",
             flush=True,
         )
     suffix = statistics.mean(len(row["input_ids"]) for row in rows) - prefix

@@ -54,7 +54,7 @@ def folder(tmp_path, monkeypatch) -> Folder:
 
 
 def test_without_a_test_file_part_of_gold_is_set_apart(folder):
-    found = folder.split(check=0.3)
+    found = folder.split(test_share=0.3)
     assert [len(found[part]) for part in ("gold", "pool", "test", "sealed")] == [14, 300, 6, 0]
     assert {row["text"] for row in found["gold"] + found["test"]} == set(texts("gold", 20))
     assert sorted(row["label"] for row in found["test"]) == sorted(LABELS * 3)  # as many of each
@@ -66,8 +66,8 @@ def test_a_split_does_not_depend_on_the_order_of_the_files(folder):
     first = folder.split()
     folder.texts("pool", texts("pool", 300)[::-1])
     assert folder.split() == first
-    assert folder.split(check=0.5) == first
-    assert folder.split(check=0.4)["test"] != first["test"]
+    assert folder.split(test_share=0.5) == first
+    assert folder.split(test_share=0.4)["test"] != first["test"]
 
 
 def test_other_columns_come_through_and_clash_with_nothing(folder):
@@ -145,9 +145,9 @@ def test_a_folder_that_cannot_be_used_says_why(folder):
         for path, content in before.items():
             path.write_bytes(content)
     with pytest.raises(
-        UserError, match=r"split\.check=0\.01 of 20 gold rows leaves 20 to learn from and 0 to score on"
+        UserError, match=r"split\.test_share=0\.01 of 20 gold rows leaves 20 to learn from and 0 to score on"
     ):
-        folder.split(check=0.01)
+        folder.split(test_share=0.01)
     folder.path = folder.path / "nowhere"
     with pytest.raises(UserError, match=r"is no folder: set raw\.folder to yours, or make one with `make new-data"):
         folder.split()

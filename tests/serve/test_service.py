@@ -266,9 +266,11 @@ def test_logs_hold_no_query(url, shop):
 
 @pytest.mark.slow
 def test_schemathesis_finds_no_breach_of_the_openapi_document(url, tmp_path):
-    wanted = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance"
+    checks = ["status_code", "content_type", "response_headers", "response_schema"]
+    wanted = ",".join(["not_a_server_error", *(f"{check}_conformance" for check in checks)])
     done = run(
-        tmp_path, "schemathesis", "run", f"{url}/openapi.json", "--max-examples", "25", "--phases", "examples,coverage,fuzzing",
+        tmp_path, "schemathesis", "run", f"{url}/openapi.json", "--max-examples", "25",
+        "--phases", "examples,coverage,fuzzing",
         "--checks", wanted, "--suppress-health-check", "all", "--seed", "0", check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]

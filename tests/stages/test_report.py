@@ -61,7 +61,8 @@ def test_the_page_tells_the_run_and_its_controls_work(finished):
             assert "p < 0.001" in page.locator("#arms tr", has_text="most frequent label").inner_text()
             assert page.locator("figure svg").count() == 7
             ink, behind = page.evaluate(
-                "['body', '.card'].map(s => getComputedStyle(document.querySelector(s))).map((c, i) => i ? c.backgroundColor : c.color)"
+                "['body', '.card'].map(s => getComputedStyle(document.querySelector(s))).map((c, i) => i ? "
+                "c.backgroundColor : c.color)"
             )
             assert (max(map(int, re.findall(r"\d+", behind))) < 60) == (scheme == "dark") and ink != behind
             assert page.evaluate("getComputedStyle(document.querySelector('#coverage text')).fill") == ink

@@ -11,7 +11,10 @@ from stages.parts.students.tiny import build_tokenizer
 from stages.parts.task.program import IntentClassifier
 
 # The date handling of the two templates in use: Llama 3.2 sets it from the clock where unset, others print the clock.
-SETS = "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}Today: {{ date_string }}. "
+SETS = (
+    "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}Today: {{ "
+    "date_string }}. "
+)
 PRINTS = "Today: {{ strftime_now('%d %b %Y') }}. "
 REST = "{% for message in messages %}{{ message['content'] }}{%- endfor %}"
 

@@ -46,5 +46,6 @@ def download(url: str, path: Path, sha256: str) -> None:
                 raise UserError(f"{url} is not the file that is pinned (sha256 {file_sha256(draft)}, wanted {sha256})")
     except requests.RequestException as error:
         raise UserError(
-            f"{url} could not be fetched ({type(error).__name__}): check the network, or use your copy with raw.source=csv"
+            f"{url} could not be fetched ({type(error).__name__}): check the network, or use your copy with "
+            f"raw.source=csv"
         ) from None

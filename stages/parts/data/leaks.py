@@ -58,5 +58,6 @@ def refuse_copies(found: Mapping[str, Mapping[str, int]], learned: str) -> None:
     for parts, count in found.items():
         if learned in parts.split("-") and count["exact"]:
             raise UserError(
-                f"{count['exact']} texts are in both {parts.replace('-', ' and ')}: what is scored must not be learned; see data/sft"
+                f"{count['exact']} texts are in both {parts.replace('-', ' and ')}: what is scored must not be "
+                f"learned; see data/sft"
             )

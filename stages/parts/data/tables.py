@@ -115,7 +115,8 @@ def check_text(text: Any, column: str, row: int, faults: Faults) -> None:
     elif not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         faults.add(
             row,
-            f"{column} holds half of a surrogate pair, which is no character: write the whole character or drop the row",
+            f"{column} holds half of a surrogate pair, which is no character: write the whole character or drop "
+            f"the row",
         )
 
 
@@ -137,7 +138,10 @@ def name_fault(name: str) -> str:
     if clean_label(name) == UNKNOWN:
         return f"is {UNKNOWN!r}, which stands for answers without a label: call what no label fits none_of_these"
     if match_label(clean_label(name), [clean_label(name)]) == UNKNOWN:
-        return f"{name[:40]!r} begins or ends with a quote, a star or a full stop, which answers add themselves: write it without"
+        return (
+            f"{name[:40]!r} begins or ends with a quote, a star or a full stop, which answers add themselves: "
+            f"write it without"
+        )
     if not name.isprintable():
         return f"{name[:40]!r} holds a line break or a control character: write the name on one line"
     return ""

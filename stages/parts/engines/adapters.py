@@ -20,7 +20,8 @@ def refuse_trained_modules(adapters: Iterable[Path], engine: str) -> None:
     for folder in adapters:
         if json.loads((folder / "adapter_config.json").read_text()).get("modules_to_save"):
             raise UserError(
-                f"{folder} brings trained embeddings, which {engine} can't serve beside a base: set runtime.weights to merged, or train it "
+                f"{folder} brings trained embeddings, which {engine} can't serve beside a base: set "
+                f"runtime.weights to merged, or train it "
                 "with train.embeddings false"
             )
 
@@ -42,7 +43,8 @@ async def change(client: EngineClient, route: str, body: dict[str, str]) -> None
         async with client.session.post(f"{client.api_base}/{route}", json=body) as response:
             if response.status != 200:
                 raise EngineError(
-                    f"{route} of {body['lora_name']}: {response.status}: {(await response.text(errors='replace'))[:300]}"
+                    f"{route} of {body['lora_name']}: {response.status}: "
+                    f"{(await response.text(errors='replace'))[:300]}"
                 )
     except (TimeoutError, aiohttp.ClientError) as error:
         raise EngineError(f"the engine failed: {type(error).__name__}") from None

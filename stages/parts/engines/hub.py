@@ -39,7 +39,8 @@ def snapshot(model: str, revision: str, folder: Path) -> None:
         )
     except GatedRepoError:
         raise UserError(
-            f"{model} is gated: accept its licence on https://huggingface.co/{model}, then set HF_TOKEN to a token that may read it"
+            f"{model} is gated: accept its licence on https://huggingface.co/{model}, then set HF_TOKEN to a token "
+            f"that may read it"
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise UserError(f"the hub has no {model} at {revision} (or HF_TOKEN may not see it)") from None

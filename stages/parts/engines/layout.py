@@ -43,7 +43,8 @@ def model_shape(folder: Path, quantization: str | None = None) -> ModelShape:
     of_embeddings = {"vocab_size", "hidden_size"} if quantization == "fp8" else set()
     if missing := {"num_attention_heads", "num_hidden_layers", *of_embeddings} - config.keys():
         raise UserError(
-            f"{folder}/config.json has no {', '.join(sorted(missing))}: only decoder language models can be laid out over GPUs"
+            f"{folder}/config.json has no {', '.join(sorted(missing))}: only decoder language models can be laid "
+            f"out over GPUs"
         )
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if quantization == "fp8":
@@ -86,7 +87,8 @@ def plan(shape: ModelShape, memory: list[int]) -> Layout:
     needed = next((gpus for gpus in range(1, len(memory) + 1) if layouts(shape, gpus, room)), None)
     if needed is None:
         raise UserError(
-            f"a model of {shape.weight_bytes / 2**30:.0f} GiB does not fit on {len(memory)} GPU(s) of {min(memory) / 2**30:.0f} GiB: "
+            f"a model of {shape.weight_bytes / 2**30:.0f} GiB does not fit on {len(memory)} GPU(s) of "
+            f"{min(memory) / 2**30:.0f} GiB: "
             "use more GPUs or a smaller model"
         )
     copies = len(memory) // needed

@@ -68,7 +68,8 @@ class EngineProcess:
                     )
                 if time.monotonic() - started > self.patience_s:
                     raise UserError(
-                        f"{name} was not up after {self.patience_s} s (runtime.engine_start_s); the end of {self.log}:\n{tail(self.log)}"
+                        f"{name} was not up after {self.patience_s} s (runtime.engine_start_s); the end of "
+                        f"{self.log}:\n{tail(self.log)}"
                     )
                 try:
                     if requests.get(self.health, timeout=2).ok:

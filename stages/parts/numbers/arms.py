@@ -115,7 +115,10 @@ def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
     assert less, "the linear model is not the served arm"
     by_the_way = ""
     if student["cost"] and linear["cost"]:
-        by_the_way = f" 1,000 queries cost {dollars(linear['cost'])} with the linear model and {dollars(student['cost'])} with the student."
+        by_the_way = (
+            f" 1,000 queries cost {dollars(linear['cost'])} with the linear model and "
+            f"{dollars(student['cost'])} with the student."
+        )
     right = f"{percent(student['accuracy'])} of the test queries right against {percent(linear['accuracy'])}"
     if less["low"] > 0:
         said = [
@@ -133,7 +136,8 @@ def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
     else:
         said = [
             "Serve the linear model: the student is not shown to be better.",
-            f"The student gets {right} with a linear model on the same labels; the difference of {points(less['by'])} points has a 95 % "
+            f"The student gets {right} with a linear model on the same labels; the difference of "
+            f"{points(less['by'])} points has a 95 % "
             f"interval of {points(less['low'])} to {points(less['high'])}, which holds 0.{by_the_way}",
         ]
     teacher = next((row for row in rows if row["arm"] == "teacher"), None)
@@ -148,7 +152,8 @@ def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
         )
         bill = f", whose answers cost {dollars(teacher['cost'])} per 1,000" if teacher["cost"] else ""
         said.append(
-            f"On these rows the student is {told} its teacher ({percent(teacher['accuracy'])}{bill}): {points(against['by'])} points, "
+            f"On these rows the student is {told} its teacher ({percent(teacher['accuracy'])}{bill}): "
+            f"{points(against['by'])} points, "
             f"{points(against['low'])} to {points(against['high'])}."
         )
     return said

@@ -121,7 +121,8 @@ def main() -> None:
     subprocess.run(["dvc", "plots", "diff", *revisions, "--out", str(paths.COMPARE / "plots")], check=False)
     found = facts["difference"]
     print(
-        f"\n{given.b} less {given.a}, served student on {facts['rows']} test rows: {points(found['by'])} points, 95 % interval "
+        f"\n{given.b} less {given.a}, served student on {facts['rows']} test rows: {points(found['by'])} points, "
+        f"95 % interval "
         f"{points(found['low'])} to {points(found['high'])}, p = {found['p']:.2g}\nthe page: {paths.COMPARE}/index.html"
     )
 

@@ -126,7 +126,8 @@ def main() -> None:
     for arm in ("linear", "teacher"):
         less = found[f"served_less_{arm}"]
         print(
-            f"served student less {arm}: {points(less['mean'])} points, 95 % interval {points(less['low'])} to {points(less['high'])}"
+            f"served student less {arm}: {points(less['mean'])} points, 95 % interval {points(less['low'])} to "
+            f"{points(less['high'])}"
         )
     before, after = (found[name]["mean"] for name in ("calibration_error_before", "calibration_error"))
     print(f"calibration error: {after:.3f}, before calibration {before:.3f}")

@@ -30,7 +30,8 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"review: {error}")
     print(
-        f"review {len(desk.waiting)} rows on http://127.0.0.1:{given.port}; Ctrl-C ends it, decisions are in {paths.DECISIONS}",
+        f"review {len(desk.waiting)} rows on http://127.0.0.1:{given.port}; Ctrl-C ends it, decisions are in "
+        f"{paths.DECISIONS}",
         flush=True,
     )
     uvicorn.run(create_app(desk), host="127.0.0.1", port=given.port, log_level="warning", access_log=False)

@@ -26,7 +26,8 @@ from stages.parts.task.labels import clean_label
 def labelling_config(labels: list[str]) -> str:
     """The project's labelling interface (https://labelstud.io/guide/setup)."""
     choices = "".join(f"<Choice value={quoteattr(label)}/>" for label in labels)
-    return f'<View><Text name="text" value="$text"/><Choices name="label" toName="text" choice="single">{choices}</Choices></View>'
+    control = f'<Choices name="label" toName="text" choice="single">{choices}</Choices>'
+    return f'<View><Text name="text" value="$text"/>{control}</View>'
 
 
 def task(doubt: Doubt) -> dict[str, Any]:

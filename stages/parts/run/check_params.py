@@ -14,6 +14,7 @@ if __name__ == "__main__":
     except UserError as error:
         sys.exit(str(error))
     print(
-        f"profile {params.profile}: source {params.raw.source}, style {params.program.style}, {params.teacher.kind} teacher, "
+        f"profile {params.profile}: source {params.raw.source}, style {params.program.style}, "
+        f"{params.teacher.kind} teacher, "
         f"{params.student.kind} student"
     )

@@ -315,7 +315,8 @@ def parse_params(values: Any, where: str = "params.yaml") -> Params:
     rows, split = params.teacher.rows, params.split
     if rows and rows < split.fewest:  # stage sft would say so when the teacher was paid
         raise UserError(
-            f"{where}: profiles.{params.profile}.teacher.rows: {rows} are too few to hold out {split.held_out}: make it {split.fewest} or "
+            f"{where}: profiles.{params.profile}.teacher.rows: {rows} are too few to hold out {split.held_out}: "
+            f"make it {split.fewest} or "
             "more, or lower split.dev and split.optimizer_val"
         )
     return params

@@ -85,5 +85,6 @@ def run_stage(main: Callable[[], None]) -> None:
         if error.errno != errno.ENOSPC:
             raise
         sys.exit(
-            f"{name}: the disk is full (while writing {error.filename or 'a file'}): free some space and run `dvc repro` again"
+            f"{name}: the disk is full (while writing {error.filename or 'a file'}): free some space and run `dvc "
+            f"repro` again"
         )

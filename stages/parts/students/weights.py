@@ -46,7 +46,8 @@ def load_student(folder: Path, method: Method) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
-            "train.method qlora needs bitsandbytes, which the locks leave out: .venv/bin/pip install bitsandbytes, or use lora"
+            "train.method qlora needs bitsandbytes, which the locks leave out: .venv/bin/pip install bitsandbytes, "
+            "or use lora"
         )
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True,

@@ -31,7 +31,8 @@ def hosted(settings: HostedTeacherSettings) -> ServedModel:
     api_base = settings.api_base or ADDRESSES.get(provider)
     if not api_base:
         raise UserError(
-            f"teacher.model {settings.model}: where it is served is not known: set teacher.api_base, or begin the name with one of "
+            f"teacher.model {settings.model}: where it is served is not known: set teacher.api_base, or begin the "
+            f"name with one of "
             f"{', '.join(ADDRESSES)} and a slash"
         )
     return ServedModel(api_base.rstrip("/"), {"base": name if known else settings.model}, key, HostedEndpoint(KEY_NAME))

@@ -182,13 +182,15 @@ def label_all(
             raise UserError(f"{error}; {done} of {count} rows are labelled, their answers are kept") from None
         if isinstance(error, BudgetExceeded):
             raise UserError(
-                f"{error} are spent and the next request could pass it: {done} of {count} rows are labelled; raise it and run `dvc repro` "
+                f"{error} are spent and the next request could pass it: {done} of {count} rows are labelled; raise "
+                f"it and run `dvc repro` "
                 "again, the answers so far are kept"
             ) from None
         if isinstance(error, TooManyFailures):
             reasons = ", ".join(f"{reason}: {number}" for reason, number in failures.most_common())
             raise UserError(
-                f"more than {MAX_FAILED:.0%} of {count} rows got no label ({reasons}, of {done} asked): check the teacher and run "
+                f"more than {MAX_FAILED:.0%} of {count} rows got no label ({reasons}, of {done} asked): check the "
+                f"teacher and run "
                 "`dvc repro` again; the answers so far are kept"
             ) from None
         if isinstance(error, EngineError):

@@ -65,8 +65,8 @@ class Part:
 
 
 def part(rows: int, bodies: Iterable[Body], rates: Rates, teacher: Teacher, runtime: Runtime) -> Part:
-    """Of `rows` rows, `bodies` are to be asked. Seconds: with `runtime.max_in_flight` in flight, or by what the endpoint
-    allows a minute.
+    """Of `rows` rows, `bodies` are to be asked. Seconds: with `runtime.max_in_flight` in flight, or by what the
+    endpoint allows a minute.
     """
     requests = length = 0
     for body in bodies:
@@ -141,7 +141,8 @@ def told(teacher: Teacher, parts: Mapping[str, Part], runtime: Runtime) -> str:
         tokens = f"{takes.prompt_tokens:>15,.0f}{takes.completion_tokens:>13,.0f}"
         lines.append(f"{name:15}{takes.rows:>10,}{takes.requests:>10,}{tokens}{price:>12}{time:>10}")
     lines.append(
-        f"reckoned from {ASKED} rows, which are asked and kept; time: {runtime.max_in_flight} requests in flight, if {teacher.name} bears them"
+        f"reckoned from {ASKED} rows, which are asked and kept; time: {runtime.max_in_flight} requests in flight, "
+        f"if {teacher.name} bears them"
     )
     if not teacher.price:
         lines.append(f"no price is known for {teacher.name}: {teacher.without_price}")
@@ -155,7 +156,8 @@ def main() -> None:
         with teacher_of(params, questions) as teacher:
             if not teacher.log:
                 print(
-                    f"the {teacher.name} teacher runs in this process: {len(questions.rows):,} rows cost nothing but a minute"
+                    f"the {teacher.name} teacher runs in this process: {len(questions.rows):,} rows cost nothing "
+                    f"but a minute"
                 )
             else:
                 print(told(teacher, plan(teacher, questions, params.runtime, params.seed), params.runtime))

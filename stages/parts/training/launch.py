@@ -27,7 +27,8 @@ def launch(kind: str, module: str) -> None:
         )
     if kind == "zero3" and importlib.util.find_spec("deepspeed") is None:
         raise UserError(
-            "runtime.parallel zero3 needs DeepSpeed, which the locks leave out: .venv/bin/pip install deepspeed, or use fsdp"
+            "runtime.parallel zero3 needs DeepSpeed, which the locks leave out: .venv/bin/pip install deepspeed, "
+            "or use fsdp"
         )
     line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGURATIONS / f"{kind}.yaml")]
     line += ["--num_processes", str(gpus or REHEARSAL), "--main_process_port", "0", "-m", module]

@@ -37,10 +37,12 @@ def cut(rows: Sequence[EncodedRow], length: int) -> list[EncodedRow]:
     kept = [row for row in kept if any(label != IGNORED for label in row["labels"])]
     if longer := sum(len(row["input_ids"]) > length for row in rows):
         print(
-            f"{longer} rows are longer than the {length} tokens that the model reads: cut, and {len(rows) - len(kept)} left out"
+            f"{longer} rows are longer than the {length} tokens that the model reads: cut, and "
+            f"{len(rows) - len(kept)} left out"
         )
     if not kept:
         raise UserError(
-            f"no row's answer lies within the {length} tokens that the student reads: shorten the instructions or the texts"
+            f"no row's answer lies within the {length} tokens that the student reads: shorten the instructions or "
+            f"the texts"
         )
     return kept

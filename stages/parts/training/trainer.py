@@ -70,7 +70,8 @@ def naming_what_to_lower() -> Iterator[None]:
         if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         raise UserError(
-            "out of memory: lower runtime.rows_at_once (same result, slower) or train.batch; where the weights alone are too "
+            "out of memory: lower runtime.rows_at_once (same result, slower) or train.batch; where the weights "
+            "alone are too "
             "large, choose train.method lora or qlora, runtime.parallel fsdp, or a smaller student"
         ) from None
 

@@ -54,7 +54,8 @@ class Watch(TrainerCallback):
             self.lowest = min(self.lowest, mean)
             if mean > max(2 * self.lowest, self.lowest + 1):
                 raise UserError(
-                    f"the training loss grew from {self.lowest:.2f} to {mean:.2f} by step {state.global_step}: {LOWER_RATE}"
+                    f"the training loss grew from {self.lowest:.2f} to {mean:.2f} by step {state.global_step}: "
+                    f"{LOWER_RATE}"
                 )
         rate = (state.global_step - self.first) * self.step_tokens / (time.monotonic() - self.started)
         if self.progress:

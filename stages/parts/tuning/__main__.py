@@ -32,14 +32,16 @@ def tune(params: Params) -> dict[str, Any]:
     settings = params.teacher
     if not isinstance(settings, LanguageModelSettings):
         raise UserError(
-            f"the {settings.kind} teacher of profile {params.profile} has no prompt: choose another profile in params.yaml"
+            f"the {settings.kind} teacher of profile {params.profile} has no prompt: choose another profile in "
+            f"params.yaml"
         )
     check_installed(params.tune.candidates)
     questions = untuned_questions(params)
     gold = questions.gold
     if len(gold) < max(FEWEST_GOLD, 2 * params.tune.folds):
         raise UserError(
-            f"{paths.GOLD} has {len(gold)} rows: too few to tell prompts apart, which takes {max(FEWEST_GOLD, 2 * params.tune.folds)}"
+            f"{paths.GOLD} has {len(gold)} rows: too few to tell prompts apart, which takes "
+            f"{max(FEWEST_GOLD, 2 * params.tune.folds)}"
         )
     with teacher_of(params, questions) as teacher, session(teacher, params.runtime) as asked:
         recipes = Recipes(params, questions, asked)
@@ -111,7 +113,8 @@ def shown(report: Mapping[str, Any]) -> str:
     path = prompt_path(report["profile"])
     private = "; it may hold texts of gold rows" if chosen in LEARNS else ""
     lines.append(
-        f"of {report['gold']} gold rows, each answered by what had not learned from it; all {report['answers']:,} answers: {cost}"
+        f"of {report['gold']} gold rows, each answered by what had not learned from it; all {report['answers']:,} "
+        f"answers: {cost}"
     )
     lines.append(
         f"chosen: {chosen}: {why}. Written to {path}{private}; look at it, commit it, and `dvc repro` asks with it"

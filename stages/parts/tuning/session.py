@@ -119,7 +119,8 @@ def told(error: Exception) -> Exception:
     """What ends the tuning, for the user where it is the user's to mend."""
     if isinstance(error, BudgetExceeded):
         return UserError(
-            f"{error} are spent and the next request could pass it: raise it and run `make tune-teacher` again, the answers so far are kept"
+            f"{error} are spent and the next request could pass it: raise it and run `make tune-teacher` again, "
+            f"the answers so far are kept"
         )
     if isinstance(error, EngineError):
         return UserError(f"{error}; the answers so far are kept")
