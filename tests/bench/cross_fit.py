@@ -16,7 +16,7 @@ import numpy as np
 
 from stages.parts.data.rows import as_rows
 from stages.parts.run.files import write_json
-from stages.parts.teachers.self_trained import Lessons, probabilities_of
+from stages.parts.teachers.self_trained import SelfTraining, mean_probabilities
 from tests.bench.labelled import Labelled, folders, labelled
 from tests.bench.machine import machine
 
@@ -29,15 +29,17 @@ def right_and_brier(said: np.ndarray, actual: np.ndarray) -> tuple[float, float]
 
 def judged(rows: Labelled, seed: int) -> dict[str, float]:
     of_pool, of_gold = (np.array([rows.labels.index(label) for label in part.label]) for part in (rows.pool, rows.gold))
-    lessons = Lessons(list(rows.pool.text), list(as_rows(rows.gold)), rows.labels, seed)
-    seen = [vectors[lessons.pool] for vectors in lessons.vectors]
+    training = SelfTraining(list(rows.pool.text), list(as_rows(rows.gold)), rows.labels, seed)
+    seen = [vectors[training.pool] for vectors in training.vectors]
     found = {}
     started = time.process_time()
-    found["pool"], found["pool_brier"] = right_and_brier(lessons.teacher().probabilities(list(rows.pool.text)), of_pool)
+    found["pool"], found["pool_brier"] = right_and_brier(
+        training.classifier().probabilities(list(rows.pool.text)), of_pool
+    )
     fitted = time.process_time()
-    found["gold"], found["gold_brier"] = right_and_brier(lessons.on_gold(), of_gold)
+    found["gold"], found["gold_brier"] = right_and_brier(training.gold_probabilities(), of_gold)
     found["seconds_to_fit"], found["seconds_to_judge"] = fitted - started, time.process_time() - fitted
-    of_folds = [probabilities_of(seen, lessons.learned(~left_out, quick=True)) for left_out in lessons.folds()]
+    of_folds = [mean_probabilities(seen, training.fit(~left_out, quick=True)) for left_out in training.folds()]
     found["folds"] = mean(right_and_brier(said, of_pool)[0] for said in of_folds)
     return found
 

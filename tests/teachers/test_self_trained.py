@@ -16,7 +16,7 @@ from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
 from stages.parts.teachers.linear_client import LinearClient, linear_client
 from stages.parts.teachers.questions import Questions
-from stages.parts.teachers.self_trained import Lessons, SelfTrainedTeacher, expected_shares
+from stages.parts.teachers.self_trained import SelfTrainedClassifier, SelfTraining, expected_shares
 from tests.conftest import ROOT
 
 LABELS = ["card_arrival", "declined_card_payment", "pending_top_up"]
@@ -32,9 +32,9 @@ def rows_under(table: pd.DataFrame, labels: list[str]) -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def teacher(rows) -> SelfTrainedTeacher:
+def teacher(rows) -> SelfTrainedClassifier:
     gold, pool = rows[:12], rows[12:]
-    return Lessons([row["text"] for row in pool], gold, LABELS, 0).teacher()
+    return SelfTraining([row["text"] for row in pool], gold, LABELS, 0).classifier()
 
 
 def test_twelve_gold_rows_and_three_names_label_the_rest(rows, teacher):
@@ -70,14 +70,14 @@ def test_gold_rows_are_judged_by_teachers_that_do_not_know_their_labels(rows):
     def agreement(found: np.ndarray) -> float:
         return float(np.mean([LABELS[k] == row["label"] for k, row in zip(found.argmax(axis=1), gold, strict=True)]))
 
-    assert agreement(client.teacher.probabilities([row["text"] for row in gold])) > 0.6
+    assert agreement(client.classifier.probabilities([row["text"] for row in gold])) > 0.6
     assert agreement(np.array([client.known[row["text"]] for row in gold])) < 0.45
 
 
 def test_gold_rows_judged_so_show_how_good_the_teacher_is(rows):
     gold, pool = rows[:60], rows[60:]
-    lessons = Lessons([row["text"] for row in pool], gold, LABELS, 0)
-    of_gold, of_pool = lessons.on_gold(), lessons.teacher().probabilities([row["text"] for row in pool])
+    training = SelfTraining([row["text"] for row in pool], gold, LABELS, 0)
+    of_gold, of_pool = training.gold_probabilities(), training.classifier().probabilities([row["text"] for row in pool])
     found = [
         np.mean([LABELS[k] == row["label"] for k, row in zip(said.argmax(axis=1), part, strict=True)])
         for said, part in ((of_gold, gold), (of_pool, pool))
@@ -111,6 +111,6 @@ def test_a_teacher_on_banking77_is_right_on_three_quarters_of_the_pool(banking77
     rows = rows_under(table, labels)
     np.random.default_rng(1).shuffle(rows)
     gold, pool = rows[:100], rows[100:]
-    fitted = Lessons([row["text"] for row in pool], gold, labels, 0).teacher()
+    fitted = SelfTraining([row["text"] for row in pool], gold, labels, 0).classifier()
     found = fitted.probabilities([row["text"] for row in pool]).argmax(axis=1)
     assert np.mean([labels[k] == row["label"] for k, row in zip(found, pool, strict=True)]) >= 0.75

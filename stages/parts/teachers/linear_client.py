@@ -1,7 +1,6 @@
-"""The linear teacher as an engine in this process: it answers the program's requests as a language model behind
-OpenAI's protocol would.
+"""The linear teacher as a client in this process: it completes the program's requests in OpenAI's protocol.
 
-So requests, reading, checks and counting that run with a 70B teacher run with this one too.
+The code that builds requests, parses completions and counts tokens for a 70B teacher therefore runs for this one too.
 """
 
 import math
@@ -13,62 +12,60 @@ import numpy as np
 
 from stages.parts.task.label_probabilities import LABEL_HEADER
 from stages.parts.teachers.questions import Questions
-from stages.parts.teachers.self_trained import Lessons, SelfTrainedTeacher
+from stages.parts.teachers.self_trained import SelfTrainedClassifier, SelfTraining
 
 QUERY = re.compile(r"\[\[ ## query ## \]\]\n(.*)\n\nRespond with the corresponding output fields", re.DOTALL)
 REASONING_HEADER = "[[ ## reasoning ## ]]"
 
 
 class LinearClient:
-    """Answers the query of a request's last message with the label, the terms that carried it, and the labels'
-    log-probabilities.
+    """Complete classification requests with a label, the terms that decided it, and log-probabilities of all labels.
 
-    `known` are the labels' probabilities [K] of texts that were classified beforehand. Tokens are counted as words.
+    `known` maps texts to class probabilities [K] that were computed beforehand. Usage counts words as tokens.
     """
 
-    def __init__(self, teacher: SelfTrainedTeacher, known: Mapping[str, np.ndarray]) -> None:
-        self.teacher = teacher
+    def __init__(self, classifier: SelfTrainedClassifier, known: Mapping[str, np.ndarray]) -> None:
+        self.classifier = classifier
         self.known = known
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         prompt = body["messages"][-1]["content"]
         found = QUERY.search(prompt)
         if not found:
-            raise ValueError("the linear teacher answers classification prompts with a `query` field only")
+            raise ValueError("the linear teacher completes classification prompts with a `query` field only")
         query = found[1]
-        probabilities = self.known[query] if query in self.known else self.teacher.probabilities([query])[0]
-        label = self.teacher.labels[int(np.argmax(probabilities))]
+        probabilities = self.known[query] if query in self.known else self.classifier.probabilities([query])[0]
+        label = self.classifier.labels[int(np.argmax(probabilities))]
         reasoning = ""
         if REASONING_HEADER in prompt:
-            terms = (
-                ", ".join(f'"{term}"' for term in self.teacher.deciding_terms(query, label)) or "The wording as a whole"
-            )
-            reasoning = f"{REASONING_HEADER}\n{terms} speaks for {label}.\n\n"
-        top = [token(name, chance) for name, chance in zip(self.teacher.labels, probabilities, strict=True)]
+            quoted = [f'"{term}"' for term in self.classifier.deciding_terms(query, label)]
+            reasoning = f"{REASONING_HEADER}\n{', '.join(quoted) or 'The wording as a whole'} speaks for {label}.\n\n"
+        top = [token(name, chance) for name, chance in zip(self.classifier.labels, probabilities, strict=True)]
         tokens = [
             token(f"{reasoning}{LABEL_HEADER}\n", 1.0),
             {**token(label, probabilities.max()), "top_logprobs": top},
             token("\n\n[[ ## completed ## ]]", 1.0),
         ]
-        answer = "".join(str(part["token"]) for part in tokens)
-        read, written = sum(len(message["content"].split()) for message in body["messages"]), len(answer.split())
+        content = "".join(str(part["token"]) for part in tokens)
+        prompt_words = sum(len(message["content"].split()) for message in body["messages"])
         return {
-            "choices": [{"message": {"content": answer}, "finish_reason": "stop", "logprobs": {"content": tokens}}],
-            "usage": {"prompt_tokens": read, "completion_tokens": written},
+            "choices": [{"message": {"content": content}, "finish_reason": "stop", "logprobs": {"content": tokens}}],
+            "usage": {"prompt_tokens": prompt_words, "completion_tokens": len(content.split())},
         }
 
 
 def linear_client(questions: Questions, seed: int) -> LinearClient:
-    """The linear teacher, fitted on what people labelled and the pool. Of gold rows it says what it would have said
-    without their label.
+    """Fit the linear teacher on people's labels and the pool.
+
+    Gold rows get the probabilities of cross-fitting, so that judging the teacher on them is fair.
     """
-    lessons = Lessons(
+    training = SelfTraining(
         [row["text"] for row in questions.pool], questions.gold, questions.labels, seed, questions.reviewed
     )
-    teacher, texts = lessons.teacher(), [row["text"] for row in questions.rows]
-    known = dict(zip(texts, teacher.probabilities(texts), strict=True))  # all at once: faster than one by one
-    known |= zip((row["text"] for row in questions.gold), lessons.on_gold(), strict=True)
-    return LinearClient(teacher, known)
+    classifier, texts = training.classifier(), [row["text"] for row in questions.rows]
+    known = dict(zip(texts, classifier.probabilities(texts), strict=True))  # all at once: faster than one by one
+    known |= zip((row["text"] for row in questions.gold), training.gold_probabilities(), strict=True)
+    return LinearClient(classifier, known)
 
 
 def token(text: str, probability: float) -> dict[str, Any]:
