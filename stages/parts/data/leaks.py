@@ -3,7 +3,7 @@
 Exact: equal once case, punctuation and the forms of Unicode are set aside. Near: cosine of at least NEAR between TF-IDF
 vectors of character n-grams. On Banking77's own split, pairs of test and training rows from 0.9 on differ in a filler
 word or in word order, and 94 % of them have the same label; at 0.8 they are paraphrases that people would write
-independently (README.md beside this file).
+independently (reports/bench/NOTES.md).
 """
 
 import re
