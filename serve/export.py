@@ -6,7 +6,6 @@ python -m serve.export [--to models/export]
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from serve.student import check_base, check_pair
@@ -15,6 +14,7 @@ from stages.parts.engines.kinds import KINDS
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.numbers.calibration import load_calibration
 from stages.parts.run import paths
+from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import whole_folder, write_json
 from stages.parts.run.params import load_params
@@ -74,10 +74,8 @@ def main() -> None:
         help=f"folder to write; replacing an earlier export (default: {paths.EXPORT})",
     )
     to: Path = parser.parse_args().to
-    try:
+    with command("export", OSError):
         export_pair(to)
-    except (UserError, OSError) as error:
-        sys.exit(f"export: {error}")
     print(f"written to {to}: its README.md says how to serve it; `hf upload NAME {to}` publishes it")
 
 

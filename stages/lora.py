@@ -5,7 +5,6 @@ python -m stages.lora
 
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import AutoTokenizer, set_seed
 
 from stages.parts import training
 from stages.parts.run import paths
+from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import file_sha256, fingerprint, folder_sha256, read_jsonl, write_json
 from stages.parts.run.params import Params, load_params
@@ -110,9 +110,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if "LOCAL_RANK" in os.environ:  # one of a parallel run's processes
-        try:
+        with command("lora"):
             train(load_params())
-        except UserError as error:
-            sys.exit(f"lora: {error}")
     else:
         run_stage(main)

@@ -8,7 +8,6 @@ import argparse
 import io
 import json
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from stages.parts.numbers.arms import points, served_arm
 from stages.parts.numbers.render import rendered
 from stages.parts.numbers.statistics import difference_interval, mcnemar
 from stages.parts.run import paths
+from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_jsonl, write_text
 from stages.parts.run.params import load_params
@@ -110,12 +110,10 @@ def main() -> None:
     parser.add_argument("a", help="a branch, tag or commit")
     parser.add_argument("b", nargs="?", default=WORKSPACE, help="another; without it: the workspace")
     given = parser.parse_args()
-    try:
+    with command("compare"):
         params = load_params()
         facts = compare(given.a, given.b, params.seed)
         write_text(paths.COMPARE / "index.html", rendered("compare.html", {**facts, "color": params.report.color}))
-    except UserError as error:
-        sys.exit(f"compare: {error}")
     revisions = [given.a] + ([] if given.b == WORKSPACE else [given.b])
     subprocess.run(["dvc", "metrics", "diff", *revisions], check=False)
     subprocess.run(["dvc", "plots", "diff", *revisions, "--out", str(paths.COMPARE / "plots")], check=False)

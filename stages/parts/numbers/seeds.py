@@ -6,7 +6,6 @@ python -m stages.parts.numbers.seeds 5 [-S raw.source=url ...]    # what follows
 import argparse
 import json
 import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from scipy.stats import t
 
 from stages.parts.numbers.arms import NAMES, SAME_LABELS, percent, points, served_arm
 from stages.parts.run import paths
+from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json
 from stages.parts.run.provenance import commit, today
@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.parts.numbers.seeds", description=__doc__.splitlines()[0])
     parser.add_argument("count", type=int, help="how many seeds, two or more")
     given, settings = parser.parse_known_args()
-    try:
+    with command("seeds"):
         if given.count < 2:
             raise UserError(f"{given.count} seed says nothing of the spread: use 2 or more")
         names = {f"seed-{seed}": seed for seed in range(given.count)}
@@ -115,8 +115,6 @@ def main() -> None:
         found = summary(by_seed)
         path = paths.SEEDS / f"{found['profile']}-{found['source']}.json"
         write_json(path, found)
-    except UserError as error:
-        sys.exit(f"seeds: {error}")
     print(f"\ntest accuracy over seeds {', '.join(map(str, by_seed))}: mean, standard deviation of a run")
     for arm, values in {
         "served student": found["served"],

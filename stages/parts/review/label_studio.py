@@ -6,7 +6,6 @@ python -m stages.parts.review.label_studio import EXPORT.json               deci
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -16,6 +15,7 @@ from stages.parts.data.rows import extra_columns
 from stages.parts.review.queue import Doubt
 from stages.parts.review.waiting import waiting_rows
 from stages.parts.run import paths
+from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json
 from stages.parts.run.params import load_params
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--rows", type=int, default=100, help="how many to export (default: 100)")
     given = parser.parse_args()
-    try:
+    with command("label studio", OSError, json.JSONDecodeError):
         labels = read_json(paths.LABELS)
         if given.what == "export":
             tasks = [task(doubt) for doubt in waiting_rows(load_params(), given.rows)]
@@ -85,8 +85,6 @@ def main() -> None:
             decisions = decisions_of(json.loads(given.file.read_text(encoding="utf-8")), labels)
             add_decisions(paths.DECISIONS, decisions)
             print(f"{len(decisions)} decisions in {paths.DECISIONS}: `dvc repro` learns from them")
-    except (UserError, OSError, json.JSONDecodeError) as error:
-        sys.exit(f"label studio: {error}")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,15 @@
-"""How every stage runs: quiet libraries, one line for what the user can mend, and a note of the time and memory it
-took.
-"""
+"""How every stage runs: quiet libraries, errors in one line, and a note of the time and memory it took."""
 
-import errno
 import logging
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 
-from stages.parts.run.errors import UserError
+from stages.parts.run.commands import command
 from stages.parts.run.files import write_json
-from stages.parts.run.machine import end_on_sigterm
 from stages.parts.run.paths import TIMES
 from stages.parts.run.tracked import tell_trackers
 
@@ -50,41 +44,20 @@ class MemoryWatch(threading.Thread):
         return max(self.peak, psutil.Process().memory_info().rss)
 
 
-def way_back() -> str:
-    """What a failed `dvc exp run -S ...` leaves behind: DVC writes the changes into params.yaml and does not take them
-    back.
-    """
-    in_workspace = Path(os.environ.get("DVC_ROOT", "")).resolve() == Path.cwd()
-    if "DVC_EXP_NAME" not in os.environ or not in_workspace:
-        return ""
-    return " (params.yaml keeps the changes of this run: `git checkout HEAD -- params.yaml dvc.lock` goes back)"
-
-
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage's `main`; exit 1 with one line on what the user can mend.
+    """Run a stage's `main` as a command, and note its time and memory in reports/times/STAGE.json.
 
-    Time and memory go to reports/times/STAGE.json, where DVC does not look: as outputs they would make every run
-    another one.
+    DVC does not track that file: an output that differs each time would make every stage behind it run again.
     """
     name = sys.modules[main.__module__].__spec__.name.rpartition(".")[2]  # type: ignore[union-attr]
-    end_on_sigterm()
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     watch = MemoryWatch()
     watch.start()
     started = time.monotonic()
-    try:
+    with command(name):
         main()
         seconds = time.monotonic() - started
         write_json(
             TIMES / f"{name}.json", {"seconds": round(seconds, 1), "peak_memory_mb": round(watch.stop() / 2**20)}
         )
         tell_trackers(name)
-    except UserError as error:
-        sys.exit(f"{name}: {error}{way_back()}")
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        sys.exit(
-            f"{name}: the disk is full (while writing {error.filename or 'a file'}): free some space and run `dvc "
-            f"repro` again"
-        )

@@ -4,15 +4,14 @@
 python -m stages.parts.tuning
 """
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from stages.parts.numbers.arms import percent, points
 from stages.parts.run import paths
+from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json
-from stages.parts.run.machine import end_on_sigterm
 from stages.parts.run.params import LanguageModelSettings, Params, load_params
 from stages.parts.teachers.prompt_file import Origin, prompt_path, save_prompt
 from stages.parts.teachers.questions import untuned_questions
@@ -123,15 +122,8 @@ def shown(report: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    end_on_sigterm()
-    try:
-        report = tune(load_params())
-    except UserError as error:
-        sys.exit(f"tune-teacher: {error}")
-    except KeyboardInterrupt:
-        print("tune-teacher: stopped; the answers so far are kept, and another run goes on with them", file=sys.stderr)
-        sys.exit(130)
-    print(shown(report))
+    with command("tune-teacher", stopped="stopped; the answers so far are kept, and another run goes on with them"):
+        print(shown(tune(load_params())))
 
 
 if __name__ == "__main__":

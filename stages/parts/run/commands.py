@@ -1,0 +1,48 @@
+"""How every command ends: with one line on what the user can mend, never with a traceback for it."""
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stages.parts.run.errors import UserError
+from stages.parts.run.machine import end_on_sigterm
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def command(name: str, *also: type[Exception], stopped: str = "") -> Iterator[None]:
+    """Run a command's block; exit in one line for a UserError, an exception of `also` and a full disk.
+
+    Exit status 1 for those, 130 after Ctrl-C (with the line `stopped`, if given). SIGTERM unwinds the block like an
+    exception, so that its own `with` blocks shut engines down.
+    """
+    end_on_sigterm()
+    try:
+        yield
+    except (UserError, *also) as error:
+        sys.exit(f"{name}: {error}{undo_hint()}")
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        sys.exit(
+            f"{name}: the disk is full (while writing {error.filename or 'a file'}): free some space and run it again"
+        )
+    except KeyboardInterrupt:
+        if stopped:
+            print(f"{name}: {stopped}", file=sys.stderr)
+        sys.exit(130)
+
+
+def undo_hint() -> str:
+    """Return how to undo the parameters of a failed `dvc exp run -S ...`; nothing outside one.
+
+    DVC writes such parameters into params.yaml and leaves them there when a stage fails.
+    """
+    in_workspace = Path(os.environ.get("DVC_ROOT", "")).resolve() == Path.cwd()
+    if "DVC_EXP_NAME" not in os.environ or not in_workspace:
+        return ""
+    return " (params.yaml keeps the changes of this run: `git checkout HEAD -- params.yaml dvc.lock` goes back)"
