@@ -15,7 +15,7 @@ STOPPED_EARLY: dict[str, Any] = {"solver": "saga", "tol": 0.01}
 def baseline_model(seed: int, *, quick: bool = False) -> Pipeline:
     """TF-IDF of words and characters with logistic regression, not fitted; 94.0 % on Banking77-25 from all true labels.
 
-    `quick` stops short of the optimum, in a seventh of the time: it finds label errors as well (reports/bench/NOTES.md).
+    `quick` stops short of the optimum, in a seventh of the time: it finds label errors as well (bench/NOTES.md).
     """
     solver = STOPPED_EARLY if quick else WHOLE
     return make_pipeline(make_union(words(2), characters(2, 5)), LogisticRegression(C=20, random_state=seed, **solver))

@@ -21,9 +21,10 @@ def command(name: str, *also: type[Exception], stopped: str = "") -> Iterator[No
     exception, so that its own `with` blocks shut engines down.
     """
     end_on_sigterm()
+    one_line: tuple[type[Exception], ...] = (UserError, *also)
     try:
         yield
-    except (UserError, *also) as error:
+    except one_line as error:
         sys.exit(f"{name}: {error}{undo_hint()}")
     except OSError as error:
         if error.errno not in NO_ROOM:
