@@ -8,28 +8,16 @@ import argparse
 import shutil
 from pathlib import Path
 
-from serve.student import check_base, check_pair
-from stages.parts.engines.engine import served_name
 from stages.parts.engines.kinds import KINDS
-from stages.parts.engines.requests import ProgramRequests
-from stages.parts.numbers.calibration import load_calibration
 from stages.parts.run import paths
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import whole_folder, write_json
 from stages.parts.run.params import load_params
 from stages.parts.students.merge import export
-from stages.parts.task.program_file import Sidecar, load_program, load_sidecar
+from stages.parts.students.pair import PAIR_FILES, load_pair
 
 REQUEST = "request.json"
-
-
-def request_form(pair: Sidecar, name: str) -> dict[str, object]:
-    """The body of the program's requests to a vLLM that serves the weights under a name, with {query} in the query's
-    place.
-    """
-    program = load_program(paths.PROGRAM, pair.labels, pair.instructions, pair.style)
-    return ProgramRequests(program, KINDS["vllm"], name, pair.max_tokens).body("{query}")
 
 
 def check_target(to: Path) -> None:
@@ -48,21 +36,19 @@ def export_pair(to: Path) -> None:
     and for a target that would lose other files."""
     to = to.resolve()
     check_target(to)
-    pair = load_sidecar(paths.SIDECAR)
-    check_base(pair, load_params().profile)
-    check_pair(pair, load_calibration(paths.CALIBRATION))
-    checkpoint = Path(pair.checkpoint)
-    name = served_name(checkpoint.name, checkpoint)
-    if not paths.MODEL_CARD.is_file() or f"--served-model-name {name}\n" not in paths.MODEL_CARD.read_text(
-        encoding="utf-8"
-    ):
+    pair = load_pair()
+    pair.check_base(load_params().profile)
+    pair.check_weights()
+    named = f"--served-model-name {pair.served_name}\n"
+    if not paths.MODEL_CARD.is_file() or named not in paths.MODEL_CARD.read_text(encoding="utf-8"):
         raise UserError(f"{paths.MODEL_CARD} is missing or of another student: run `dvc repro`")
     with whole_folder(to) as draft:
-        export(Path(pair.base), checkpoint, draft)
-        for file in (paths.PROGRAM, paths.SIDECAR, paths.CALIBRATION):
-            shutil.copyfile(file, draft / file.name)
+        export(pair.base, pair.checkpoint, draft)
+        for file in PAIR_FILES:
+            shutil.copyfile(pair.folder / file, draft / file)
         shutil.copyfile(paths.MODEL_CARD, draft / "README.md")
-        write_json(draft / REQUEST, request_form(pair, name))
+        # with {query} in the query's place
+        write_json(draft / REQUEST, pair.requests(KINDS["vllm"]).body("{query}"))
 
 
 def main() -> None:

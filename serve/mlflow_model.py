@@ -11,17 +11,15 @@ ENGINE_API_KEY:
 """
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import requests
 
-from serve.classifier import Classifier
 from stages.parts.engines.kinds import KINDS
-from stages.parts.engines.requests import ProgramRequests
-from stages.parts.numbers.calibration import load_calibration
-from stages.parts.task.program_file import load_program, load_sidecar
+from stages.parts.students.pair import load_pair
 
 TIMEOUT_S = 60
 
@@ -30,12 +28,9 @@ class IntentModel(mlflow.pyfunc.PythonModel):
     """Answers queries as the service does."""
 
     def load_context(self, context: Any) -> None:
-        files = {name: Path(path) for name, path in context.artifacts.items()}
-        pair = load_sidecar(files["sidecar"])
-        program = load_program(files["program"], pair.labels, pair.instructions, pair.style)
-        name = f"{Path(pair.checkpoint).name}-{pair.checkpoint_sha256[:12]}"
-        asked = ProgramRequests(program, KINDS[context.model_config["engine"]], name, pair.max_tokens)
-        self.classifier = Classifier(asked, load_calibration(files["calibration"]))
+        # the pair's three files lie beside each other
+        pair = load_pair(Path(context.artifacts["sidecar"]).parent)
+        self.classifier = pair.classifier(KINDS[context.model_config["engine"]])
 
     def predict(
         self, context: Any, model_input: list[str], params: dict[str, Any] | None = None
@@ -49,7 +44,7 @@ class IntentModel(mlflow.pyfunc.PythonModel):
                     f"{api_base}/chat/completions", json=self.classifier.request(query), timeout=TIMEOUT_S
                 )
                 response.raise_for_status()
-                answers.append(self.classifier.answer(response.json()).model_dump())
+                answers.append(asdict(self.classifier.read(response.json())))
         return answers
 
 

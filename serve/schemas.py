@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from stages.parts.students.pair import RunnerUp
+
 MAX_QUERY = 4000  # characters
 MAX_BATCH = 256  # queries
 
@@ -16,13 +18,6 @@ class ClassifyRequest(BaseModel):
 
 class BatchRequest(BaseModel):
     queries: Annotated[list[QueryText], Field(min_length=1, max_length=MAX_BATCH)]
-
-
-class RunnerUp(BaseModel):
-    """Another label and its calibrated probability."""
-
-    label: str
-    confidence: float
 
 
 class Classification(BaseModel):

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from serve.answer_cache import AnswerCache
-from serve.classifier import Classifier
 from serve.metrics import Metrics
 from serve.schemas import Classification
 from serve.supervisor import Supervisor
 from stages.parts.engines.http_client import EngineClient, EngineError, QueryRefused
+from stages.parts.students.pair import Classifier
 from stages.parts.task.labels import UNKNOWN
 
 
@@ -94,7 +94,7 @@ class Service:
         try:
             completion = await self.client.complete(self.classifier.request(query))
             self.metrics.engine_seconds.observe(time.perf_counter() - started)
-            answer = self.classifier.answer(completion)
+            answer = Classification(**vars(self.classifier.read(completion)))
         except QueryRefused:
             raise
         except EngineError:

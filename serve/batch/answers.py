@@ -3,8 +3,8 @@
 from typing import Any
 
 from serve.batch.rows import COLUMNS
-from serve.classifier import Classifier
 from stages.parts.engines.caching_client import CachingClient
+from stages.parts.students.pair import Classifier
 from stages.parts.task.labels import UNKNOWN
 
 AT_ONCE = 256  # rows in flight to the engine, of each process
@@ -15,5 +15,5 @@ NO_LABEL = {"label": UNKNOWN, "confidence": 0.0, "abstained": True, "reasoning":
 
 async def answer(asker: CachingClient, classifier: Classifier, text: str) -> dict[str, Any]:
     """A row's COLUMNS; raises EngineError as the asker does."""
-    found = classifier.answer(await asker.complete(classifier.request(text)))
+    found = classifier.read(await asker.complete(classifier.request(text)))
     return {name: getattr(found, name) for name in COLUMNS}

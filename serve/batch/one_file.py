@@ -23,7 +23,6 @@ import uvloop
 
 from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, answer
 from serve.batch.parquet import Answered, open_file, read_summary
-from serve.classifier import Classifier
 from serve.student import ENGINE_KEY
 from stages.parts.engines.caching_client import CachingClient, in_order
 from stages.parts.engines.engine import ServedModel
@@ -32,6 +31,7 @@ from stages.parts.engines.rate_limit import RateLimit, backoff_s
 from stages.parts.run.append_log import AppendLog, append_log
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import file_sha256, fingerprint, whole_file
+from stages.parts.students.pair import Classifier
 
 CHANCES = 3  # for a row that fails while others are answered: the engine may have died and come back in between
 LET_GO_S = 30  # a killed run's workers end some seconds after it

@@ -16,7 +16,7 @@ from serve.http.keys import read_keys
 from serve.http.listen import listen
 from serve.many.app import Many
 from serve.many.students import add, remove, students
-from serve.student import check_present, engine_elsewhere
+from serve.student import engine_elsewhere
 from stages.parts.engines.engine import AdapterSlots, Engine, served_name
 from stages.parts.engines.http_client import engine_client
 from stages.parts.engines.vllm import allowed_rank
@@ -24,6 +24,7 @@ from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.machine import check_port
 from stages.parts.run.params import Params, Serve, load_params
+from stages.parts.students.pair import check_present
 from stages.parts.students.serving import base_engine
 from stages.parts.task.program_file import load_sidecar
 

@@ -121,7 +121,7 @@ class Many:
             await load_adapter(self.client, student.classifier.model, student.adapter)
         self.loaded.add(student.classifier.model)
         if student is not known:
-            student.classifier.answer(await self.client.complete(student.classifier.trial()))
+            student.classifier.read(await self.client.complete(student.classifier.trial()))
             self.put(name, student)
             logger.info("%s is served by %s", name, student.classifier.model)
 

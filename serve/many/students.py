@@ -12,22 +12,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.classifier import Classifier
-from serve.student import check_pair, check_present
 from stages.parts.engines.adapters import refuse_trained_modules
 from stages.parts.engines.engine import AdapterSlots, EngineKind
-from stages.parts.engines.requests import ProgramRequests
 from stages.parts.engines.vllm import adapter_rank
-from stages.parts.numbers.calibration import load_calibration
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import file_sha256, fingerprint, folder_sha256, whole_folder
+from stages.parts.students.pair import PAIR_FILES, Classifier, check_present, load_pair
 from stages.parts.students.serving import is_adapter
-from stages.parts.task.program_file import load_program, load_sidecar
+from stages.parts.task.program_file import load_sidecar
 
 STUDENTS = Path("models/students")
 ADAPTER = "adapter"
-FILES = (paths.PROGRAM, paths.SIDECAR, paths.CALIBRATION)
 NAME = re.compile(r"(?!healthz$|readyz$)[a-z][a-z0-9_]{0,40}")  # without hyphens: what has one is a folder, not a name
 
 
@@ -71,7 +67,7 @@ def edition(files: Iterable[Path]) -> str:
 
 def is_whole(folder: Path) -> bool:
     """Whether a student's folder is what `add` wrote."""
-    files = [folder / file.name for file in FILES]
+    files = [folder / file for file in PAIR_FILES]
     if not all(file.is_file() for file in files) or folder.name.rpartition("-")[2] != edition(files):
         return False
     return folder_sha256(folder / ADAPTER) == load_sidecar(folder / paths.SIDECAR.name).checkpoint_sha256
@@ -83,12 +79,7 @@ def read_student(name: str, folder: Path, kind: EngineKind) -> ManyStudent:
     """
     if not is_whole(folder):
         raise UserError(f"{folder} is damaged: add {name} again")
-    program, sidecar, calibration = (folder / file.name for file in FILES)
-    pair = load_sidecar(sidecar)
-    requests = ProgramRequests(
-        load_program(program, pair.labels, pair.instructions, pair.style), kind, folder.name, pair.max_tokens
-    )
-    return ManyStudent(folder, Classifier(requests, load_calibration(calibration)))
+    return ManyStudent(folder, load_pair(folder).classifier(kind, folder.name))
 
 
 def add(name: str, repository: Path, base: Path, places: AdapterSlots) -> None:
@@ -100,24 +91,22 @@ def add(name: str, repository: Path, base: Path, places: AdapterSlots) -> None:
         raise UserError(
             f"{name!r} is no name for a student: small letters, digits and _ alone, beginning with a letter"
         )
-    pair, calibration = load_sidecar(repository / paths.SIDECAR), load_calibration(repository / paths.CALIBRATION)
-    check_pair(pair, calibration, repository)
+    pair = load_pair(repository / paths.SIDECAR.parent)
+    pair.check_weights(repository)
     check_adapter(repository / pair.checkpoint, places.rank)
     check_present(base)
-    if (own := folder_sha256(base)) != pair.base_sha256:
-        raise UserError(
-            f"the student of {repository} stands on another base ({pair.base_sha256[:12]}) than {base} ({own[:12]})"
-        )
+    if (own := folder_sha256(base)) != (wanted := pair.sidecar.base_sha256):
+        raise UserError(f"the student of {repository} stands on another base ({wanted[:12]}) than {base} ({own[:12]})")
     known = students()
     if len(known.keys() | {name}) > places.adapters:
         raise UserError(f"{STUDENTS} is full: an engine has places for {places.adapters} students; remove one")
 
-    folder = STUDENTS / f"{name}-{edition(repository / file for file in FILES)}"
+    folder = STUDENTS / f"{name}-{edition(pair.folder / file for file in PAIR_FILES)}"
     if not is_whole(folder):
         with whole_folder(folder) as draft:
             shutil.copytree(repository / pair.checkpoint, draft / ADAPTER)
-            for file in FILES:
-                shutil.copyfile(repository / file, draft / file.name)
+            for file in PAIR_FILES:
+                shutil.copyfile(pair.folder / file, draft / file)
     link = STUDENTS / f".{name}"
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name)

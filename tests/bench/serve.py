@@ -45,7 +45,6 @@ import psutil
 import yaml
 from tqdm import tqdm
 
-from serve.classifier import Classifier
 from serve.student import ServedStudent, load_served_student
 from stages.parts.engines.process import EngineProcess, running
 from stages.parts.run import paths
@@ -53,6 +52,7 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, read_jsonl, write_json
 from stages.parts.run.machine import free_port
 from stages.parts.run.params import Params, load_params
+from stages.parts.students.pair import Classifier
 from stages.parts.task.labels import UNKNOWN, match_label
 from stages.parts.task.program import predictor
 from stages.parts.task.program_file import load_sidecar
@@ -330,7 +330,7 @@ async def forms_of_answers(rows: Sequence[Mapping[str, str]], student: ServedStu
             return completion if label_of(completion) != UNKNOWN else await once(text)
 
         ways: dict[str, tuple[Ask, Callable[[Any], str]]] = {
-            "constrained": (constrained, lambda completion: classifier.answer(completion).label),
+            "constrained": (constrained, lambda completion: classifier.read(completion).label),
             "validated": (validated, label_of),
         }
         for name, (ask, read) in ways.items():

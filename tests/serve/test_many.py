@@ -99,7 +99,7 @@ def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path):
         (high, "has rank 64, the engine takes up to 32: raise lora.r"),
         (with_embeddings, "brings trained embeddings"),
         (whole, "is a whole model, no adapter"),
-        (changed, "is not what models/program.sidecar.json was made with"),
+        (changed, "epoch-1 is not what .*models/program.sidecar.json was made with"),
     ):
         with pytest.raises(UserError, match=says):
             add("good", shop.folder, paths.BASE, places)

@@ -16,7 +16,7 @@ from stages.parts.data.rows import row_id
 from stages.parts.engines.requests import Prediction
 from stages.parts.numbers.calibration import Calibration
 from stages.parts.run import paths
-from stages.parts.run.files import write_json, write_jsonl
+from stages.parts.run.files import file_sha256, write_json, write_jsonl
 from stages.parts.students.scoring import Scores
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import Sidecar, save_program, save_sidecar
@@ -103,7 +103,7 @@ def finish_run(
             instructions="Classify.",
             style="direct",
             program="plain",
-            program_sha256="1" * 64,
+            program_sha256=file_sha256(paths.PROGRAM),
             prompt_format=StudentFormat.__name__,
             max_tokens=8,
             base=str(paths.BASE),
@@ -117,7 +117,7 @@ def finish_run(
     )
     calibration = Calibration(
         checkpoint_sha256="3" * 64,
-        program_sha256="1" * 64,
+        program_sha256=file_sha256(paths.PROGRAM),
         temperature=1.1,
         threshold=0.7,
         wanted_precision=0.9,
