@@ -160,7 +160,7 @@ def main() -> None:
     )
     with ThreadPoolExecutor(1) as beside:  # while the engines start
         fits = {arm: beside.submit(fitted_baseline, rows, params.seed) for arm, rows in lessons.items()}
-        of_students = score_students(params, pair, test, read_jsonl(paths.OUTSIDE), [*fits.values()])
+        of_students = score_students(params, pair, test, read_jsonl(paths.OUT_OF_SCOPE), [*fits.values()])
     models = {arm: fit.result() for arm, fit in fits.items()}
     linear = {arm: timed_answers(model, [row["text"] for row in test]) for arm, model in models.items() if model}
     [(most_frequent, _)] = Counter(row["label"] for row in teacher_pool if row["valid"]).most_common(1)

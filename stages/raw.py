@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.parts.data.banking77 import banking77_from_url
+from stages.parts.data.benchmarks import banking77_from_url, read_hub
 from stages.parts.data.folder import read_folder, read_labels
-from stages.parts.data.hub import read_hub
 from stages.parts.data.tables import read_table
 from stages.parts.run.files import whole_file, write_json
 from stages.parts.run.params import Params, load_params

@@ -1,4 +1,4 @@
-"""Split into hand-labelled gold, an unlabelled pool and test; the pool's true labels, where there are any, are sealed.
+"""Split into hand-labelled gold, an unlabelled pool and test; the pool's true labels, if it has any, are sealed.
 
 Pool rows that a person decided about in `make review` are apart: the teacher and the student learn from them as from
 gold, but they were chosen for being hard, so nothing is scored or calibrated on them.
@@ -7,107 +7,114 @@ python -m stages.split
 """
 
 import random
+from typing import NamedTuple
 
 import pandas as pd
 
 from stages.parts.data.decisions import read_decisions
-from stages.parts.data.left_out import near_duplicates
+from stages.parts.data.leaks import near_duplicates
 from stages.parts.data.rows import as_rows
+from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_jsonl
-from stages.parts.run.params import Split, load_params
-from stages.parts.run.paths import (
-    DECISIONS,
-    FILTERED_ROWS,
-    GOLD,
-    LABELS,
-    OUTSIDE,
-    POOL,
-    REVIEWED,
-    SEALED,
-    SPLIT_REPORT,
-    TEST,
-)
+from stages.parts.run.params import Params, Split, load_params
 from stages.parts.run.stage import run_stage
 
 
+class Parts(NamedTuple):
+    """The rows of a split, with the columns of data/filtered."""
+
+    gold: pd.DataFrame
+    pool: pd.DataFrame
+    test: pd.DataFrame
+
+
 def shuffled(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The rows in an order that depends on their texts and the seed, not on the order of a file."""
+    """Return the rows in an order that depends on their texts and the seed, not on the order of a file."""
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     return rows.sort_values("id").iloc[order]
 
 
-def set_apart(gold: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Gold without a share of its rows, and these: of every label alike, as far as its rows go (a systematic sample of
-    the rows by label).
+def parts_of(rows: pd.DataFrame, params: Params) -> Parts:
+    """Return gold, pool and test; test is empty if a folder has no test file.
 
-    Raises UserError where one of the two would be empty.
+    Of a benchmark the first `split.gold` training rows are gold; the others are the pool. A folder has its own.
     """
-    by_label = gold.sort_values("label", kind="stable")
-    taken = [int((number + 1) * share) > int(number * share) for number in range(len(gold))]
-    check, rest = by_label[taken], by_label[[not out for out in taken]]
-    if check.empty or rest.empty:
+    learned, test = shuffled(rows[rows.part.isin(("train", "gold", "pool"))], params.seed), rows[rows.part == "test"]
+    if not (learned.part == "train").any():
+        return Parts(learned[learned.part == "gold"], learned[learned.part == "pool"], test)
+    if params.split.gold >= len(learned):
         raise UserError(
-            f"split.test_share={share} of {len(gold)} gold rows leaves {len(rest)} to learn from and {len(check)} "
-            f"to score on: change it, label "
-            "more rows, or bring a test file"
+            f"split.gold={params.split.gold} leaves no pool of {len(learned)} training rows: lower it or bring more "
+            f"rows"
         )
-    return rest.loc[gold.index.intersection(rest.index)], check.loc[gold.index.intersection(check.index)]
+    return Parts(learned[: params.split.gold], learned[params.split.gold :], test)
+
+
+def with_test(parts: Parts, share: float) -> Parts:
+    """Return the parts with a share of the gold rows as test: the same share of every label, as far as its rows go (a
+    systematic sample of the rows sorted by label).
+
+    Raises UserError if one of the two would be empty.
+    """
+    by_label = parts.gold.sort_values("label", kind="stable")
+    is_test = pd.Series(
+        [int((number + 1) * share) > int(number * share) for number in range(len(by_label))], by_label.index
+    )[parts.gold.index]
+    if is_test.all() or not is_test.any():
+        raise UserError(
+            f"split.test_share={share} of {len(is_test)} gold rows leaves {int((~is_test).sum())} to learn from and "
+            f"{int(is_test.sum())} to score on: change it, label more rows, or bring a test file"
+        )
+    return parts._replace(gold=parts.gold[~is_test], test=parts.gold[is_test])
+
+
+def without_reviewed(parts: Parts, decided: dict[str, str]) -> tuple[Parts, pd.DataFrame]:
+    """Return the parts without the pool rows that people decided about, and these rows with the people's labels."""
+    is_reviewed = parts.pool.id.isin(decided)
+    reviewed = parts.pool[is_reviewed]
+    return parts._replace(pool=parts.pool[~is_reviewed]), reviewed.assign(label=[decided[row] for row in reviewed.id])
 
 
 def check_pool(pool: pd.DataFrame, split: Split) -> None:
     """Refuse a pool too small for the rows that `sft` holds out, before a teacher is paid for it."""
-    if len(pool) < split.fewest:
+    if len(pool) < split.rows_needed:
         raise UserError(
-            f"{len(pool)} pool rows are too few to hold out {split.held_out}: lower split.dev ({split.dev}) and "
-            f"split.optimizer_val "
-            f"({split.optimizer_val}), or bring {split.fewest - len(pool)} rows more"
+            f"{len(pool)} pool rows are too few to hold out {split.held_out_rows}: lower split.dev ({split.dev}) and "
+            f"split.optimizer_val ({split.optimizer_val}), or bring {split.rows_needed - len(pool)} rows more"
         )
 
 
 def main() -> None:
     params = load_params()
-    rows = pd.read_parquet(FILTERED_ROWS)
-    learned = shuffled(rows[rows.part.isin(("train", "gold", "pool"))], params.seed)
-    test, outside = rows[rows.part == "test"], rows[rows.part == "outside"]
-    if (learned.part == "train").any():  # a benchmark: the labels are there, and hidden
-        if params.split.gold >= len(learned):
-            raise UserError(
-                f"split.gold={params.split.gold} leaves no pool of {len(learned)} training rows: lower it or bring "
-                f"more rows"
-            )
-        gold, pool = learned[: params.split.gold], learned[params.split.gold :]
-    else:
-        gold, pool = learned[learned.part == "gold"], learned[learned.part == "pool"]
-    decided = read_decisions(DECISIONS, read_json(LABELS))
-    reviewed = pool[pool.id.isin(decided)]
-    reviewed = reviewed.assign(label=[decided[row].label for row in reviewed.id])
-    pool = pool[~pool.id.isin(decided)]
-    check_pool(pool, params.split)
-    test_from = "file"
-    if test.empty:
-        gold, test = set_apart(gold, params.split.test_share)
-        test_from = "gold"
+    rows = pd.read_parquet(paths.FILTERED_ROWS)
+    parts = parts_of(rows, params)
+    decisions = read_decisions(paths.DECISIONS, read_json(paths.LABELS))
+    parts, reviewed = without_reviewed(parts, {row: decision.label for row, decision in decisions.items()})
+    check_pool(parts.pool, params.split)
+    test_from = "gold" if parts.test.empty else "file"
+    if parts.test.empty:
+        parts = with_test(parts, params.split.test_share)
 
-    sealed = pool[pool.label.notna()]
-    write_jsonl(GOLD, as_rows(gold))
-    write_jsonl(REVIEWED, as_rows(reviewed))
-    write_jsonl(POOL, as_rows(pool.drop(columns="label")))
-    write_jsonl(TEST, as_rows(test))
-    write_jsonl(SEALED, ({"id": row["id"], "label": row["label"]} for row in as_rows(sealed)))
-    write_jsonl(OUTSIDE, as_rows(outside.drop(columns="label")))
+    out_of_scope, sealed = rows[rows.part == "out_of_scope"], parts.pool[parts.pool.label.notna()]
+    write_jsonl(paths.GOLD, as_rows(parts.gold))
+    write_jsonl(paths.REVIEWED, as_rows(reviewed))
+    write_jsonl(paths.POOL, as_rows(parts.pool.drop(columns="label")))
+    write_jsonl(paths.TEST, as_rows(parts.test))
+    write_jsonl(paths.SEALED, ({"id": row["id"], "label": row["label"]} for row in as_rows(sealed)))
+    write_jsonl(paths.OUT_OF_SCOPE, as_rows(out_of_scope.drop(columns="label")))
     report = {
-        "gold": len(gold),
+        "gold": len(parts.gold),
         "reviewed": len(reviewed),
-        "pool": len(pool),
-        "test": len(test),
+        "pool": len(parts.pool),
+        "test": len(parts.test),
         "test_from": test_from,
         "sealed": len(sealed),
-        "outside": len(outside),
+        "out_of_scope": len(out_of_scope),
+        "near_duplicates": near_duplicates(parts.pool.text.tolist(), [*parts.gold.text, *parts.test.text]),
     }
-    report["near_duplicates"] = near_duplicates(pool.text.tolist(), [*gold.text, *test.text])
-    write_json(SPLIT_REPORT, report)
+    write_json(paths.SPLIT_REPORT, report)
     print(", ".join(f"{name} {value}" for name, value in report.items()))
 
 

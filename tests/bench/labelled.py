@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.filter import most_frequent, under
+from stages.filter import most_frequent, rows_of
 from stages.parts.data.left_out import leave_out
 from stages.parts.data.tables import read_table
 from stages.split import shuffled
@@ -32,6 +32,6 @@ def folders() -> dict[str, Path]:
 def labelled(folder: Path, seed: int) -> Labelled:
     tables = {part: read_table(folder / f"{part}.csv", "text", "category") for part in ("train", "test")}
     labels = most_frequent(tables["train"].label, LABELS)
-    rows, _ = leave_out(under(pd.concat([table.assign(part=part) for part, table in tables.items()]), labels))
+    rows, _ = leave_out(rows_of(pd.concat([table.assign(part=part) for part, table in tables.items()]), labels))
     train = shuffled(rows[rows.part == "train"], seed)
     return Labelled(labels, train[:GOLD], train[GOLD:], rows[rows.part == "test"])

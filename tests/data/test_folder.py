@@ -108,7 +108,7 @@ def test_a_few_contradictions_are_left_out_and_many_stop_the_run(folder):
     }
     folder.labelled("gold", [*rows, ("gold text number 4", LABELS[1]), ("gold text number 6", LABELS[1])])
     with pytest.raises(
-        UserError, match=r"the gold file, rows 5, 7, 201, 202: has this text under another label.*4 of 202 rows"
+        UserError, match=r"the gold file, rows 5, 7, 201, 202: has this text with another label.*4 of 202 rows"
     ):
         folder.split()
     folder.labelled("gold", rows)

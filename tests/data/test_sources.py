@@ -6,10 +6,9 @@ import datasets
 import pandas as pd
 import pytest
 
-from stages.filter import most_frequent, under, with_other_labels
-from stages.parts.data import banking77 as pinned
+from stages.filter import most_frequent, rows_of, treat_other_labels
+from stages.parts.data import benchmarks
 from stages.parts.data.folder import read_labels
-from stages.parts.data.hub import read_hub
 from stages.parts.data.left_out import leave_out
 from stages.parts.data.tables import read_table
 from stages.parts.run.errors import UserError
@@ -48,22 +47,24 @@ def benchmark(train: list[tuple[str, str]], test: list[tuple[str, str]]) -> pd.D
 def test_what_the_filter_drops_anyway_stops_nothing():
     many = [(f"text {number}", "a") for number in range(100)]
     dropped = [("x", "b"), ("x", "c"), ("text 1", "b")]
-    kept, left_out = leave_out(under(benchmark([*many, *dropped], [("y", "a"), ("x", "c"), ("z", "only here")]), ["a"]))
+    kept, left_out = leave_out(
+        rows_of(benchmark([*many, *dropped], [("y", "a"), ("x", "c"), ("z", "only here")]), ["a"])
+    )
     assert list(kept.text) == [text for text, _ in many] + ["y"] and not any(left_out.values())
 
 
 def test_the_rest_is_dropped_but_for_test_rows_or_stays_under_a_label_of_its_own():
     rows = benchmark([("x", "a"), ("y", "b"), ("z", "c")], [("u", "a"), ("v", "c"), ("w", "only here"), ("x", "c")])
-    kept, labels = with_other_labels(rows, ["a", "b"], "drop")
-    kept, left_out = leave_out(under(kept, labels))
+    kept, labels = treat_other_labels(rows, ["a", "b"], "drop")
+    kept, left_out = leave_out(rows_of(kept, labels))
     assert labels == ["a", "b"] and not left_out["two_labels"]
     assert list(zip(kept.text, kept.part, strict=True)) == [
         *[("x", "train"), ("y", "train")],
-        *[("u", "test"), ("v", "outside"), ("w", "outside")],  # the other x is in train
+        *[("u", "test"), ("v", "out_of_scope"), ("w", "out_of_scope")],  # the other x is in train
     ]
-    assert kept.label[kept.part == "outside"].isna().all()
-    kept, labels = with_other_labels(rows[:-1], ["a", "b"], "none_of_these")
-    kept, _ = leave_out(under(kept, labels))
+    assert kept.label[kept.part == "out_of_scope"].isna().all()
+    kept, labels = treat_other_labels(rows[:-1], ["a", "b"], "none_of_these")
+    kept, _ = leave_out(rows_of(kept, labels))
     assert labels == ["a", "b", "none_of_these"] and list(kept.label) == [
         "a",
         "b",
@@ -72,17 +73,17 @@ def test_the_rest_is_dropped_but_for_test_rows_or_stays_under_a_label_of_its_own
         "none_of_these",
         "none_of_these",
     ]
-    assert with_other_labels(rows[:2], ["a", "b"], "none_of_these")[1] == ["a", "b"]  # nothing is left over
+    assert treat_other_labels(rows[:2], ["a", "b"], "none_of_these")[1] == ["a", "b"]  # nothing is left over
 
 
 def test_a_few_contradictions_of_a_benchmark_are_left_out_and_many_stop_the_run():
     many = [(f"text {number}", "a") for number in range(300)]
     kept, left_out = leave_out(
-        under(benchmark([*many, ("text 1", "b"), ("y", "b")], [("y", "b"), ("z", "a")]), ["a", "b"])
+        rows_of(benchmark([*many, ("text 1", "b"), ("y", "b")], [("y", "b"), ("z", "a")]), ["a", "b"])
     )
     assert left_out == {"two_labels": 2, "in_test": 1, "in_gold_or_test": 0, "repeated": 0} and len(kept) == 299 + 2
-    with pytest.raises(UserError, match=r"the test file, row 1: has this text under another label"):
-        leave_out(under(benchmark(many, [("text 1", "b")]), ["a", "b"]))
+    with pytest.raises(UserError, match=r"the test file, row 1: has this text with another label"):
+        leave_out(rows_of(benchmark(many, [("text 1", "b")]), ["a", "b"]))
 
 
 def test_banking77_filters_to_the_reference_rows_and_order(banking77):
@@ -90,7 +91,7 @@ def test_banking77_filters_to_the_reference_rows_and_order(banking77):
     labels = most_frequent(tables["train"].label, 25)
     assert labels == REFERENCE_ORDER
     rows = pd.concat([table.assign(part=part) for part, table in tables.items()])
-    kept, left_out = leave_out(under(rows, labels))
+    kept, left_out = leave_out(rows_of(rows, labels))
     assert list(kept.part.value_counts()) == [4171, 1000] and not any(left_out.values())
 
 
@@ -111,13 +112,13 @@ def test_a_download_is_whole_and_the_pinned_file_or_not_there(web, tmp_path):
     (folder / "rows.csv").write_text("text,category\nhi,a\n")
     wanted = tmp_path / "cache" / "rows.csv"
     with pytest.raises(UserError, match="not the file that is pinned"):
-        pinned.download(f"{url}/rows.csv", wanted, "0" * 64)
+        benchmarks.download(f"{url}/rows.csv", wanted, "0" * 64)
     with pytest.raises(UserError, match="could not be fetched"):
-        pinned.download(f"{url}/missing.csv", wanted, "0" * 64)
+        benchmarks.download(f"{url}/missing.csv", wanted, "0" * 64)
     with pytest.raises(UserError, match="could not be fetched"):
-        pinned.download("http://127.0.0.1:9/rows.csv", wanted, "0" * 64)
+        benchmarks.download("http://127.0.0.1:9/rows.csv", wanted, "0" * 64)
     assert not list(wanted.parent.iterdir())
-    pinned.download(f"{url}/rows.csv", wanted, pinned.file_sha256(folder / "rows.csv"))
+    benchmarks.download(f"{url}/rows.csv", wanted, benchmarks.file_sha256(folder / "rows.csv"))
     assert wanted.read_text() == "text,category\nhi,a\n"
 
 
@@ -135,7 +136,7 @@ def test_the_hub_takes_any_data_set(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     place = {"repository": str(tmp_path / "set"), "revision": "0" * 40, "configuration": None}
     columns = {"text_column": "query", "label_column": "intent"}
-    tables = read_hub(HubData(**place, **columns, train="train[:50%]", test="test"))
+    tables = benchmarks.read_hub(HubData(**place, **columns, train="train[:50%]", test="test"))
     assert (
         list(tables["train"].text) == ["train 0", "train 1"]
         and list(tables["test"].label) == ["card_arrival", "lost_card"] * 2
@@ -148,7 +149,7 @@ def test_the_hub_takes_any_data_set(tmp_path, monkeypatch):
         ({"repository": str(tmp_path / "nowhere")}, "could not be loaded from the hub"),
     ):
         with pytest.raises(UserError, match=says):
-            read_hub(HubData(**{**place, **columns, "train": "train", "test": "test", **change}))
+            benchmarks.read_hub(HubData(**{**place, **columns, "train": "train", "test": "test", **change}))
 
 
 def test_the_sample_corpus_is_what_it_says():

@@ -59,7 +59,7 @@ def finish_run(
     write_jsonl(paths.SEALED, [{"id": row["id"], "label": row["label"]} for row in pool])
     write_jsonl(paths.TEST, test)
     write_jsonl(paths.REVIEWED, [])
-    write_jsonl(paths.OUTSIDE, [{"id": row_id(text), "text": text} for text in OUTSIDE])
+    write_jsonl(paths.OUT_OF_SCOPE, [{"id": row_id(text), "text": text} for text in OUTSIDE])
     write_json(
         paths.SPLIT_REPORT,
         {"gold": len(gold), "pool": len(pool), "test": len(test), "test_from": "file", "near_duplicates": 0},

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from stages.parts.data.faults import Faults
+from stages.parts.data.tables import Faults
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import whole_file
 from stages.parts.task.labels import clean_label

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.parts.data.faults import Faults
-from stages.parts.data.tables import FORMATS, KnownLabels, name_fault, read_table, records
+from stages.parts.data.tables import FORMATS, Faults, KnownLabels, name_fault, read_table, records
 from stages.parts.run.errors import UserError
 from stages.parts.task.labels import clean_label
 

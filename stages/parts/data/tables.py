@@ -8,6 +8,7 @@ short texts.
 import csv
 import json
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +19,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from stages.parts.data.faults import Faults
 from stages.parts.data.rows import EXTRA_PREFIX
 from stages.parts.run.errors import UserError
 from stages.parts.run.progress import Progress
@@ -27,10 +27,44 @@ from stages.parts.task.labels import UNKNOWN, clean_label, match_label
 FORMATS = (".csv", ".jsonl", ".parquet")
 LONGEST = 20_000  # characters of a text; the service takes 4,000
 ROWS_AT_ONCE = 50_000
+FAULTS_SHOWN = 5  # rows of a kind, and kinds
 
 csv.field_size_limit(sys.maxsize)
 
 Record = Mapping[str, Any]
+
+
+class Faults:
+    """Collects the faults of one file, or of a split of a data set, by kind: how many rows, and the first of them."""
+
+    def __init__(self, source: Path | str) -> None:
+        self.source = source
+        self.count: Counter[str] = Counter()
+        self.first: defaultdict[str, list[int]] = defaultdict(list)
+
+    def add(self, row: int, what: str) -> None:
+        """Note `what` is wrong with a row (1: the first below the header) and what to do about it."""
+        self.count[what] += 1
+        if len(self.first[what]) < FAULTS_SHOWN:
+            self.first[what].append(row)
+
+    def stop(self) -> None:
+        """Raise UserError, one line, where there are any."""
+        if not self.count:
+            return
+        most = self.count.most_common(FAULTS_SHOWN)
+        kinds = [f"{named_rows(self.first[what], count)}: {what}" for what, count in most]
+        if len(self.count) > FAULTS_SHOWN:
+            kinds.append(f"and {len(self.count) - FAULTS_SHOWN} kinds of fault more")
+        raise UserError(f"{self.source}, " + "; ".join(kinds))
+
+
+def named_rows(first: list[int], count: int) -> str:
+    """`row 4`, or `rows 4, 9, 11, 12, 30 and 7 more`."""
+    if count == 1:
+        return f"row {first[0]}"
+    shown = ", ".join(map(str, first))
+    return f"rows {shown}" if count == len(first) else f"rows {shown} and {count - len(first)} more"
 
 
 @dataclass(frozen=True)

@@ -52,14 +52,14 @@ class Split(Block):
     optimizer_val: Positive
 
     @property
-    def held_out(self) -> int:
-        """Rows with the teacher's labels that the student does not learn from."""
+    def held_out_rows(self) -> int:
+        """Return how many rows with the teacher's labels the student does not learn from."""
         return self.dev + self.optimizer_val
 
     @property
-    def fewest(self) -> int:
-        """Rows with the teacher's labels that a run needs: as many to learn from as are held out."""
-        return 2 * self.held_out
+    def rows_needed(self) -> int:
+        """Return how many rows with the teacher's labels a run needs: as many to learn from as are held out."""
+        return 2 * self.held_out_rows
 
 
 class Program(Block):
@@ -313,10 +313,10 @@ def parse_params(values: Any, where: str = "params.yaml") -> Params:
         shown = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {first['input']!r})"
         raise UserError(f"{where}: {key}: {reason}{shown}") from None
     rows, split = params.teacher.rows, params.split
-    if rows and rows < split.fewest:  # stage sft would say so when the teacher was paid
+    if rows and rows < split.rows_needed:  # stage sft would say so when the teacher was paid
         raise UserError(
-            f"{where}: profiles.{params.profile}.teacher.rows: {rows} are too few to hold out {split.held_out}: "
-            f"make it {split.fewest} or "
+            f"{where}: profiles.{params.profile}.teacher.rows: {rows} are too few to hold out {split.held_out_rows}: "
+            f"make it {split.rows_needed} or "
             "more, or lower split.dev and split.optimizer_val"
         )
     return params
