@@ -8,7 +8,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.process import KINDS
 from stages.parts.run import paths
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError

@@ -18,7 +18,7 @@ from typing import Any
 import mlflow
 import requests
 
-from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.process import KINDS
 from stages.parts.students.pair import load_pair
 
 TIMEOUT_S = 60

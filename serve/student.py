@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stages.parts.engines.engine import Engine, RunningEngine, ServedModel
 from stages.parts.engines.http_client import EngineClient, EngineError, EngineTimeout
-from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.process import KINDS
 from stages.parts.run.params import Params
 from stages.parts.students.pair import Classifier, load_pair
 from stages.parts.students.serving import base_engine, shares_an_engine, tuned_engine

@@ -19,7 +19,7 @@ from stages.parts.run.files import file_sha256, folder_sha256, read_json, read_j
 from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.run.traces import recorded_calls
-from stages.parts.students.scoring import Scores, most_tokens, score
+from stages.parts.students.scoring import Scores, max_tokens, score
 from stages.parts.students.search import search
 from stages.parts.students.serving import students
 from stages.parts.task.program import IntentClassifier
@@ -56,7 +56,7 @@ def main() -> None:
     checkpoints = {folder.name: folder for folder in last}
 
     plain = IntentClassifier(labels, params.program.instructions, params.program.style)
-    tokens, at_once = most_tokens(params.program.style, labels, paths.BASE), params.runtime.max_in_flight
+    tokens, at_once = max_tokens(params.program.style, labels, paths.BASE), params.runtime.max_in_flight
 
     def scored(served: ServedModel, name: str, program: IntentClassifier, rows: list[Any]) -> Scores:
         return score(served, ProgramRequests(program, served.kind, served.names[name], tokens), rows, at_once)

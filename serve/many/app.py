@@ -18,10 +18,10 @@ from serve.http.app import create_app, failure
 from serve.many.students import ManyStudent, former, read_student, students
 from serve.service import NotReady, Service
 from serve.supervisor import Supervisor
-from stages.parts.engines.adapters import load_adapter, unload_adapter
 from stages.parts.engines.engine import Engine
 from stages.parts.engines.http_client import EngineClient, EngineError
-from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.process import KINDS
+from stages.parts.engines.vllm import load_adapter, unload_adapter
 from stages.parts.run.params import Serve
 
 logger = logging.getLogger("serve")

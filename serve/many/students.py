@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.parts.engines.adapters import refuse_trained_modules
-from stages.parts.engines.engine import AdapterSlots, EngineKind
+from stages.parts.engines.engine import AdapterSlots, EngineKind, refuse_trained_modules
 from stages.parts.engines.vllm import adapter_rank
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError

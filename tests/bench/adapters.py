@@ -29,10 +29,10 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
 from serve.student import load_served_student
-from stages.parts.engines.adapters import load_adapter
 from stages.parts.engines.engine import AdapterSlots, ServedModel, served_name
 from stages.parts.engines.http_client import engine_client
 from stages.parts.engines.process import EngineProcess, running
+from stages.parts.engines.vllm import load_adapter
 from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, write_json
 from stages.parts.run.params import Lora, load_params

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from stages.parts.engines.dspy_bridge import using_student
 from stages.parts.engines.engine import ServedModel
-from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.process import KINDS
 from stages.parts.run import paths
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import Sidecar, load_program, load_sidecar

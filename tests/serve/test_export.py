@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve import export as exporting
-from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.process import KINDS
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError

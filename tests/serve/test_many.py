@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from serve.many.app import Many
 from serve.many.students import STUDENTS, add, read_student, remove, students
 from stages.parts.engines.engine import AdapterSlots, RunningEngine, ServedModel, served_name
-from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.process import KINDS
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import folder_sha256, write_json, write_text

@@ -22,7 +22,7 @@ from serve.metrics import Metrics
 from stages.parts.engines.dspy_bridge import using_student
 from stages.parts.engines.engine import RunningEngine, ServedModel
 from stages.parts.engines.http_client import EngineError, EngineRefuses
-from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.process import KINDS
 from stages.parts.run.files import folder_sha256
 from stages.parts.run.machine import free_port
 from tests.browser import browser_page

@@ -8,8 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.parts.engines.kinds import KINDS
-from stages.parts.engines.process import prepare, running
+from stages.parts.engines.process import KINDS, prepare, running
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Lora, TinyStudentSettings, load_params
 from stages.parts.students import merge

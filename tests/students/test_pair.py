@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.process import KINDS
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_text

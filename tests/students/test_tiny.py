@@ -3,8 +3,7 @@
 import pytest
 import requests
 
-from stages.parts.engines.kinds import KINDS
-from stages.parts.engines.process import prepare, running
+from stages.parts.engines.process import KINDS, prepare, running
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run.params import TinyStudentSettings, load_params
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons

@@ -18,7 +18,7 @@ import yaml
 
 from stages.parts.engines.dspy_bridge import using_student
 from stages.parts.engines.engine import ServedModel
-from stages.parts.engines.kinds import KINDS
+from stages.parts.engines.process import KINDS
 from stages.parts.run import paths
 from stages.parts.run.files import read_json, read_jsonl
 from stages.parts.run.machine import free_port

@@ -26,7 +26,7 @@ class HostedEndpoint:
     """A kind of engine that others run: its words for errors. `key_name` is the variable that holds the key."""
 
     name = "endpoint"
-    most_alternatives = 20  # OpenAI's limit
+    max_alternatives = 20  # OpenAI's limit
 
     def __init__(self, key_name: str) -> None:
         self.key_name = key_name

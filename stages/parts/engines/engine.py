@@ -5,12 +5,14 @@ A new kind of engine is a class with `EngineKind`'s members, beside vllm.py and 
 endpoint.py.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from stages.parts.engines.layout import Layout
+from stages.parts.run.errors import UserError
 from stages.parts.run.files import folder_sha256
 from stages.parts.task.prompt import AnswerForm
 
@@ -56,7 +58,7 @@ class EndpointKind(Protocol):
     """
 
     name: str
-    most_alternatives: int
+    max_alternatives: int
     """Of how many tokens it reports log-probabilities at each position, at most."""
 
     def models(self, cards: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -105,6 +107,18 @@ class EngineKind(EndpointKind, Protocol):
         ...
 
 
+class OwnEngineErrors:
+    """The error statuses of an engine that this project starts, for its kinds to inherit: only the key concerns every
+    request, and the engine's log has the rest.
+    """
+
+    def refuses_all(self, status: int, message: str) -> str | None:
+        return "the engine wants another key than ENGINE_API_KEY holds" if status == 401 else None
+
+    def complaint(self, status: int, message: str) -> str:
+        return f"the engine answered {status}; its log says why"
+
+
 @dataclass(frozen=True)
 class ServedModel:
     """Where an engine answers: `api_base` ends in /v1; `names` maps "base" and each adapter to its name there; it wants
@@ -134,3 +148,16 @@ class RunningEngine:
 def served_name(kind: str, folder: Path) -> str:
     """A name that changes with the weights: caches go by the name alone."""
     return f"{kind}-{folder_sha256(folder)[:12]}"
+
+
+def refuse_trained_modules(adapters: Iterable[Path], engine: str) -> None:
+    """Raise UserError for an adapter that brings whole modules, such as trained embeddings: none has a place for them
+    beside a base.
+    """
+    for folder in adapters:
+        if json.loads((folder / "adapter_config.json").read_text()).get("modules_to_save"):
+            raise UserError(
+                f"{folder} brings trained embeddings, which {engine} can't serve beside a base: set "
+                f"runtime.weights to merged, or train it "
+                "with train.embeddings false"
+            )

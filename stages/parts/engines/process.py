@@ -15,12 +15,15 @@ import requests
 
 from stages.parts.engines.engine import AdapterSlots, Engine, EngineKind, Launch, Precision, ServedModel, served_name
 from stages.parts.engines.layout import model_shape, plan
+from stages.parts.engines.sglang import Sglang
+from stages.parts.engines.vllm import Vllm
 from stages.parts.run.errors import UserError
 from stages.parts.run.machine import HOST, ask_directly, check_port, dying_with_parent, free_port, gpu_memory
-from stages.parts.run.params import Runtime
+from stages.parts.run.params import EngineName, Runtime
 from stages.parts.run.paths import cache
 from stages.parts.run.progress import Progress
 
+KINDS: Mapping[EngineName, EngineKind] = {"vllm": Vllm(), "sglang": Sglang()}  # by their names in params.yaml
 LOG_LINES = 15  # of a failed engine's log that the user sees
 
 

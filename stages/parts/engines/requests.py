@@ -49,7 +49,7 @@ class ProgramRequests:
         program: IntentClassifier,
         kind: EndpointKind,
         model: str,
-        most_tokens: int,
+        max_tokens: int,
         prompt_format: TeacherFormat | None = None,
         options: dict[str, Any] | None = None,
         held: bool = True,
@@ -67,11 +67,11 @@ class ProgramRequests:
         form = answer_form(program.labels, program.style) if held else None
         ours = kind.answer_options(form) if isinstance(self.format, StudentFormat) else {}
         labels = len(program.labels) if isinstance(self.format, StudentFormat) else 0
-        probabilities = {"logprobs": True, "top_logprobs": alternatives(labels, kind.most_alternatives)}
+        probabilities = {"logprobs": True, "top_logprobs": alternatives(labels, kind.max_alternatives)}
         wanted = {
             "model": model,
             "temperature": 0.0,
-            "max_tokens": most_tokens,
+            "max_tokens": max_tokens,
             **probabilities,
             **ours,
             **(options or {}),

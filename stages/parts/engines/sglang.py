@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.parts.engines.adapters import refuse_trained_modules
-from stages.parts.engines.engine import Launch
-from stages.parts.engines.engine_errors import EngineErrorWords
+from stages.parts.engines.engine import Launch, OwnEngineErrors, refuse_trained_modules
 from stages.parts.run.errors import UserError
 from stages.parts.run.machine import HOST
 from stages.parts.task.prompt import AnswerForm
@@ -21,12 +19,12 @@ PYTHON = REPOSITORY / ".venv-sglang/bin/python"  # its own: it pins another torc
 INSTALL = "python3 -m venv .venv-sglang && .venv-sglang/bin/pip install sglang==0.5.23"
 
 
-class Sglang(EngineErrorWords):
+class Sglang(OwnEngineErrors):
     """SGLang's OpenAI server (https://docs.sglang.ai), on GPUs alone: its PyPI wheels have no CPU kernels."""
 
     name = "sglang"
     health = "/health"
-    most_alternatives = 20  # OpenAI's limit; it has none of its own
+    max_alternatives = 20  # OpenAI's limit; it has none of its own
 
     def command(self, launch: Launch) -> list[str]:
         layout = launch.layout

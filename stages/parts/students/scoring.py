@@ -39,7 +39,7 @@ class Scores:
         return [reading.probabilities for reading in self.readings]
 
 
-def most_tokens(style: Style, labels: Sequence[str], base: Path) -> int:
+def max_tokens(style: Style, labels: Sequence[str], base: Path) -> int:
     """How many tokens an answer may have: the longest label's in the student's own tokens, and room for the reasoning
     before it.
     """

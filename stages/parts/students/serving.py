@@ -15,8 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from stages.parts.engines.engine import AdapterSlots, ServedModel, served_name
-from stages.parts.engines.kinds import KINDS
-from stages.parts.engines.process import EngineProcess, prepare, running
+from stages.parts.engines.process import KINDS, EngineProcess, prepare, running
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import HubStudentSettings, Params, TinyStudentSettings
 from stages.parts.run.paths import cache

@@ -15,8 +15,7 @@ from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.engine import EndpointKind, Precision, ServedModel
 from stages.parts.engines.http_client import engine_client
 from stages.parts.engines.hub import snapshot
-from stages.parts.engines.kinds import KINDS
-from stages.parts.engines.process import prepare, running
+from stages.parts.engines.process import KINDS, prepare, running
 from stages.parts.run.errors import UserError
 from stages.parts.run.machine import gpu_memory
 from stages.parts.run.params import HostedTeacherSettings, Params, Runtime, ServedTeacherSettings

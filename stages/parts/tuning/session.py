@@ -11,9 +11,8 @@ import dspy
 
 from stages.parts.data.rows import Row
 from stages.parts.engines.budget import Budget, BudgetExceeded, Spending
-from stages.parts.engines.cached_lm import CachedDspyEngine, cached_lm
 from stages.parts.engines.caching_client import LIMITS, CachingClient, ChatClient, in_order
-from stages.parts.engines.client_thread import ClientThread, client_thread
+from stages.parts.engines.dspy_bridge import CachedDspyEngine, ClientThread, cached_lm, client_thread
 from stages.parts.engines.http_client import EngineError
 from stages.parts.engines.rate_limit import RateLimit
 from stages.parts.engines.requests import ProgramRequests
