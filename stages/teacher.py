@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from itertools import chain, repeat
 
 from stages.parts.data.rows import Row, TeacherLabel
+from stages.parts.engines.requests import Outcome
 from stages.parts.run import paths
 from stages.parts.run.files import jsonl_writer, write_json
 from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.teachers.confusions import confusions
-from stages.parts.teachers.labelling import Answer, label_all, teacher_label
+from stages.parts.teachers.labelling import label_all, teacher_label
 from stages.parts.teachers.prompt_file import OPTIMISED
 from stages.parts.teachers.questions import read_questions
 from stages.parts.teachers.teacher import teacher_of
@@ -46,18 +47,23 @@ def main() -> None:
         to_failed = files.enter_context(jsonl_writer(paths.TEACHER_FAILED))
         ends = chain(repeat(to_pool, len(pool)), repeat(to_test, len(test)), repeat(to_gold))
 
-        def take(row: Row, answer: Answer) -> None:
+        def take(row: Row, outcome: Outcome) -> None:
             nonlocal done, valid
-            record = teacher_label(row, answer.reading)
+            record = teacher_label(row, outcome.prediction)
             next(ends)(record)
             if done >= len(pool) + len(test):
                 judged.append(record)
             done += 1
             valid += record["valid"] and done <= len(pool)
-            if answer.failure:
-                failures[answer.failure.reason] += 1
+            if outcome.failure:
+                failures[outcome.failure.reason] += 1
                 to_failed(
-                    {"id": row["id"], "text": row["text"], "reason": answer.failure.reason, "said": answer.failure.said}
+                    {
+                        "id": row["id"],
+                        "text": row["text"],
+                        "reason": outcome.failure.reason,
+                        "said": outcome.failure.message,
+                    }
                 )
 
         spent = label_all(teacher, questions.program, questions.rows, params.runtime, take)

@@ -24,9 +24,10 @@ from serve.batch.answers import AT_ONCE, ATTEMPTS, NO_LABEL, SLOWEST, answer
 from serve.batch.rows import COLUMNS, check_target, read_texts
 from serve.student import ServedStudent, load_served_student
 from stages.parts.engines.caching_client import CachingClient, in_order
-from stages.parts.engines.http_client import EngineError, QueryRefused, RequestRefused, engine_client
+from stages.parts.engines.http_client import EngineError, engine_client
 from stages.parts.engines.process import running
 from stages.parts.engines.rate_limit import RateLimit
+from stages.parts.engines.requests import NO_ANSWER, Failure
 from stages.parts.run.append_log import AppendLog, append_log
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import fingerprint, whole_file
@@ -36,18 +37,15 @@ from stages.parts.run.paths import cache
 from stages.parts.run.progress import Progress
 
 
-async def ask(asker: CachingClient, student: ServedStudent, number: int, text: str) -> dict[str, Any]:
+async def ask(client: CachingClient, student: ServedStudent, number: int, text: str) -> dict[str, Any]:
     if not text.strip():
         return NO_LABEL
     try:
-        return await answer(asker, student.classifier, text)
-    except (
-        QueryRefused,
-        RequestRefused,
-    ):  # longer than the model's context, say: no label, and no reason to stop the others
-        return NO_LABEL
+        return await answer(client, student.classifier, text)
     except EngineError as error:
-        raise EngineError(f"row {number}: {error}") from None
+        if Failure.of(error).reason == NO_ANSWER:
+            raise EngineError(f"row {number}: {error}") from None
+        return NO_LABEL  # a text longer than the model's context, say, does not stop the others
 
 
 async def classify(
@@ -62,9 +60,9 @@ async def classify(
             progress.update()
 
         async with engine_client(student.engine.served, timeout_s) as client:
-            asker = CachingClient(client, RateLimit(at_once), log, attempts=ATTEMPTS)
-            await asker.ask(student.classifier.trial())
-            await in_order(lambda row: ask(asker, student, *row), enumerate(texts, start=1), at_once, take)
+            caching = CachingClient(client, RateLimit(at_once), log, attempts=ATTEMPTS)
+            await caching.send(student.classifier.trial())
+            await in_order(lambda row: ask(caching, student, *row), enumerate(texts, start=1), at_once, take)
     return answers
 
 

@@ -13,7 +13,7 @@ ATTEMPTS = 3  # for a row: the engine is near, and an operator waits
 NO_LABEL = {"label": UNKNOWN, "confidence": 0.0, "abstained": True, "reasoning": None}
 
 
-async def answer(asker: CachingClient, classifier: Classifier, text: str) -> dict[str, Any]:
-    """A row's COLUMNS; raises EngineError as the asker does."""
-    found = classifier.read(await asker.complete(classifier.request(text)))
+async def answer(client: CachingClient, classifier: Classifier, text: str) -> dict[str, Any]:
+    """A row's COLUMNS; raises EngineError as the client does."""
+    found = classifier.read(await client.complete(classifier.request(text)))
     return {name: getattr(found, name) for name in COLUMNS}

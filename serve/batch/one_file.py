@@ -26,8 +26,9 @@ from serve.batch.parquet import Answered, open_file, read_summary
 from serve.student import ENGINE_KEY
 from stages.parts.engines.caching_client import CachingClient, in_order
 from stages.parts.engines.engine import ServedModel
-from stages.parts.engines.http_client import EngineError, EngineRefuses, QueryRefused, RequestRefused, engine_client
+from stages.parts.engines.http_client import EngineError, EngineRefuses, RequestRefused, engine_client
 from stages.parts.engines.rate_limit import RateLimit, backoff_s
+from stages.parts.engines.requests import NO_ANSWER, Failure
 from stages.parts.run.append_log import AppendLog, append_log
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import file_sha256, fingerprint, whole_file
@@ -116,8 +117,8 @@ async def write_answers(
             tell(1)
 
         async with engine_client(replace(job.served, key=os.environ.get(ENGINE_KEY, "")), job.timeout_s) as client:
-            asker = CachingClient(client, RateLimit(AT_ONCE), log, attempts=ATTEMPTS)
-            patient = Patient(asker, job.classifier)
+            caching = CachingClient(client, RateLimit(AT_ONCE), log, attempts=ATTEMPTS)
+            patient = Patient(caching, job.classifier)
             await patient.until_up()
             await in_order(patient.answer, answered.texts(), AT_ONCE, take)
         summary = {"made_of": made_of, "rows": rows, "abstained": abstained, "failures": dict(failures)}
@@ -128,8 +129,8 @@ async def write_answers(
 class Patient:
     """Asks for rows, and waits while the engine is away."""
 
-    def __init__(self, asker: CachingClient, classifier: Classifier) -> None:
-        self.asker = asker
+    def __init__(self, client: CachingClient, classifier: Classifier) -> None:
+        self.client = client
         self.classifier = classifier
         self.waiting: asyncio.Task[None] | None = None
 
@@ -140,17 +141,13 @@ class Patient:
             return {**NO_LABEL, "failure": "empty"}
         for _ in range(CHANCES):
             try:
-                return {**await answer(self.asker, self.classifier, text), "failure": None}
-            except QueryRefused:
-                return {**NO_LABEL, "failure": "too long"}
-            except RequestRefused as error:
-                return {**NO_LABEL, "failure": f"refused: {error}"}
-            except EngineRefuses:
-                raise
+                return {**await answer(self.client, self.classifier, text), "failure": None}
             except EngineError as error:
-                last = error
+                failure = Failure.of(error)
+            if failure.reason != NO_ANSWER:
+                break
             await self.until_up()
-        return {**NO_LABEL, "failure": f"no answer: {last}"}
+        return {**NO_LABEL, "failure": f"{failure.reason}: {failure.message}"}
 
     async def until_up(self) -> None:
         """Wait until the engine answers a harmless query; all who wait share it."""
@@ -161,7 +158,7 @@ class Patient:
     async def ask_until_up(self) -> None:
         for attempt in itertools.count():
             try:
-                await self.asker.ask(self.classifier.trial())
+                await self.client.send(self.classifier.trial())
                 return
             except (EngineRefuses, RequestRefused):
                 raise

@@ -31,7 +31,7 @@ from stages.parts.task.program_file import load_sidecar
 PLACES = 16  # students of one engine
 
 
-def places(params: Params) -> AdapterSlots:
+def adapter_slots(params: Params) -> AdapterSlots:
     return AdapterSlots(PLACES, allowed_rank(params.lora.r))
 
 
@@ -56,7 +56,7 @@ def start(params: Params) -> None:
     if params.engine.api_base:
         engine = engine_elsewhere(params, {"base": served_name("base", paths.BASE)})
     else:
-        engine = base_engine(paths.BASE, {}, params, places(params))
+        engine = base_engine(paths.BASE, {}, params, adapter_slots(params))
     uvloop.run(serve(engine, settings, keys))
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     with serving_command():
         params = load_params()
         if given.command == "add":
-            add(given.name, given.repository, paths.BASE, places(params))
+            add(given.name, given.repository, paths.BASE, adapter_slots(params))
         elif given.command == "remove":
             remove(given.name)
         elif given.command == "list":

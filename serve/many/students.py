@@ -81,7 +81,7 @@ def read_student(name: str, folder: Path, kind: EngineKind) -> ManyStudent:
     return ManyStudent(folder, load_pair(folder).classifier(kind, folder.name))
 
 
-def add(name: str, repository: Path, base: Path, places: AdapterSlots) -> None:
+def add(name: str, repository: Path, base: Path, slots: AdapterSlots) -> None:
     """Take in, under a name, the student that `optimize` chose in a repository, in the place of one that has the name.
 
     Raises UserError where it is not whole, or could not be served on this base.
@@ -92,13 +92,13 @@ def add(name: str, repository: Path, base: Path, places: AdapterSlots) -> None:
         )
     pair = load_pair(repository / paths.SIDECAR.parent)
     pair.check_weights(repository)
-    check_adapter(repository / pair.checkpoint, places.rank)
+    check_adapter(repository / pair.checkpoint, slots.max_rank)
     check_present(base)
     if (own := folder_sha256(base)) != (wanted := pair.sidecar.base_sha256):
         raise UserError(f"the student of {repository} stands on another base ({wanted[:12]}) than {base} ({own[:12]})")
     known = students()
-    if len(known.keys() | {name}) > places.adapters:
-        raise UserError(f"{STUDENTS} is full: an engine has places for {places.adapters} students; remove one")
+    if len(known.keys() | {name}) > slots.count:
+        raise UserError(f"{STUDENTS} is full: an engine has places for {slots.count} students; remove one")
 
     folder = STUDENTS / f"{name}-{edition(pair.folder / file for file in PAIR_FILES)}"
     if not is_whole(folder):

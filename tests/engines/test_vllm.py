@@ -127,7 +127,7 @@ def test_command_lines_are_ones_that_vllm_takes(tmp_path):
             (plan_of_gpus.tensor, plan_of_gpus.pipeline) if plan_of_gpus else (1, 1)
         )
 
-    come = launch(places=AdapterSlots(adapters=16, rank=12))
+    come = launch(slots=AdapterSlots(count=16, max_rank=12))
     known = parser.parse_args(Vllm().command(come)[3:])
     assert (known.enable_lora, known.max_loras, known.max_lora_rank, known.lora_modules) == (True, 16, 16, None)
     allowed = [Vllm().environment(start)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] for start in (come, launch())]
@@ -136,7 +136,7 @@ def test_command_lines_are_ones_that_vllm_takes(tmp_path):
 
 def test_who_loads_adapters_at_run_time_needs_the_key_and_the_one_route(monkeypatch):
     """vLLM's own app, with an engine behind it that takes everything."""
-    start = launch(places=AdapterSlots(adapters=16, rank=12), key="the engine's key")
+    start = launch(slots=AdapterSlots(count=16, max_rank=12), key="the engine's key")
     monkeypatch.setenv(
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING", Vllm().environment(start)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"]
     )

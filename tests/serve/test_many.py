@@ -92,7 +92,7 @@ def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path):
     changed = make_shop(tmp_path / "changed", real=pair)
     (changed.folder / paths.LORA / "epoch-1/adapter_config.json").write_text("{}")
 
-    places = AdapterSlots(adapters=1, rank=32)
+    slots = AdapterSlots(count=1, max_rank=32)
     hashes = [folder_sha256(folder)[:12] for folder in (other_base.folder / paths.BASE, base)]
     for shop, says in (
         (other_base, rf"stands on another base \({hashes[0]}\) than models/base \({hashes[1]}\)"),
@@ -102,12 +102,12 @@ def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path):
         (changed, "epoch-1 is not what .*models/program.sidecar.json was made with"),
     ):
         with pytest.raises(UserError, match=says):
-            add("good", shop.folder, paths.BASE, places)
+            add("good", shop.folder, paths.BASE, slots)
     for name in ("../good", "Good", "go-od", "healthz", ""):
         with pytest.raises(UserError, match="is no name for a student"):
-            add(name, good.folder, paths.BASE, places)
+            add(name, good.folder, paths.BASE, slots)
     with pytest.raises(UserError, match="is full: an engine has places for 1 students"):
-        add("better", good.folder, paths.BASE, places)
+        add("better", good.folder, paths.BASE, slots)
     assert "no student is called 'better'; there are: good" in many(house, "remove", "better")
     assert (house.folder / STUDENTS / "good").resolve() == before and before.is_dir()
     assert many(house, "list") == f"good: {len(LABELS)} labels, 50.0% right on dev, served as {before.name}"
@@ -199,7 +199,7 @@ def test_a_student_goes_only_once_another_is_in_its_place_and_no_query_on_its_wa
 
 def take_in(name: str, repository: str) -> None:
     """What `add` does, without the start of a command."""
-    add(name, Path(repository), paths.BASE, AdapterSlots(adapters=16, rank=32))
+    add(name, Path(repository), paths.BASE, AdapterSlots(count=16, max_rank=32))
 
 
 def answers(house: Shop, name: str) -> tuple[list[str], list[float]]:

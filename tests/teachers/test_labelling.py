@@ -14,12 +14,12 @@ import pytest
 from stages.parts.data.rows import Row
 from stages.parts.engines import batch_api
 from stages.parts.engines.endpoint import HostedEndpoint
-from stages.parts.engines.requests import Prediction, ProgramRequests
+from stages.parts.engines.requests import Failure, Outcome, Prediction, ProgramRequests
 from stages.parts.run import paths
 from stages.parts.task.dspy_context import using
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
-from stages.parts.teachers.labelling import Answer, Failure, elected
+from stages.parts.teachers.labelling import elected
 from stages.parts.teachers.row_choice import chosen
 from tests.teachers.desk import KEY, LABELS, Desk
 from tests.teachers.dspys_requests import Recorder
@@ -436,12 +436,12 @@ def test_votes_are_answers_of_their_own_and_their_share_is_the_confidence(tmp_pa
 
 
 def test_votes_elect_a_label_and_failed_ones_do_not_count():
-    def said(label: str, failure: Failure | None = None, **shares: float) -> Answer:
-        return Answer(Prediction(label, shares, reasoning=f"because {label}"), failure)
+    def said(label: str, failure: Failure | None = None, **shares: float) -> Outcome:
+        return Outcome(Prediction(label, shares, reasoning=f"because {label}"), failure)
 
     answer = elected([said("b"), said("a"), said("unknown", Failure("odd", "")), said("a")])
-    assert (answer.reading.label, answer.reading.reasoning) == ("a", "because a")
-    assert answer.reading.probabilities == pytest.approx({"a": 2 / 3, "b": 1 / 3})
-    assert elected([said("a", a=0.5, b=0.5), said("b", b=0.9, a=0.1)]).reading.label == "b", "of a tie the likelier"
+    assert (answer.prediction.label, answer.prediction.reasoning) == ("a", "because a")
+    assert answer.prediction.probabilities == pytest.approx({"a": 2 / 3, "b": 1 / 3})
+    assert elected([said("a", a=0.5, b=0.5), said("b", b=0.9, a=0.1)]).prediction.label == "b", "of a tie the likelier"
     failed = said("unknown", Failure("odd", "what it said"))
     assert elected([failed, failed]) is failed

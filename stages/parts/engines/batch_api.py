@@ -31,7 +31,7 @@ ATTEMPTS = 8  # with the pauses between them, about half a minute
 LOST_POLLS = 60  # in a row, each so many attempts: more than an hour
 ENDED = ("completed", "failed", "expired", "cancelled")
 
-Result = TypeVar("Result")
+Reply = TypeVar("Reply")
 
 
 def line_of(key: str, body: Mapping[str, Any]) -> str:
@@ -40,16 +40,16 @@ def line_of(key: str, body: Mapping[str, Any]) -> str:
 
 
 class Batches:
-    """Jobs at one endpoint, whose answers go to the log of `asker`. `jobs` is the other log."""
+    """Jobs at one endpoint, whose answers go to the log of `caching`. `jobs` is the other log."""
 
-    def __init__(self, client: EngineClient, asker: CachingClient, jobs: AppendLog) -> None:
-        assert asker.log is not None
+    def __init__(self, client: EngineClient, caching: CachingClient, jobs: AppendLog) -> None:
+        assert caching.log is not None
         self.client = client
-        self.asker = asker
-        self.answers, self.meter = asker.log, asker.meter
+        self.caching = caching
+        self.answers, self.budget = caching.log, caching.budget
         self.jobs = jobs
 
-    async def ask(self, bodies: Iterable[dict[str, Any]]) -> None:
+    async def complete_all(self, bodies: Iterable[dict[str, Any]]) -> None:
         """Get what the log lacks of the answers to requests that allow as many tokens each, in batches as large as
         limits and budget allow; leaves out what a batch failed to answer. Raises EngineError, and OverBudget."""
         for job in self.jobs.records():
@@ -59,14 +59,14 @@ class Batches:
         size = prompt = completion = 0
         for body in bodies:
             key = content_key(body)
-            if key in wanted or self.asker.kept(key, body) is not None:
+            if key in wanted or self.caching.stored(key, body) is not None:
                 continue
-            length, more = len(line_of(key, body)), self.meter.expected(body)
-            too_much = self.meter.passed(prompt + more[0], completion + more[1])
+            length, more = len(line_of(key, body)), self.budget.expected(body)
+            too_much = self.budget.exceeded_limit(prompt + more[0], completion + more[1])
             if wanted and (too_much or len(wanted) == MOST_REQUESTS or size + length > MOST_BYTES):
                 await self.send(wanted)
                 wanted, size, prompt, completion = {}, 0, 0, 0
-                too_much = self.meter.passed(*more)
+                too_much = self.budget.exceeded_limit(*more)
             if too_much:
                 raise BudgetExceeded(too_much)
             wanted[key] = body
@@ -88,7 +88,7 @@ class Batches:
         self.note(job)
         await self.finish(job)
         for key, body in wanted.items():
-            self.asker.kept(key, body)
+            self.caching.stored(key, body)
 
     async def finish(self, job: dict[str, Any]) -> None:
         """Start a noted job if it has not started, wait for its end, and keep its answers."""
@@ -154,13 +154,13 @@ class Batches:
         record = {
             "max_tokens": max_tokens,
             "completion": completion,
-            "dollars": self.meter.cost(completion["usage"], batch=True),
+            "dollars": self.budget.cost(completion["usage"], batch=True),
             "batch": True,
             "attempts": 1,
             "seconds": round(seconds, 3),
             "at": int(time.time()),
         }
-        self.asker.keep(key, record)
+        self.caching.record(key, record)
 
     def note(self, job: dict[str, Any]) -> None:
         self.jobs.put(job["key"], {name: value for name, value in job.items() if name != "key"})
@@ -207,7 +207,7 @@ class Batches:
             raise EngineError(f"the engine failed: {type(error).__name__}") from None
 
 
-async def again(ask: Callable[[], Awaitable[Result]]) -> Result:
+async def again(ask: Callable[[], Awaitable[Reply]]) -> Reply:
     """What `ask` gives, at the last of ATTEMPTS; raises EngineError, at once where asking again would not help."""
     for attempt in range(ATTEMPTS - 1):
         try:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 DISCOUNT = 0.5  # vendors' for what comes in a batch
-MARGIN = 1.2  # of a prompt's expected tokens, for texts that have more of them a character
+MARGIN = 1.2  # on a prompt's expected tokens, for texts with more tokens a character than those before
 
 
 class BudgetExceeded(Exception):
-    """The next request could pass the budget. Says what was spent."""
+    """The next request could exceed the budget. The message names what was spent."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Budget:
         self.settled = asyncio.Event()
 
     def cost(self, usage: Mapping[str, Any], batch: bool = False) -> float | None:
-        """Dollars for a response's usage, asked for by itself or in a batch."""
+        """Dollars for a response's usage, requested by itself or in a batch."""
         if not self.price:
             return None
         full = (usage["prompt_tokens"] * self.price.prompt + usage["completion_tokens"] * self.price.completion) / 1e6
         return DISCOUNT * full if batch else full
 
-    def count(self, body: Mapping[str, Any], usage: Mapping[str, Any], dollars: float | None) -> None:
+    def add(self, body: Mapping[str, Any], usage: Mapping[str, Any], dollars: float | None) -> None:
         """Add an answer and what it cost."""
         spent = self.spent
         spent.answers += 1
@@ -75,10 +75,13 @@ class Budget:
 
     @asynccontextmanager
     async def reservation(self, body: Mapping[str, Any]) -> AsyncIterator[tuple[int, int]]:
-        """Holds what a request may cost until it is answered, and gives it. Where that does not fit into the budget,
-        waits for what is in flight, which mostly costs less than it may; raises OverBudget where nothing is."""
+        """Reserve what a request may cost until it is answered; yields its expected prompt and completion tokens.
+
+        If they do not fit into the budget, waits for the requests in flight, which mostly cost less than they may.
+        Raises BudgetExceeded if none is in flight.
+        """
         mine = self.expected(body)
-        while reason := self.passed(*mine):
+        while reason := self.exceeded_limit(*mine):
             if not self.in_flight:
                 raise BudgetExceeded(reason)
             await self.settled.wait()
@@ -93,8 +96,8 @@ class Budget:
             self.settled.set()
             self.settled = asyncio.Event()
 
-    def passed(self, prompt: int, completion: int) -> str | None:
-        """Which budget so many tokens more could pass; None where they fit."""
+    def exceeded_limit(self, prompt: int, completion: int) -> str | None:
+        """What is spent of the limit that so many more tokens would exceed, for an error; None if they fit."""
         prompt, completion = prompt + self.reserved[0], completion + self.reserved[1]
         if self.budget_tokens is not None and self.spent.tokens + prompt + completion > self.budget_tokens:
             return f"{self.spent.tokens:,} tokens of runtime.budget_tokens {self.budget_tokens:,}"

@@ -1,7 +1,8 @@
-"""Asking an engine many things: each answer kept the moment it arrives, failures asked again, the engine never overrun.
+"""A client for many requests: each answer is stored the moment it arrives, failures are retried, the engine is never
+overrun.
 
-What a request is keyed by is its content: the model, the messages and the sampling, not how long the answer may be. A
-kept answer is asked for again only where it was cut short and more tokens are allowed now.
+A request's key is its content: the model, the messages and the sampling, not how long the answer may be. A stored
+answer is requested again only if it was cut short and more tokens are allowed now.
 """
 
 import asyncio
@@ -24,19 +25,19 @@ AHEAD = 64  # times as many rows as are in flight may be answered before one tha
 LIMITS = ("max_tokens", "max_completion_tokens")  # what says how long an answer may be
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Processed = TypeVar("Processed")
 
 
 class ChatClient(Protocol):
-    """Who answers chat completion requests: an `EngineClient`, or a teacher in this process."""
+    """What completes chat requests: an `EngineClient`, or a teacher in this process."""
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The response, as OpenAI's protocol has it; raises EngineError."""
+        """Return the response, as OpenAI's protocol has it; raises EngineError."""
         ...
 
 
 def content_key(body: Mapping[str, Any]) -> str:
-    """What an answer is kept under."""
+    """Return the key of a request's answer in the store: 32 hex digits."""
     content = {name: value for name, value in body.items() if name not in LIMITS}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
 
@@ -92,61 +93,59 @@ def payments(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class CachingClient:
-    """Asks one engine. With a `log`, what is in it is not asked again. Counts each kept or new answer once, in its
-    meter.
+    """Completes requests on one engine. With a `log`, answers in it are not requested again. Adds each stored or new
+    answer to its budget once.
     """
 
     def __init__(
         self,
         client: ChatClient,
-        pace: RateLimit,
+        rate_limit: RateLimit,
         log: AppendLog | None = None,
-        meter: Budget | None = None,
+        budget: Budget | None = None,
         attempts: int = ATTEMPTS,
     ) -> None:
         self.client = client
-        self.pace = pace
+        self.rate_limit = rate_limit
         self.log = log
-        self.meter = meter or Budget()
+        self.budget = budget or Budget()
         self.attempts = attempts
-        self.asking: dict[str, asyncio.Event] = {}
+        self.pending: dict[str, asyncio.Event] = {}
         self.answered = False
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A compact chat completion, kept or new.
+        """Return a compact chat completion, stored or new.
 
-        Raises EngineRefuses for what no request can mend, RequestRefused and QueryRefused for what asking again would
-        not mend, any other EngineError after the last attempt, and OverBudget.
+        Raises EngineRefuses for what no request can mend, RequestRefused and QueryRefused for what a retry
+        would not mend, any other EngineError after the last attempt, and BudgetExceeded.
         """
         if self.log is None:
-            return (await self.ask(body))["completion"]
+            return (await self.send(body))["completion"]
         key = content_key(body)
-        while key in self.asking:  # the same text twice is one request
-            await self.asking[key].wait()
-        if (kept := self.kept(key, body)) is not None:
-            return kept
-        self.asking[key] = asyncio.Event()
+        while key in self.pending:  # equal requests are sent once
+            await self.pending[key].wait()
+        if (stored := self.stored(key, body)) is not None:
+            return stored
+        self.pending[key] = asyncio.Event()
         try:
-            record = self.keep(key, await self.ask(body))
+            record = self.record(key, await self.send(body))
             if self.log.first_use(key):
                 self.count(body, record["paid_before"])
         finally:
-            self.asking.pop(key).set()
+            self.pending.pop(key).set()
         completion: dict[str, Any] = record["completion"]
         return completion
 
-    def keep(self, key: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Log an answer, and with it what those took that it replaces because they were cut short; gives what is in the
-        log then.
-        """
+    def record(self, key: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """Log an answer with the payments for those it replaces, which were cut short; returns the log's record."""
         assert self.log is not None
         before = self.log.get(key)
-        with_payments = {**record, "paid_before": payments(before) if before else []}
+        with_payments = {**answer, "paid_before": payments(before) if before else []}
         self.log.put(key, with_payments)
         return with_payments
 
-    def kept(self, key: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The log's answer, counted the first time it is used."""
+    def stored(self, key: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the log's answer, or None; it is counted the first time it is used."""
         assert self.log is not None
         record = self.log.get(key)
         if record is None or not still_answers(record, body):
@@ -161,23 +160,23 @@ class CachingClient:
         """Count what the log says of answers to a request, at today's price where none was known when they came."""
         for each in paid:
             dollars = each["dollars"]
-            self.meter.count(
-                body, each["usage"], self.meter.cost(each["usage"], each["batch"]) if dollars is None else dollars
+            self.budget.add(
+                body, each["usage"], self.budget.cost(each["usage"], each["batch"]) if dollars is None else dollars
             )
 
-    async def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """What the log keeps of an answer: the completion, and what it took."""
+    async def send(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a request until it is answered; returns the record for the log: the completion, and what it took."""
         for attempt in range(self.attempts):
             try:
                 async with (
-                    self.pace.place(sum(self.meter.expected(body))) as started,
-                    self.meter.reservation(body) as expected,
+                    self.rate_limit.slot(sum(self.budget.expected(body))) as started,
+                    self.budget.reservation(body) as expected,
                 ):
                     completion = compact(await self.client.complete(body))
                     usage = completion["usage"]
-                    self.pace.cost(sum(expected), usage["prompt_tokens"] + usage["completion_tokens"])
-                    dollars = self.meter.cost(usage)
-                    self.meter.count(body, usage, dollars)
+                    self.rate_limit.correct(sum(expected), usage["prompt_tokens"] + usage["completion_tokens"])
+                    dollars = self.budget.cost(usage)
+                    self.budget.add(body, usage, dollars)
             except QueryRefused:
                 raise
             except RequestRefused as error:
@@ -187,7 +186,7 @@ class CachingClient:
             except EngineBusy as error:
                 if (error.retry_after_s or 0) > LONGEST_RETRY_AFTER_S:
                     raise EngineRefuses(f"{error} (and to ask again in {error.retry_after_s:.0f} s)") from None
-                self.pace.refused(started, error.retry_after_s)
+                self.rate_limit.shrink(started, error.retry_after_s)
                 last: EngineError = error
             except EngineRefuses:
                 raise
@@ -195,7 +194,7 @@ class CachingClient:
                 last = error
             else:
                 self.answered = True
-                self.pace.answered()
+                self.rate_limit.grow()
                 return {
                     "max_tokens": allowed_tokens(body),
                     "completion": completion,
@@ -210,31 +209,34 @@ class CachingClient:
 
 
 async def in_order(
-    answer: Callable[[Item], Awaitable[Result]],
+    process: Callable[[Item], Awaitable[Processed]],
     items: Iterable[Item],
-    at_once: int,
-    take: Callable[[Item, Result], None],
+    max_in_flight: int,
+    handle: Callable[[Item, Processed], None],
 ) -> None:
-    """Give every item and its answer to `take`, in order, whatever order the answers come in. Holds a bounded number of
-    items at a time, so that they may be read from a file of any length. The first exception ends it, as a group."""
+    """Process items concurrently and call `handle` with each item and its result, in the items' order.
+
+    Holds a bounded number of items at a time, so that they may be read from a file of any length. The first exception
+    ends it, as a group.
+    """
     numbered = enumerate(items)
-    done: dict[int, tuple[Item, Result]] = {}
-    taken = 0
+    done: dict[int, tuple[Item, Processed]] = {}
+    handled = 0
     moved = asyncio.Event()
 
     async def work() -> None:
-        nonlocal taken, moved
+        nonlocal handled, moved
         for number, item in numbered:
-            while number - taken >= at_once * AHEAD:
+            while number - handled >= max_in_flight * AHEAD:
                 await moved.wait()
-            done[number] = (item, await answer(item))
-            if number == taken:
-                while taken in done:
-                    take(*done.pop(taken))
-                    taken += 1
+            done[number] = (item, await process(item))
+            if number == handled:
+                while handled in done:
+                    handle(*done.pop(handled))
+                    handled += 1
                 moved.set()
                 moved = asyncio.Event()
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(2 * at_once):  # twice, since those that wait to ask again ask nothing
+        for _ in range(2 * max_in_flight):  # twice, since those that wait for a retry have no request in flight
             group.create_task(work())

@@ -54,7 +54,7 @@ class OptionsEngine:
 @contextmanager
 def using_student(served: ServedModel, name: str, program: IntentClassifier, max_tokens: int) -> Iterator[None]:
     """Run programs like `program` on a served student, at temperature 0 and with the chosen tokens' log-probabilities.
-    Not cached: asking again is cheap."""
+    Not cached: another request is cheap."""
     form = answer_form(program.labels, program.style)
     student = dspy.LM(
         f"hosted_vllm/{served.names[name]}",
@@ -72,13 +72,13 @@ def using_student(served: ServedModel, name: str, program: IntentClassifier, max
 
 @dataclass(frozen=True)
 class ClientThread:
-    """The asker, and the loop that it lives on."""
+    """A client, and the event loop of the thread it lives on."""
 
-    asker: CachingClient
+    client: CachingClient
     loop: asyncio.AbstractEventLoop
 
     def run(self, work: Coroutine[Any, Any, Returned]) -> Returned:
-        """Wait for what runs on the asker's loop. From any thread but its own."""
+        """Run a coroutine on the client's loop and return its result; from any thread but the client's own."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
 
@@ -86,7 +86,7 @@ class ClientThread:
 def client_thread(
     connect: Callable[[], AbstractAsyncContextManager[ChatClient]], make: Callable[[ChatClient], CachingClient]
 ) -> Iterator[ClientThread]:
-    """A connected asker until the block ends; what is still being asked then is cancelled."""
+    """Run a client on a thread of its own until the block ends; requests in flight then are cancelled."""
     up: Future[ClientThread] = Future()
     over = asyncio.Event()
 
@@ -108,7 +108,7 @@ def client_thread(
                 raise
             up.set_exception(error)
 
-    thread = threading.Thread(target=body, name="asker", daemon=True)
+    thread = threading.Thread(target=body, name="client", daemon=True)
     thread.start()
     running = up.result()
     try:
@@ -138,7 +138,7 @@ class CachedDspyEngine:
         system = [{"role": "system", "content": request.system}] if request.system else []
         messages = [*system, *({"role": message.role, "content": message.text} for message in request.messages)]
         try:
-            completion = self.thread.run(self.thread.asker.complete({"messages": messages, **self.options}))
+            completion = self.thread.run(self.thread.client.complete({"messages": messages, **self.options}))
         except (QueryRefused, RequestRefused):
             raise
         except (EngineError, BudgetExceeded) as error:
@@ -163,5 +163,5 @@ class CachedDspyEngine:
 
 
 def cached_lm(engine: CachedDspyEngine) -> dspy.LM:
-    """A DSPy language model on an engine that retries and keeps answers itself, and knows which model it asks."""
-    return dspy.LM("openai/asked", engine=engine, cache=False, num_retries=0)
+    """Return a DSPy language model on an engine that retries, stores answers, and names the model itself."""
+    return dspy.LM("openai/cached", engine=engine, cache=False, num_retries=0)

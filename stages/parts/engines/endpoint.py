@@ -1,6 +1,4 @@
-"""Somebody else's model behind OpenAI's protocol: vendors, gateways, engines of another team. Only asked, never
-started.
-"""
+"""Models that others serve behind OpenAI's protocol: vendors, gateways, engines of another team. Never started here."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -41,26 +39,26 @@ class HostedEndpoint:
         return any(words in message.lower() for words in TOO_LONG)
 
     def refuses_all(self, status: int, message: str) -> str | None:
-        said = said_in(message)
+        shown = message_in(message)
         if status == 401:
-            return f"the endpoint refuses the key in {self.key_name}: {said}"
+            return f"the endpoint refuses the key in {self.key_name}: {shown}"
         if status == 402 or any(
             words in message.lower() for words in {403: OF_PAYMENT, 429: NO_CREDIT}.get(status, ())
         ):
-            return f"the endpoint says that no credit is left: {said}"
+            return f"the endpoint says that no credit is left: {shown}"
         if status == 404:
-            return f"the endpoint has no such model or path: {said}"
+            return f"the endpoint has no such model or path: {shown}"
         return None
 
     def complaint(self, status: int, message: str) -> str:
-        return f"the endpoint answered {status}: {said_in(message)}"
+        return f"the endpoint answered {status}: {message_in(message)}"
 
 
-def said_in(message: str) -> str:
-    """The message of an error response, in one line: OpenAI's form, or what there is."""
+def message_in(message: str) -> str:
+    """Return the message of an error response in one line: OpenAI's form, or the whole text."""
     try:
         error = json.loads(message)["error"]
-        said = str(error["message"] if isinstance(error, dict) else error)
+        shown = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
-        said = message
-    return " ".join(said.split())[:SHOWN] or "no message"
+        shown = message
+    return " ".join(shown.split())[:SHOWN] or "no message"

@@ -1,8 +1,7 @@
-"""What an engine is to those who use it, whoever made it: the stages and the service know these names and no others.
+"""What an engine is to the code that uses it: stages and the service know these names and no others.
 
-A new kind of engine is a class with `EngineKind`'s members, beside vllm.py and sglang.py, and a line in kinds.py;
-`process.py` runs it, `asking.py`, `client.py` and `dspy_lm.py` ask it. What others run is an `AskedKind`, like
-endpoint.py.
+A new kind of engine is a class with `EngineKind`'s members, beside vllm.py and sglang.py, and an entry in KINDS of
+process.py. A kind that others run has the members of `EndpointKind`, as endpoint.py has.
 """
 
 import json
@@ -29,16 +28,16 @@ class Precision:
 
 @dataclass(frozen=True)
 class AdapterSlots:
-    """Room for adapters that come and go while an engine runs: of how many, one batch may ask; their highest rank."""
+    """Slots for adapters loaded while an engine runs, all of which one batch may use, and their maximum rank."""
 
-    adapters: int
-    rank: int
+    count: int
+    max_rank: int
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What an engine is started with. `adapters` are folders by the names they are served under, `places` for others
-    that come while it runs; `layout` None means a CPU."""
+    """What an engine is started with. `adapters` are folders by the names they are served under, `slots` for others
+    that are loaded while it runs; `layout` None means a CPU."""
 
     model: Path
     name: str
@@ -49,12 +48,12 @@ class Launch:
     max_model_len: int | None
     kv_cache_gib: int
     precision: Precision = Precision()
-    places: AdapterSlots | None = None
+    slots: AdapterSlots | None = None
 
 
 class EndpointKind(Protocol):
-    """What those who ask an engine know of its kind. It serves OpenAI's protocol under an address that ends in /v1, and
-    wants a key.
+    """What a client knows of an engine's kind. It serves OpenAI's protocol under an address that ends in /v1, and wants
+    a key.
     """
 
     name: str
@@ -68,8 +67,8 @@ class EndpointKind(Protocol):
         ...
 
     def answer_options(self, form: AnswerForm | None) -> dict[str, Any]:
-        """What a request says beyond OpenAI's protocol: go on with the prompt's last message, and keep to the form, if
-        there is one.
+        """Return request keys beyond OpenAI's protocol: continue the prompt's last message, and keep to the form, if
+        any.
         """
         ...
 
@@ -78,13 +77,13 @@ class EndpointKind(Protocol):
         ...
 
     def refuses_all(self, status: int, message: str) -> str | None:
-        """Why it will refuse every request (the key, the model, no credit), in one line; None where the status does not
-        say that.
+        """Return why it will refuse every request (the key, the model, no credit), in one line; None if the status
+        does not mean that.
         """
         ...
 
     def complaint(self, status: int, message: str) -> str:
-        """Any other error status in one line."""
+        """Return any other error status in one line."""
         ...
 
 
@@ -151,9 +150,7 @@ def served_name(kind: str, folder: Path) -> str:
 
 
 def refuse_trained_modules(adapters: Iterable[Path], engine: str) -> None:
-    """Raise UserError for an adapter that brings whole modules, such as trained embeddings: none has a place for them
-    beside a base.
-    """
+    """Raise UserError for an adapter with whole modules, such as trained embeddings, which no engine serves beside a base."""
     for folder in adapters:
         if json.loads((folder / "adapter_config.json").read_text()).get("modules_to_save"):
             raise UserError(

@@ -1,4 +1,12 @@
-"""Asking the engine: one pool of connections, a time limit, and errors that say whose fault it is."""
+"""One request to an engine: a pool of connections, a time limit, and errors by what they concern.
+
+EngineError          no answer: the engine is down, or failed; a retry may help
+├── EngineTimeout    no answer within the time limit
+├── EngineBusy       too many requests at the moment
+├── QueryRefused     this query has too many tokens
+├── RequestRefused   this request's content, or a parameter that all requests share
+└── EngineRefuses    every request: the key, the model's name, or no credit
+"""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,7 +23,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 class EngineError(Exception):
-    """The engine gave no answer: it is down, or failed. Asking again may help."""
+    """The engine gave no answer: it is down, or failed. A retry may help."""
 
 
 class EngineTimeout(EngineError):
@@ -23,7 +31,7 @@ class EngineTimeout(EngineError):
 
 
 class EngineBusy(EngineError):
-    """Too many requests for it at the moment. `retry_after_s`: when it wants to be asked again, where it says so."""
+    """Too many requests for it at the moment. `retry_after_s`: when it wants the next one, if it names a time."""
 
     def __init__(self, message: str, retry_after_s: float | None) -> None:
         super().__init__(message)
@@ -52,8 +60,8 @@ class EngineClient:
         self.kind = served.kind
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The response to a chat completion request; raises EngineError. Never repeats the query in an error, unless
-        the engine does.
+        """Return the response to a chat completion request; raises EngineError, whose message never repeats the query
+        unless the engine does.
         """
         try:
             async with self.session.post(self.url, data=orjson.dumps(body), headers=JSON) as response:
@@ -84,16 +92,16 @@ class EngineClient:
             return QueryRefused("the query has too many tokens for the model")
         if reason := self.kind.refuses_all(status, text):
             return EngineRefuses(reason)
-        said = self.kind.complaint(status, text)
+        message = self.kind.complaint(status, text)
         if status in (429, 503, 529):
-            return EngineBusy(said, seconds(headers.get("Retry-After")))
+            return EngineBusy(message, seconds(headers.get("Retry-After")))
         if status in (400, 403, 404, 405, 413, 415, 422):
-            return RequestRefused(said)
-        return EngineError(said)
+            return RequestRefused(message)
+        return EngineError(message)
 
 
 def seconds(header: str | None) -> float | None:
-    """A Retry-After in seconds; None where there is none, or a date, which no vendor sends."""
+    """Return a Retry-After in seconds; None if it is absent, or a date, which no vendor sends."""
     try:
         return max(0.0, float(header or ""))
     except ValueError:

@@ -109,9 +109,9 @@ def prepare(
     name: str | None = None,
     max_model_len: int | None = None,
     precision: Precision | None = None,
-    places: AdapterSlots | None = None,
+    slots: AdapterSlots | None = None,
 ) -> EngineProcess:
-    """An engine for a model (under `name`, or a name of its weights) and its adapters, with places for more; not
+    """An engine for a model (under `name`, or a name of its weights) and its adapters, with slots for more; not
     started yet.
 
     Raises UserError where there are no GPUs, or the port is taken.
@@ -132,7 +132,7 @@ def prepare(
         max_model_len=max_model_len,
         kv_cache_gib=runtime.kv_cache_gib,
         precision=precision,
-        places=places,
+        slots=slots,
     )
     names = {"base": base} | {key: kind.adapter_model(base, adapter) for key, adapter in loaded.items()}
     served = ServedModel(f"http://{HOST}:{launch.port}/v1", names, launch.key, kind)

@@ -1,7 +1,7 @@
-"""A program's requests to an engine without DSPy's machinery around them, and what the engine's completions say.
+"""A program's requests to an engine, the predictions in its completions, and the outcomes of rows.
 
-Messages are made by the prompt format of whoever is asked and read by it (tests/engines and tests/serve hold them byte
-for byte against what DSPy sends), labels and probabilities as in the program: one task, whoever asks.
+Messages are made and read by the student's or the teacher's prompt format, without DSPy's machinery around it;
+tests/engines and tests/serve hold them byte for byte against what DSPy sends.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any
 from dspy.utils.exceptions import AdapterParseError
 
 from stages.parts.engines.engine import EndpointKind
-from stages.parts.engines.http_client import EngineError
+from stages.parts.engines.http_client import EngineError, EngineRefuses, QueryRefused, RequestRefused
 from stages.parts.task.label_probabilities import alternatives, label_probabilities
 from stages.parts.task.labels import UNKNOWN, match_label
 from stages.parts.task.program import IntentClassifier, predictor
@@ -21,8 +21,8 @@ CUT = "cut short"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a completion says: a label or UNKNOWN, the labels' probabilities, likeliest first, the reasoning where the
-    program asks for it, the tokens that it cost, and what is wrong with an answer that names no label."""
+    """The content of a completion: a label or UNKNOWN, the labels' probabilities (highest first), the reasoning if the
+    program has one, its tokens, and what is wrong with a completion that names no label."""
 
     label: str
     probabilities: dict[str, float]
@@ -32,16 +32,50 @@ class Prediction:
     wrong: str | None = None
 
 
-PLACE = "\ue000"  # a private character: no signature holds it
 NO_PREDICTION = Prediction(UNKNOWN, {})
+NO_ANSWER = "no answer"  # a failure that is the engine's, not the row's
+QUERY_MARK = "\ue000"  # a private character: no signature holds it
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a row has no label: a reason that rows share, and the message about this one."""
+
+    reason: str
+    message: str
+
+    @classmethod
+    def of(cls, error: EngineError) -> "Failure":
+        """Return the failure of a row whose request ended in an error; raises what concerns every row (EngineRefuses)."""
+        if isinstance(error, EngineRefuses):
+            raise error
+        reasons = {QueryRefused: "too long", RequestRefused: "refused"}
+        return cls(reasons.get(type(error), NO_ANSWER), str(error))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a row: its prediction, and the failure if it has none."""
+
+    prediction: Prediction
+    failure: Failure | None = None
+
+    @classmethod
+    def of(cls, found: Prediction | EngineError) -> "Outcome":
+        """Return the outcome of a row from its prediction, with or without a label, or from its request's error.
+
+        Raises an error that concerns every row (EngineRefuses).
+        """
+        if isinstance(found, EngineError):
+            return cls(NO_PREDICTION, Failure.of(found))
+        return cls(found, Failure(found.wrong, found.reasoning or "") if found.wrong else None)
 
 
 class ProgramRequests:
     """Makes requests to `model` for queries and reads the completions. Holds no connection and no state.
 
-    With the student's format, for engines of our own, answers are held to the labels (unless `held` is false, to see
-    what it does without); others are asked as DSPy would ask them. `options` are more keys of the request; None takes
-    one out.
+    With the student's format, for engines of our own, answers are held to the labels, unless `held` is false; with the
+    teacher's, requests are those that DSPy would send. `options` are more keys of the request; None removes one.
     """
 
     def __init__(
@@ -60,10 +94,10 @@ class ProgramRequests:
         # All but the query is the same for every query: system, demonstrations, what stands around it, the opening of a
         # student's answer. (Demonstrations that are chosen by the query stand behind the system message, which is
         # shared still.)
-        messages = self.format.format(self.signature, predictor(program).demos, {"query": PLACE})
+        messages = self.format.format(self.signature, predictor(program).demos, {"query": QUERY_MARK})
         place = max(number for number, message in enumerate(messages) if message["role"] == "user")
         self.before, self.after = messages[:place], messages[place + 1 :]
-        self.before_query, self.after_query = messages[place]["content"].split(PLACE)
+        self.before_query, self.after_query = messages[place]["content"].split(QUERY_MARK)
         form = answer_form(program.labels, program.style) if held else None
         ours = kind.answer_options(form) if isinstance(self.format, StudentFormat) else {}
         labels = len(program.labels) if isinstance(self.format, StudentFormat) else 0
@@ -83,7 +117,7 @@ class ProgramRequests:
         return str(self.options["model"])
 
     def body(self, query: str) -> dict[str, Any]:
-        """The body of a chat completion request."""
+        """Return the body of a chat completion request for a query."""
         shown = self.program.shown(query)
         if "demos" in shown:
             return {
@@ -94,7 +128,7 @@ class ProgramRequests:
         return {"messages": [*self.before, {"role": "user", "content": content}, *self.after], **self.options}
 
     def body_again(self, body: dict[str, Any], completion: dict[str, Any], wrong: str) -> dict[str, Any]:
-        """The request after an answer that would not do: with twice the tokens where it was cut short, else with what
+        """Return the request that follows an unusable answer: with twice the tokens if it was cut short, else with what
         was wrong.
         """
         if wrong == CUT:
@@ -102,16 +136,16 @@ class ProgramRequests:
                 name: 2 * value if name in ("max_tokens", "max_completion_tokens") else value
                 for name, value in body.items()
             }
-        said = completion["choices"][0]["message"]["content"].strip() or "(nothing)"
+        content = completion["choices"][0]["message"]["content"].strip() or "(nothing)"
         wanted = self.format.user_message_output_requirements(self.signature)
         complaint = (
             f"Your answer can't be used: {wrong}. The label is one of: {', '.join(self.program.labels)}. {wanted}"
         )
-        turns = [{"role": "assistant", "content": said}, {"role": "user", "content": complaint}]
+        turns = [{"role": "assistant", "content": content}, {"role": "user", "content": complaint}]
         return {**body, "messages": [*body["messages"], *turns]}
 
     def read(self, completion: dict[str, Any]) -> Prediction:
-        """What a chat completion says; raises EngineError where it is none."""
+        """Return the prediction in a chat completion; raises EngineError if it is none."""
         try:
             choice, usage = completion["choices"][0], completion.get("usage") or {}
             content, logprobs, finish = (
@@ -135,7 +169,7 @@ class ProgramRequests:
 
 
 def what_is_wrong(finish_reason: str | None, otherwise: str) -> str:
-    """Why an answer has no label."""
+    """Return why an answer has no label."""
     if finish_reason == "length":
         return CUT
     return "it was held back by a content filter" if finish_reason == "content_filter" else otherwise

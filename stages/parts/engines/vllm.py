@@ -1,4 +1,7 @@
-"""vLLM as an engine: its command line, its own request keys, its words for errors."""
+"""vLLM as an engine: its command line, request keys and words for errors, and its routes to load adapters at run time.
+
+vLLM knows an adapter, and what it computed with it (the prefix cache), by name and path: changed weights need new ones.
+"""
 
 import json
 import os
@@ -27,7 +30,7 @@ class Vllm(OwnEngineErrors):
 
     name = "vllm"
     health = "/health"
-    max_alternatives = 128  # its --max-logprobs, which is 20 unless it is told
+    max_alternatives = 128  # its --max-logprobs, whose default is 20
 
     def command(self, launch: Launch) -> list[str]:
         line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
@@ -60,10 +63,10 @@ class Vllm(OwnEngineErrors):
             # one process less to import all: up in 21 s for 30 on two cores
             line += ["--distributed-executor-backend", "uni"]
         refuse_trained_modules(launch.adapters.values(), "vLLM")
-        come, rank = (launch.places.adapters, launch.places.rank) if launch.places else (0, 0)
-        if at_once := len(launch.adapters) + come:
+        loaded_later, rank = (launch.slots.count, launch.slots.max_rank) if launch.slots else (0, 0)
+        if adapters := len(launch.adapters) + loaded_later:
             rank = allowed_rank(max(rank, *map(adapter_rank, launch.adapters.values()), 1))
-            line += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(at_once)]
+            line += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(adapters)]
         if launch.adapters:
             line += ["--lora-modules", *(f"{adapter}={folder}" for adapter, folder in launch.adapters.items())]
         return line
@@ -81,7 +84,7 @@ class Vllm(OwnEngineErrors):
             "VLLM_CPU_KVCACHE_SPACE": str(launch.kv_cache_gib),
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CACHE_ROOT": str(cache() / "vllm"),
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": str(int(bool(launch.places))),
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": str(int(bool(launch.slots))),
         }
 
     def adapter_model(self, base: str, adapter: str) -> str:
@@ -120,18 +123,19 @@ def allowed_rank(rank: int) -> int:
 
 
 async def load_adapter(client: EngineClient, name: str, folder: Path) -> None:
-    """Make a running vLLM serve an adapter's folder, an absolute path on its machine; raises EngineError, with vLLM's
-    reason.
+    """Make a running vLLM serve an adapter from `folder`, an absolute path on its machine.
+
+    Raises EngineError, with vLLM's reason.
     """
-    await change(client, "load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+    await change_adapters(client, "load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
 
 
 async def unload_adapter(client: EngineClient, name: str) -> None:
-    """Make a running vLLM forget an adapter: from then on its name is a 404. Raises EngineError."""
-    await change(client, "unload_lora_adapter", {"lora_name": name})
+    """Make a running vLLM unload an adapter: requests for its name then get a 404. Raises EngineError."""
+    await change_adapters(client, "unload_lora_adapter", {"lora_name": name})
 
 
-async def change(client: EngineClient, route: str, body: dict[str, str]) -> None:
+async def change_adapters(client: EngineClient, route: str, body: dict[str, str]) -> None:
     try:
         async with client.session.post(f"{client.api_base}/{route}", json=body) as response:
             if response.status != 200:

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 
 from stages.parts.engines.caching_client import CachingClient, in_order
 from stages.parts.engines.engine import ServedModel
-from stages.parts.engines.http_client import EngineError, QueryRefused, engine_client
+from stages.parts.engines.http_client import EngineError, engine_client
 from stages.parts.engines.rate_limit import RateLimit
-from stages.parts.engines.requests import NO_PREDICTION, Prediction, ProgramRequests
+from stages.parts.engines.requests import NO_ANSWER, NO_PREDICTION, Failure, Prediction, ProgramRequests
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Style
 from stages.parts.run.progress import Progress
@@ -48,11 +48,13 @@ def max_tokens(style: Style, labels: Sequence[str], base: Path) -> int:
     return longest if style == "direct" else longest + REASONING_TOKENS
 
 
-async def ask(asker: CachingClient, requests: ProgramRequests, text: str) -> Prediction:
-    """One text's reading; NO_READING for a text with more tokens than the model takes."""
+async def ask(client: CachingClient, requests: ProgramRequests, text: str) -> Prediction:
+    """Return one text's prediction; NO_PREDICTION for one that the engine refuses, as it does with too many tokens."""
     try:
-        return requests.read(await asker.complete(requests.body(text)))
-    except QueryRefused:
+        return requests.read(await client.complete(requests.body(text)))
+    except EngineError as error:
+        if Failure.of(error).reason == NO_ANSWER:
+            raise
         return NO_PREDICTION
 
 
@@ -68,8 +70,8 @@ async def ask_all(
             progress.update()
 
         async with engine_client(served, PATIENCE_S) as client:
-            asker = CachingClient(client, RateLimit(at_once))
-            await in_order(lambda text: ask(asker, requests, text), texts, at_once, take)
+            caching = CachingClient(client, RateLimit(at_once))
+            await in_order(lambda text: ask(caching, requests, text), texts, at_once, take)
     return found
 
 
@@ -97,10 +99,10 @@ def latency(served: ServedModel, requests: ProgramRequests, texts: Sequence[str]
     async def one_by_one() -> list[float]:
         seconds = []
         async with engine_client(served, PATIENCE_S) as client:
-            asker = CachingClient(client, RateLimit(1))
+            caching = CachingClient(client, RateLimit(1))
             for text in texts:
                 started = time.perf_counter()
-                await ask(asker, requests, text)
+                await ask(caching, requests, text)
                 seconds.append(time.perf_counter() - started)
         return seconds
 

@@ -32,10 +32,10 @@ def shares_an_engine(folder: Path, params: Params) -> bool:
 
 
 def base_engine(
-    base: Path, adapters: Mapping[str, Path], params: Params, places: AdapterSlots | None = None
+    base: Path, adapters: Mapping[str, Path], params: Params, slots: AdapterSlots | None = None
 ) -> EngineProcess:
-    """An engine for the base and adapters beside it, with places for adapters that come while it runs."""
-    return student_engine(base, adapters, params, served_name("base", base), places)
+    """An engine for the base and adapters beside it, with slots for adapters loaded while it runs."""
+    return student_engine(base, adapters, params, served_name("base", base), slots)
 
 
 def tuned_engine(base: Path, tuned: Path, name: str, params: Params) -> EngineProcess:
@@ -44,7 +44,7 @@ def tuned_engine(base: Path, tuned: Path, name: str, params: Params) -> EnginePr
 
 
 def student_engine(
-    model: Path, adapters: Mapping[str, Path], params: Params, name: str, places: AdapterSlots | None = None
+    model: Path, adapters: Mapping[str, Path], params: Params, name: str, slots: AdapterSlots | None = None
 ) -> EngineProcess:
     """On the GPUs for a student of the hub, on the CPU for the tiny one."""
     student = params.student
@@ -52,7 +52,7 @@ def student_engine(
     length = student.max_model_len if isinstance(student, HubStudentSettings) else None
     kind = KINDS[params.engine.kind]
     return prepare(
-        kind, model, adapters, params.runtime, on_gpus=from_hub, max_model_len=length, name=name, places=places
+        kind, model, adapters, params.runtime, on_gpus=from_hub, max_model_len=length, name=name, slots=slots
     )
 
 

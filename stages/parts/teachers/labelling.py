@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import uvloop
@@ -13,9 +13,9 @@ from stages.parts.data.rows import Row, TeacherLabel
 from stages.parts.engines.batch_api import Batches
 from stages.parts.engines.budget import BudgetExceeded, Spending
 from stages.parts.engines.caching_client import CachingClient, ChatClient, in_order
-from stages.parts.engines.http_client import EngineClient, EngineError, EngineRefuses, QueryRefused, RequestRefused
+from stages.parts.engines.http_client import EngineClient, EngineError, EngineRefuses
 from stages.parts.engines.rate_limit import RateLimit
-from stages.parts.engines.requests import NO_PREDICTION, Prediction, ProgramRequests
+from stages.parts.engines.requests import Outcome, Prediction, ProgramRequests
 from stages.parts.run.append_log import AppendLog, append_log
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Runtime
@@ -29,24 +29,7 @@ from stages.parts.teachers.teacher import Teacher
 MAX_FAILED = 0.02  # share of the rows, and one in any case; more means that the teacher is ill, not the queries
 BUSY = "another run is asking {}: wait for it, its answers are shared"
 VOTE_TEMPERATURE = 0.7  # of the paper's
-NO_ANSWER = "no answer"  # a failure that is the engine's, not the row's
 MORE_ASKS = 2  # after an answer without a label: of 2 % that come by chance one leaves 2 rows of 5,000, two none
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a row has no label: a reason that rows share, and what was said about this one."""
-
-    reason: str
-    said: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a teacher made of a row, and why it failed, if it did."""
-
-    reading: Prediction
-    failure: Failure | None = None
 
 
 class Labeller:
@@ -54,34 +37,28 @@ class Labeller:
     row is asked so often, at a temperature, and the answers vote (self-consistency, Wang et al. 2022, arXiv
     2203.11171)."""
 
-    def __init__(self, asker: ChatClient, requests: ProgramRequests, votes: int = 1) -> None:
-        self.asker = asker
+    def __init__(self, client: ChatClient, requests: ProgramRequests, votes: int = 1) -> None:
+        self.client = client
         self.requests = requests
         self.votes = votes
 
-    async def answer(self, row: Row) -> Answer:
-        """Raises what concerns all rows (EngineRefuses, OverBudget); what concerns this one alone is its failure."""
+    async def answer(self, row: Row) -> Outcome:
+        """Return a row's outcome; raises what concerns every row (EngineRefuses, BudgetExceeded)."""
         return elected(await asyncio.gather(*map(self.one, bodies_of(row["text"], self.requests, self.votes))))
 
-    async def one(self, body: dict[str, Any]) -> Answer:
+    async def one(self, body: dict[str, Any]) -> Outcome:
         try:
-            completion = await self.asker.complete(body)
-            reading = self.requests.read(completion)
+            completion = await self.client.complete(body)
+            prediction = self.requests.read(completion)
             for _ in range(MORE_ASKS):
-                if not reading.wrong:
+                if not prediction.wrong:
                     break
-                body = self.requests.body_again(body, completion, reading.wrong)
-                completion = await self.asker.complete(body)
-                reading = self.requests.read(completion)
-        except QueryRefused as error:
-            return Answer(NO_PREDICTION, Failure("too long", str(error)))
-        except RequestRefused as error:
-            return Answer(NO_PREDICTION, Failure("refused", str(error)))
-        except EngineRefuses:
-            raise
+                body = self.requests.body_again(body, completion, prediction.wrong)
+                completion = await self.client.complete(body)
+                prediction = self.requests.read(completion)
         except EngineError as error:
-            return Answer(NO_PREDICTION, Failure(NO_ANSWER, str(error)))
-        return Answer(reading, Failure(reading.wrong, reading.reasoning or "") if reading.wrong else None)
+            return Outcome.of(error)
+        return Outcome.of(prediction)
 
 
 def bodies_of(text: str, requests: ProgramRequests, votes: int) -> list[dict[str, Any]]:
@@ -92,36 +69,36 @@ def bodies_of(text: str, requests: ProgramRequests, votes: int) -> list[dict[str
     )
 
 
-def elected(answers: Sequence[Answer]) -> Answer:
+def elected(answers: Sequence[Outcome]) -> Outcome:
     """What most answers say; probabilities are the mean of theirs, where those that report none give all to their
     label.
     """
-    valid = [answer.reading for answer in answers if not answer.failure]
+    valid = [answer.prediction for answer in answers if not answer.failure]
     if len(answers) == 1 or not valid:
         return answers[0]
     shares: dict[str, float] = defaultdict(float)
-    for reading in valid:
-        for label, share in (reading.probabilities or {reading.label: 1.0}).items():
+    for prediction in valid:
+        for label, share in (prediction.probabilities or {prediction.label: 1.0}).items():
             shares[label] += share / len(valid)
-    votes = Counter(reading.label for reading in valid)
+    votes = Counter(prediction.label for prediction in valid)
     label = max(votes, key=lambda name: (votes[name], shares[name]))
-    first = next(reading for reading in valid if reading.label == label)
-    return Answer(replace(first, probabilities=dict(sorted(shares.items(), key=lambda pair: -pair[1]))))
+    first = next(prediction for prediction in valid if prediction.label == label)
+    return Outcome(replace(first, probabilities=dict(sorted(shares.items(), key=lambda pair: -pair[1]))))
 
 
-def teacher_label(row: Row, reading: Prediction) -> TeacherLabel:
+def teacher_label(row: Row, prediction: Prediction) -> TeacherLabel:
     """The record of a row. Probabilities have four digits: the rest is rounding, and would make equal labels unequal
     files.
     """
-    confidence = reading.probabilities.get(reading.label)
+    confidence = prediction.probabilities.get(prediction.label)
     return TeacherLabel(
         id=row["id"],
         text=row["text"],
-        label=reading.label,
-        reasoning=reading.reasoning or "",
-        valid=reading.label != UNKNOWN,
+        label=prediction.label,
+        reasoning=prediction.reasoning or "",
+        valid=prediction.label != UNKNOWN,
         confidence=None if confidence is None else round(confidence, 4),
-        probabilities={label: round(share, 4) for label, share in sorted(reading.probabilities.items())},
+        probabilities={label: round(share, 4) for label, share in sorted(prediction.probabilities.items())},
     )
 
 
@@ -130,14 +107,14 @@ def label_all(
     program: IntentClassifier,
     rows: RowSource,
     runtime: Runtime,
-    take: Callable[[Row, Answer], None],
+    take: Callable[[Row, Outcome], None],
 ) -> Spending:
     """Give each row and its answer to `take`, in order; say what they cost.
 
     Raises UserError where the teacher refuses to work, the budget would be passed, or more than MAX_FAILED of the rows
     fail. Nothing that was answered is lost by that.
     """
-    meter = teacher.meter(runtime)
+    budget = teacher.budget(runtime)
     requests = ProgramRequests(
         program, teacher.kind, teacher.name, teacher.max_tokens, TeacherFormat(), teacher.options
     )
@@ -146,7 +123,7 @@ def label_all(
     done, count = 0, len(rows)
 
     async def run(log: AppendLog | None, progress: Progress) -> None:
-        async def answer(row: Row) -> Answer:
+        async def answer(row: Row) -> Outcome:
             nonlocal done
             found = await labeller.answer(row)
             done += 1
@@ -154,18 +131,18 @@ def label_all(
                 failures[found.failure.reason] += 1
                 if failures.total() > max(1, MAX_FAILED * count):
                     raise TooManyFailures
-            progress.update(note=note(meter.spent, failures.total() / done))
+            progress.update(note=note(budget.spent, failures.total() / done))
             return found
 
         async with teacher.connect() as client:
-            pace = RateLimit(runtime.max_in_flight, runtime.requests_per_minute, runtime.tokens_per_minute)
-            asker = CachingClient(client, pace, log, meter)
-            labeller = Labeller(asker, requests, teacher.votes)
+            rate_limit = RateLimit(runtime.max_in_flight, runtime.requests_per_minute, runtime.tokens_per_minute)
+            caching = CachingClient(client, rate_limit, log, budget)
+            labeller = Labeller(caching, requests, teacher.votes)
             if teacher.batch:
                 assert teacher.log and isinstance(client, EngineClient)
                 bodies = (body for row in rows for body in bodies_of(row["text"], requests, teacher.votes))
                 with append_log(teacher.log.with_suffix(".batches.jsonl"), busy) as jobs:
-                    await Batches(client, asker, jobs).ask(bodies)
+                    await Batches(client, caching, jobs).complete_all(bodies)
             await in_order(answer, rows, runtime.max_in_flight, take)
 
     kept = append_log(teacher.log, busy) if teacher.log else nullcontext()
@@ -198,7 +175,7 @@ def label_all(
                 f"{error}; {done} of {count} rows are labelled: run `dvc repro` again, the answers so far are kept"
             ) from None
         raise error from None
-    return meter.spent
+    return budget.spent
 
 
 class TooManyFailures(Exception):

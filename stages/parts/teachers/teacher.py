@@ -48,7 +48,7 @@ class Teacher:
             "set teacher.price in its profile, or " if isinstance(self.kind, HostedEndpoint) else ""
         ) + "use runtime.budget_tokens"
 
-    def meter(self, runtime: Runtime) -> Budget:
+    def budget(self, runtime: Runtime) -> Budget:
         """What counts its answers and holds them to the budget; raises UserError for a budget in dollars where no price
         is known.
         """

@@ -8,9 +8,9 @@ from typing import Any
 
 from stages.parts.data.rows import Row
 from stages.parts.engines.budget import Spending
+from stages.parts.engines.requests import Outcome
 from stages.parts.numbers.statistics import difference_interval, interval, mcnemar
 from stages.parts.run.params import PromptRecipe
-from stages.parts.teachers.labelling import Answer
 from stages.parts.tuning.recipes import LEARNS, Recipes
 
 SIGNIFICANT = 0.05
@@ -50,7 +50,7 @@ def cross_fitted(recipes: Recipes, recipe: PromptRecipe, gold: Sequence[Row], co
     others.
     """
     parts = folds(gold, count, seed) if recipe in LEARNS else [list(range(len(gold)))]
-    answers: dict[int, Answer] = {}
+    answers: dict[int, Outcome] = {}
     spent = Spending(dollars=0.0 if recipes.session.teacher.price else None)
     for number, part in enumerate(parts, 1):
         others = [row for place, row in enumerate(gold) if place not in part]
@@ -60,7 +60,7 @@ def cross_fitted(recipes: Recipes, recipe: PromptRecipe, gold: Sequence[Row], co
         answers |= dict(zip(part, found, strict=True))
         spent = added(spent, cost)
     in_order = [answers[place] for place in range(len(gold))]
-    right = [answer.reading.label == row["label"] for answer, row in zip(in_order, gold, strict=True)]
+    right = [answer.prediction.label == row["label"] for answer, row in zip(in_order, gold, strict=True)]
     return Score(recipe, right, Counter(answer.failure.reason for answer in in_order if answer.failure), spent)
 
 

@@ -69,7 +69,7 @@ class Recipes:
         """
         answers, _ = self.session.answers(self.questions.program, rows)
         reasons = [
-            answer.reading.reasoning if answer.reading.label == row["label"] else None
+            answer.prediction.reasoning if answer.prediction.label == row["label"] else None
             for row, answer in zip(rows, answers, strict=True)
         ]
         shown = (

@@ -15,14 +15,14 @@ from stages.parts.engines.caching_client import LIMITS, CachingClient, ChatClien
 from stages.parts.engines.dspy_bridge import CachedDspyEngine, ClientThread, cached_lm, client_thread
 from stages.parts.engines.http_client import EngineError
 from stages.parts.engines.rate_limit import RateLimit
-from stages.parts.engines.requests import ProgramRequests
+from stages.parts.engines.requests import NO_ANSWER, Outcome, ProgramRequests
 from stages.parts.run.append_log import append_log
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Runtime
 from stages.parts.run.progress import Progress
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
-from stages.parts.teachers.labelling import BUSY, NO_ANSWER, Answer, Labeller, cost
+from stages.parts.teachers.labelling import BUSY, Labeller, cost
 from stages.parts.teachers.teacher import Teacher
 
 REFLECTION_TOKENS = 2000  # of a rewritten prompt
@@ -31,13 +31,13 @@ REFLECTION_TOKENS = 2000  # of a rewritten prompt
 class CallCount:
     """A client that counts what one prompt's answers cost, kept ones included: what they would cost on other rows."""
 
-    def __init__(self, asker: CachingClient) -> None:
-        self.asker = asker
-        self.meter = Budget(asker.meter.price)
+    def __init__(self, client: CachingClient) -> None:
+        self.client = client
+        self.budget = Budget(client.budget.price)
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        completion = await self.asker.complete(body)
-        self.meter.count(body, completion["usage"], self.meter.cost(completion["usage"]))
+        completion = await self.client.complete(body)
+        self.budget.add(body, completion["usage"], self.budget.cost(completion["usage"]))
         return completion
 
 
@@ -52,7 +52,7 @@ class Session:
 
     @property
     def spent(self) -> Spending:
-        return self.thread.asker.meter.spent
+        return self.thread.client.budget.spent
 
     @contextmanager
     def step(self, name: str, total: int) -> Iterator[None]:
@@ -64,18 +64,18 @@ class Session:
         if self.progress:
             self.progress.update(note=cost(self.spent))
 
-    def answers(self, program: IntentClassifier, rows: Sequence[Row]) -> tuple[list[Answer], Spending]:
+    def answers(self, program: IntentClassifier, rows: Sequence[Row]) -> tuple[list[Outcome], Spending]:
         """A program's answers to rows, in order, and what they cost; a row that fails is an answer without a label.
 
         Raises UserError where the teacher refuses to work or does not answer, or the budget would be passed.
         """
-        tally = CallCount(self.thread.asker)
+        tally = CallCount(self.thread.client)
         labeller = Labeller(tally, self.requests(program), self.teacher.votes)
-        found: list[Answer] = []
+        found: list[Outcome] = []
 
-        def take(row: Row, answer: Answer) -> None:
+        def take(row: Row, answer: Outcome) -> None:
             if answer.failure and answer.failure.reason == NO_ANSWER:
-                raise EngineError(answer.failure.said)
+                raise EngineError(answer.failure.message)
             found.append(answer)
             self.answered()
 
@@ -83,7 +83,7 @@ class Session:
             self.thread.run(in_order(labeller.answer, rows, self.threads, take))
         except ExceptionGroup as group:
             raise told(group.exceptions[0]) from None
-        return found, tally.meter.spent
+        return found, tally.budget.spent
 
     def requests(self, program: IntentClassifier) -> ProgramRequests:
         return ProgramRequests(
@@ -130,12 +130,12 @@ def told(error: Exception) -> Exception:
 def session(teacher: Teacher, runtime: Runtime) -> Iterator[Session]:
     """A session until the block ends; raises UserError where another run is asking the same teacher."""
     assert teacher.log
-    meter = teacher.meter(runtime)
-    pace = RateLimit(runtime.max_in_flight, runtime.requests_per_minute, runtime.tokens_per_minute)
+    budget = teacher.budget(runtime)
+    rate_limit = RateLimit(runtime.max_in_flight, runtime.requests_per_minute, runtime.tokens_per_minute)
     with append_log(teacher.log, BUSY.format(teacher.name)) as log:
 
-        def asker(client: ChatClient) -> CachingClient:
-            return CachingClient(client, pace, log, meter)
+        def caching_client(client: ChatClient) -> CachingClient:
+            return CachingClient(client, rate_limit, log, budget)
 
-        with client_thread(teacher.connect, asker) as thread:
+        with client_thread(teacher.connect, caching_client) as thread:
             yield Session(teacher, thread, runtime.max_in_flight)
