@@ -150,7 +150,7 @@ def served_name(kind: str, folder: Path) -> str:
 
 
 def refuse_trained_modules(adapters: Iterable[Path], engine: str) -> None:
-    """Raise UserError for an adapter with whole modules, such as trained embeddings, which no engine serves beside a base."""
+    """Raise UserError for an adapter with whole modules, such as trained embeddings: no engine serves these."""
     for folder in adapters:
         if json.loads((folder / "adapter_config.json").read_text()).get("modules_to_save"):
             raise UserError(

@@ -46,7 +46,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: EngineError) -> "Failure":
-        """Return the failure of a row whose request ended in an error; raises what concerns every row (EngineRefuses)."""
+        """Return the failure of a row from its request's error; raises one that concerns every row (EngineRefuses)."""
         if isinstance(error, EngineRefuses):
             raise error
         reasons = {QueryRefused: "too long", RequestRefused: "refused"}
