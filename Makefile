@@ -34,6 +34,10 @@ compare: setup ## two revisions, A=main B=branch: metrics, plots, paired differe
 
 seeds: setup ## the pipeline over N=5 seeds, as DVC experiments: mean and spread (reports/seeds); WITH="-S raw.source=url" changes more
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.seeds $(or $(N),5) $(WITH)
+	@$(BIN)/python -m stages.parts.numbers.readme
+
+readme: setup ## write the README's results from reports/seeds
+	@$(BIN)/python -m stages.parts.numbers.readme
 
 plan: setup ## what labelling will cost, reckoned from 20 rows: requests, tokens, dollars, time
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro -q split

@@ -9,17 +9,30 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from stages.parts.data.rows import Row, TeacherLabel, extra_columns
 from stages.parts.engines.requests import Prediction, ProgramRequests
 from stages.parts.numbers.baselines import fitted_baseline
-from stages.parts.numbers.calibration import calibrated, load_calibration
+from stages.parts.numbers.calibration import Calibration, calibrated, load_calibration
+from stages.parts.numbers.metrics import (
+    AccuracyByArm,
+    ArmFigures,
+    Difference,
+    Measure,
+    Metrics,
+    OutOfScopeFigures,
+    PoolAccuracy,
+    ProgramAccuracy,
+    ServedFigures,
+    save_metrics,
+)
 from stages.parts.numbers.out_of_scope import out_of_scope_figures, scoped_confidence
 from stages.parts.numbers.statistics import (
     coverage_curve,
@@ -42,40 +55,85 @@ from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import Sidecar, load_program, load_sidecar, program_state
 
 LATENCY_QUERIES = 50
-FREE_QUERIES = 200  # asked again without the constraint
-KINDS = ("plain", "optimized")
+FREE_QUERIES = 200  # queried again with decoding that is not constrained to the labels
 
 
-def measure(right: Sequence[bool]) -> dict[str, Any]:
-    """Accuracy with its interval and count."""
-    low, high = interval(sum(right), len(right))
-    return {"accuracy": sum(right) / len(right), "low": low, "high": high, "n": len(right)}
+@dataclass(frozen=True)
+class StudentAnswers:
+    """One student with one program on the test rows.
+
+    `seconds_alone` are the times of LATENCY_QUERIES queries sent one at a time. `valid_free` is the share of valid
+    answers without constrained decoding. `out_of_scope` are the answers to texts that no label fits; only the served
+    student has any.
+    """
+
+    scores: Scores
+    seconds_alone: list[float]
+    valid_free: float
+    out_of_scope: list[Prediction]
+
+    def figures(self) -> dict[str, float]:
+        """Return what a query takes, under the names of ArmFigures."""
+        return {
+            **mean_tokens(self.scores),
+            "valid_free": self.valid_free,
+            "seconds": self.scores.seconds / len(self.scores.readings),
+            "p50_ms": 1000 * float(np.median(self.seconds_alone)),
+        }
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A student with a program: its scores, seconds for queries one at a time, and the share of valid answers where
-    nothing holds it to the labels."""
+    """An arm's labels for the test rows, which of them are right, and what a query takes (names of ArmFigures)."""
 
-    scores: Scores
-    alone: list[float]
-    valid_free: float
-    outside: list[Prediction]  # its answers to texts that no label fits
+    predicted: list[str]
+    right: list[bool]
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def measure(right: Sequence[bool]) -> Measure:
+    low, high = interval(sum(right), len(right))
+    return Measure(accuracy=sum(right) / len(right), low=low, high=high, n=len(right))
+
+
+def accuracy_by_arm(measured: Mapping[str, Measure]) -> AccuracyByArm:
+    """Return the accuracies alone, the students' by weights and program."""
+
+    def of_programs(weights: str) -> ProgramAccuracy:
+        return ProgramAccuracy(
+            plain=measured[f"{weights}_plain"].accuracy, optimized=measured[f"{weights}_optimized"].accuracy
+        )
+
+    linear = {name: found.accuracy for name, found in measured.items() if name.startswith("linear_")}
+    teacher, majority = measured["teacher"], measured["majority"]
+    return AccuracyByArm(
+        n=teacher.n,
+        base=of_programs("base"),
+        tuned=of_programs("tuned"),
+        teacher=teacher.accuracy,
+        majority=majority.accuracy,
+        **linear,
+    )
+
+
+def mean_tokens(scores: Scores) -> dict[str, float]:
+    return {
+        kind: sum(getattr(reading, kind) for reading in scores.readings) / len(scores.readings)
+        for kind in ("prompt_tokens", "completion_tokens")
+    }
 
 
 def score_students(
-    params: Params, pair: Sidecar, test: list[Any], outside: list[Any], before: list[Future[Any]]
-) -> dict[str, Arm]:
-    """base_plain, base_optimized, tuned_plain, tuned_optimized: both students with both programs over the test rows;
-    equal prompts once.
+    params: Params, pair: Sidecar, test: list[Any], out_of_scope: list[Any], before: list[Future[Any]]
+) -> dict[str, StudentAnswers]:
+    """Return the answers of base_plain, base_optimized, tuned_plain and tuned_optimized to the test rows.
 
-    The served one is asked what is `outside`, too.
-
-    Engines start at once; they are asked when `before` is done, since times are measured.
+    If both programs of a student are equal, it is queried once. Engines start at once, but are queried only when
+    `before` is done: other work on the processor would distort the measured times.
     """
     plain = IntentClassifier(pair.labels, pair.instructions, pair.style)
     checkpoint = Path(pair.checkpoint)
-    arms: dict[str, Arm] = {}
+    arms: dict[str, StudentAnswers] = {}
     with closing(students(paths.BASE, {checkpoint.name: checkpoint}, params)) as engines:
         for name, served in engines:
             wait(before)
@@ -90,32 +148,25 @@ def score_students(
                     for held in (True, False)
                 )
                 is_served = (weights, kind) == ("tuned", pair.program)
-                said = score(served, free, test[:FREE_QUERIES], params.runtime.max_in_flight).predicted
-                arms[f"{weights}_{kind}"] = Arm(
+                unconstrained = score(served, free, test[:FREE_QUERIES], params.runtime.max_in_flight).predicted
+                arms[f"{weights}_{kind}"] = StudentAnswers(
                     scores=score(served, requests, test, params.runtime.max_in_flight),
-                    alone=latency(served, requests, [row["text"] for row in test[:LATENCY_QUERIES]]),
-                    valid_free=sum(label in pair.labels for label in said) / len(said),
-                    outside=score(served, requests, outside, params.runtime.max_in_flight).readings
-                    if is_served and outside
+                    seconds_alone=latency(served, requests, [row["text"] for row in test[:LATENCY_QUERIES]]),
+                    valid_free=sum(label in pair.labels for label in unconstrained) / len(unconstrained),
+                    out_of_scope=score(served, requests, out_of_scope, params.runtime.max_in_flight).readings
+                    if is_served and out_of_scope
                     else [],
                 )
     return arms
 
 
-def mean_tokens(scores: Scores) -> dict[str, float]:
-    """Tokens a query."""
-    return {
-        kind: sum(getattr(reading, kind) for reading in scores.readings) / len(scores.readings)
-        for kind in ("prompt_tokens", "completion_tokens")
-    }
-
-
-def linear_lessons(
+def linear_rows(
     gold: list[Row], reviewed: list[Row], teacher: list[TeacherLabel], sealed: Mapping[str, str], trained: set[str]
 ) -> dict[str, list[tuple[str, str]]]:
-    """What linear baselines learn from: gold, the teacher's labels, those of them that the student learned from, and
-    all true labels, which nobody knows where the pool is a team's own. What people reviewed each of them learns,
-    too."""
+    """Return the texts and labels that each linear baseline is fitted on: gold, the teacher's labels, those of them
+    that the student was trained on, and all true labels (none for a pool without known labels). Reviewed rows are
+    added to each.
+    """
     valid = [row for row in teacher if row["valid"]]
     people = [(row["text"], row["label"]) for row in reviewed]
     return {
@@ -128,152 +179,143 @@ def linear_lessons(
     }
 
 
-def timed_answers(model: Pipeline, texts: list[str]) -> tuple[list[str], dict[str, float]]:
-    """What a linear model says, and the seconds it takes for a text among many, and milliseconds alone."""
+def linear_answers(model: Pipeline, texts: list[str]) -> tuple[list[str], dict[str, float]]:
+    """Return a linear model's labels, the seconds of a text among many, and the median milliseconds of one alone."""
     started = time.perf_counter()
-    said = [str(label) for label in model.predict(texts)]
+    predicted = [str(label) for label in model.predict(texts)]
     seconds = (time.perf_counter() - started) / len(texts)
     alone = []
     for text in texts[:LATENCY_QUERIES]:
         started = time.perf_counter()
         model.predict([text])
         alone.append(time.perf_counter() - started)
-    return said, {"seconds": seconds, "p50_ms": 1000 * float(pd.Series(alone).median())}
+    return predicted, {"seconds": seconds, "p50_ms": 1000 * float(np.median(alone))}
+
+
+def confidences(scores: Scores, temperature: float) -> list[float]:
+    """Return the probability of each row's most likely label, 0 for a row without probabilities."""
+    return [max(calibrated(found, temperature).values(), default=0.0) for found in scores.probabilities]
+
+
+def served_figures(
+    pair: Sidecar, calibration: Calibration, answers: StudentAnswers, right: Sequence[bool]
+) -> ServedFigures:
+    """Return the figures of the served pair: its calibration, its speed, and what it answers at its threshold."""
+    scores = answers.scores
+    as_reported = [max(found.values(), default=0.0) for found in scores.probabilities]
+    confidence = confidences(scores, calibration.temperature)
+    answered = [
+        hit
+        for hit, value in zip(right, confidence, strict=True)
+        if calibration.threshold and value >= calibration.threshold
+    ]
+    p50, p95 = np.quantile(answers.seconds_alone, [0.5, 0.95])
+    return ServedFigures(
+        checkpoint=Path(pair.checkpoint).name,
+        program=pair.program,
+        accuracy=sum(right) / len(right),
+        invalid=sum(label not in pair.labels for label in scores.predicted),
+        calibration_error=expected_calibration_error(reliability(confidence, right)),
+        calibration_error_before=expected_calibration_error(reliability(as_reported, right)),
+        temperature=calibration.temperature,
+        threshold=calibration.threshold,
+        wanted_precision=calibration.wanted_precision,
+        answered=len(answered) / len(right),
+        precision=measure(answered) if answered else None,
+        **mean_tokens(scores),
+        queries_per_second=len(right) / scores.seconds,
+        p50_ms=1000 * float(p50),
+        p95_ms=1000 * float(p95),
+    )
+
+
+def scope_figures(answers: StudentAnswers, actual: Sequence[str], calibration: Calibration) -> OutOfScopeFigures | None:
+    """Return how texts that no label fits are answered; None if the run has no such texts.
+
+    They are rows of labels that were left out, or the test rows of `none_of_these`, if that is a label.
+    """
+    of_test = [scoped_confidence(found, calibration.temperature) for found in answers.scores.probabilities]
+    inside = [text for text, label in zip(of_test, actual, strict=True) if label != NONE_OF_THESE]
+    outside = [text for text, label in zip(of_test, actual, strict=True) if label == NONE_OF_THESE]
+    outside += [scoped_confidence(reading.probabilities, calibration.temperature) for reading in answers.out_of_scope]
+    return out_of_scope_figures(inside, outside, calibration.threshold) if inside and outside else None
 
 
 def columns_of_test(rows: list[Any]) -> dict[str, list[str | None]]:
-    """The user's other columns (an id, a date), which came along as `raw.NAME`."""
+    """Return the columns of the user's own that came along with the rows (an id, a date), as `raw.NAME`."""
     names = dict.fromkeys(name for row in rows for name in extra_columns(row))
     return {name: [row.get(name) for row in rows] for name in names}
 
 
 def main() -> None:
     params, pair = load_params(), load_sidecar(paths.SIDECAR)
+    calibration = load_calibration(paths.CALIBRATION)
     test, gold = read_jsonl(paths.TEST), read_jsonl(paths.GOLD)
     teacher_pool, teacher_test = read_jsonl(paths.TEACHER_LABELS), read_jsonl(paths.TEACHER_TEST)
     sealed = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
-    actual = [row["label"] for row in test]
-    calibration = load_calibration(paths.CALIBRATION)
+    trained = {row["id"] for row in read_jsonl(paths.SFT_TRAIN)}
+    actual, texts = [row["label"] for row in test], [row["text"] for row in test]
 
-    lessons = linear_lessons(
-        gold, read_jsonl(paths.REVIEWED), teacher_pool, sealed, {row["id"] for row in read_jsonl(paths.SFT_TRAIN)}
-    )
-    with ThreadPoolExecutor(1) as beside:  # while the engines start
-        fits = {arm: beside.submit(fitted_baseline, rows, params.seed) for arm, rows in lessons.items()}
-        of_students = score_students(params, pair, test, read_jsonl(paths.OUT_OF_SCOPE), [*fits.values()])
-    models = {arm: fit.result() for arm, fit in fits.items()}
-    linear = {arm: timed_answers(model, [row["text"] for row in test]) for arm, model in models.items() if model}
+    # The linear models are fitted while the engines start.
+    rows_by_model = linear_rows(gold, read_jsonl(paths.REVIEWED), teacher_pool, sealed, trained)
+    with ThreadPoolExecutor(1) as beside:
+        fits = {name: beside.submit(fitted_baseline, rows, params.seed) for name, rows in rows_by_model.items()}
+        by_student = score_students(params, pair, test, read_jsonl(paths.OUT_OF_SCOPE), [*fits.values()])
+    linear = {name: linear_answers(model, texts) for name, fit in fits.items() if (model := fit.result())}
     [(most_frequent, _)] = Counter(row["label"] for row in teacher_pool if row["valid"]).most_common(1)
-    predicted = {arm: student.scores.predicted for arm, student in of_students.items()}
-    predicted |= {"teacher": [row["label"] for row in teacher_test], "majority": [most_frequent] * len(test)}
-    predicted |= {arm: said for arm, (said, _) in linear.items()}
-    takes = {arm: effort for arm, (_, effort) in linear.items()} | {
-        arm: {
-            **mean_tokens(student.scores),
-            "valid_free": student.valid_free,
-            "seconds": student.scores.seconds / len(test),
-            "p50_ms": 1000 * float(pd.Series(student.alone).median()),
-        }
-        for arm, student in of_students.items()
-    }
-    right = {
-        arm: [label == true for label, true in zip(answers, actual, strict=True)] for arm, answers in predicted.items()
-    }
-    measured = {arm: measure(hits) for arm, hits in right.items()}
-    of_pool = measure([row["valid"] and row["label"] == sealed[row["id"]] for row in teacher_pool]) if sealed else {}
 
+    def arm(predicted: list[str], figures: dict[str, float] | None = None) -> Arm:
+        return Arm(predicted, [label == true for label, true in zip(predicted, actual, strict=True)], figures or {})
+
+    arms = {name: arm(answers.scores.predicted, answers.figures()) for name, answers in by_student.items()}
+    arms["teacher"] = arm([row["label"] for row in teacher_test])
+    arms["majority"] = arm([most_frequent] * len(test))
+    arms |= {name: arm(predicted, figures) for name, (predicted, figures) in linear.items()}
+
+    measured = {name: measure(each.right) for name, each in arms.items()}
+    of_pool = measure([row["valid"] and row["label"] == sealed[row["id"]] for row in teacher_pool]) if sealed else None
     served_arm = f"tuned_{pair.program}"
-    served, served_right = of_students[served_arm].scores, right[served_arm]
-    as_reported = [max(probabilities.values(), default=0.0) for probabilities in served.probabilities]
-    sure = [
-        max(calibrated(probabilities, calibration.temperature).values(), default=0.0)
-        for probabilities in served.probabilities
-    ]
-    bins = reliability(sure, served_right)
-    # What a service that abstains below the threshold would have answered.
-    answered = [
-        hit
-        for hit, value in zip(served_right, sure, strict=True)
-        if calibration.threshold and value >= calibration.threshold
-    ]
-    # What no label fits: rows of other labels, or, where there is a label for them, its test rows.
-    of_test = [scoped_confidence(probabilities, calibration.temperature) for probabilities in served.probabilities]
-    inside = [text for text, label in zip(of_test, actual, strict=True) if label != NONE_OF_THESE]
-    outside = [text for text, label in zip(of_test, actual, strict=True) if label == NONE_OF_THESE]
-    outside += [
-        scoped_confidence(reading.probabilities, calibration.temperature) for reading in of_students[served_arm].outside
-    ]
-    p50, p95 = pd.Series(of_students[served_arm].alone).quantile([0.5, 0.95])
-
-    write_json(
-        paths.METRICS,
-        {
-            "profile": params.profile,
-            "source": params.raw.source,
-            "style": pair.style,
-            "labels": params.sft.labels,
-            "test": {
-                "n": len(test),
-                **{
-                    weights: {kind: measured[f"{weights}_{kind}"]["accuracy"] for kind in KINDS}
-                    for weights in ("base", "tuned")
-                },
-                **{arm: measured[arm]["accuracy"] for arm in ("teacher", "majority", *linear)},
-            },
-            "teacher": {f"pool_{name}": value for name, value in of_pool.items()},
-            # Rows more than the test's own at which the served student's interval would be half as wide.
-            "rows_to_halve_interval": rows_to_halve(sum(served_right), len(test)),
-            "interval": {
-                arm: {name: figures[name] for name in ("accuracy", "low", "high", "n")}
-                for arm, figures in measured.items()
-            },
-            # Of each arm; students and linear models also with what a query takes, many in flight (`seconds`) and alone
-            # (`p50_ms`).
-            "arms": {
-                arm: {
-                    "macro_f1": macro_f1(actual, answers),
-                    "valid": sum(label in pair.labels for label in answers) / len(test),
-                    **takes.get(arm, {}),
-                }
-                for arm, answers in predicted.items()
-            },
-            "served": {
-                "checkpoint": Path(pair.checkpoint).name,
-                "program": pair.program,
-                "accuracy": measured[served_arm]["accuracy"],
-                "invalid": sum(label not in pair.labels for label in served.predicted),
-                "calibration_error": expected_calibration_error(bins),
-                "calibration_error_before": expected_calibration_error(reliability(as_reported, served_right)),
-                "temperature": calibration.temperature,
-                "threshold": calibration.threshold,
-                "wanted_precision": calibration.wanted_precision,
-                "answered": len(answered) / len(test),
-                "precision": measure(answered) if answered else None,
-                **mean_tokens(served),
-                "queries_per_second": len(test) / served.seconds,
-                "p50_ms": 1000 * float(p50),
-                "p95_ms": 1000 * float(p95),
-            },
-            **({"outside": out_of_scope_figures(inside, outside, calibration.threshold)} if inside and outside else {}),
-            # The served student's accuracy minus another's on the same rows: paired bootstrap, and p of McNemar's exact
-            # test.
-            "served_less": {
-                arm: {
-                    **dict(zip(("low", "high"), difference_interval(served_right, hits, params.seed), strict=True)),
-                    "p": mcnemar(served_right, hits),
-                }
-                for arm, hits in right.items()
-                if arm != served_arm
-            },
+    served, served_right = by_student[served_arm], arms[served_arm].right
+    scope = scope_figures(served, actual, calibration)
+    metrics = Metrics(
+        profile=params.profile,
+        source=params.raw.source,
+        style=pair.style,
+        labels=params.sft.labels,
+        test=accuracy_by_arm(measured),
+        teacher=PoolAccuracy(**{f"pool_{name}": value for name, value in of_pool} if of_pool else {}),
+        rows_to_halve_interval=rows_to_halve(sum(served_right), len(test)),
+        interval=measured,
+        arms={
+            name: ArmFigures(
+                macro_f1=macro_f1(actual, each.predicted),
+                valid=sum(label in pair.labels for label in each.predicted) / len(test),
+                **each.figures,
+            )
+            for name, each in arms.items()
+        },
+        served=served_figures(pair, calibration, served, served_right),
+        **({"outside": scope} if scope else {}),
+        served_less={
+            name: Difference(
+                **dict(zip(("low", "high"), difference_interval(served_right, each.right, params.seed), strict=True)),
+                p=mcnemar(served_right, each.right),
+            )
+            for name, each in arms.items()
+            if name != served_arm
         },
     )
+    save_metrics(metrics, paths.METRICS)
+
+    confidence = confidences(served.scores, calibration.temperature)
     with whole_file(paths.PREDICTIONS) as draft:
-        columns = {"id": [row["id"] for row in test], "actual": actual, **predicted, "confidence": sure}
+        predicted = {name: each.predicted for name, each in arms.items()}
+        columns = {"id": [row["id"] for row in test], "actual": actual, **predicted, "confidence": confidence}
         pd.DataFrame(columns | columns_of_test(test)).to_csv(draft, index=False)
     with whole_file(paths.CONFUSION) as draft:
-        pd.DataFrame({"actual": actual, "predicted": served.predicted}).to_csv(draft, index=False)
-    write_json(paths.RELIABILITY, bins)
-    write_json(paths.COVERAGE, coverage_curve(sure, served_right))
+        pd.DataFrame({"actual": actual, "predicted": served.scores.predicted}).to_csv(draft, index=False)
+    write_json(paths.RELIABILITY, reliability(confidence, served_right))
+    write_json(paths.COVERAGE, coverage_curve(confidence, served_right))
 
 
 if __name__ == "__main__":

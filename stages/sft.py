@@ -13,8 +13,7 @@ from typing import Any
 from stages.parts.data.leaks import leaks, refuse_copies, without_copies
 from stages.parts.data.rows import Row, TeacherLabel
 from stages.parts.numbers.baselines import baseline_model
-from stages.parts.numbers.label_doubt import likely_wrong
-from stages.parts.numbers.label_errors import likely_errors
+from stages.parts.numbers.label_errors import contradicted_labels, doubted_labels
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, read_jsonl, write_json, write_jsonl
@@ -69,12 +68,12 @@ def pruned(params: Params, rows: list[TeacherLabel], gold: list[Row], reviewed: 
     if params.train.targets == "hard":
         on_gold = {row["id"]: row for row in read_jsonl(paths.TEACHER_GOLD)}
         right = [on_gold[row["id"]]["label"] == row["label"] for row in gold]
-        wrong = likely_wrong(
+        wrong = doubted_labels(
             [row["confidence"] for row in rows], [on_gold[row["id"]]["confidence"] for row in gold], right
         )
         rows = without(rows, wrong, reviewed)
     classifier = baseline_model(params.seed, quick=True)
-    errors = likely_errors(classifier, [row["text"] for row in rows], [row["label"] for row in rows], params.seed)
+    errors = contradicted_labels(classifier, [row["text"] for row in rows], [row["label"] for row in rows], params.seed)
     return without(rows, errors, reviewed)
 
 

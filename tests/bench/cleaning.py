@@ -18,8 +18,7 @@ import numpy as np
 import pandas as pd
 
 from stages.parts.numbers.baselines import baseline_model
-from stages.parts.numbers.label_doubt import likely_wrong
-from stages.parts.numbers.label_errors import likely_errors
+from stages.parts.numbers.label_errors import contradicted_labels, doubted_labels
 from stages.parts.run.files import write_json
 from stages.parts.task.safe_text import safe_text
 from tests.bench.labelled import Labelled, folders, labelled
@@ -43,10 +42,12 @@ def cleaned(rows: Labelled, errors: str, seed: int) -> dict[str, float]:
     def contradicted(kept: np.ndarray) -> np.ndarray:
         """Of the kept rows, those that confident learning drops."""
         dropped = np.zeros(len(texts), bool)
-        dropped[kept] = likely_errors(baseline_model(seed, quick=True), list(texts[kept]), list(labels[kept]), seed)
+        dropped[kept] = contradicted_labels(
+            baseline_model(seed, quick=True), list(texts[kept]), list(labels[kept]), seed
+        )
         return dropped
 
-    doubtful = likely_wrong(of_pool, of_gold, list(rows.gold.text.map(said) == rows.gold.label))
+    doubtful = doubted_labels(of_pool, of_gold, list(rows.gold.text.map(said) == rows.gold.label))
     by_arm = {
         "all": np.zeros(len(texts), bool),
         "confident_learning": contradicted(np.ones(len(texts), bool)),

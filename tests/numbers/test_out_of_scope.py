@@ -17,12 +17,12 @@ def test_what_no_label_fits_counts_as_answered_where_a_label_is_named_surely_eno
         {},
     )
     found = out_of_scope_figures(inside, outside, threshold=0.65)
-    assert (found["n"], found["answered"], found["confident"], found["inside_answered"]) == (5, 2 / 5, 1 / 5, 2 / 4)
+    assert (found.n, found.answered, found.confident, found.inside_answered) == (5, 2 / 5, 1 / 5, 2 / 4)
     # .95 and .8 are surer than four of the five outside, .6 than three, .1 than two.
-    assert found["auroc"] == pytest.approx(13 / 20)
+    assert found.auroc == pytest.approx(13 / 20)
     # three of four are ever answered
-    assert found["at_coverage"] == {"0.70": 2 / 5, "0.80": 2 / 5, "0.84": 2 / 5, "0.90": None}
-    assert out_of_scope_figures(inside, outside, None)["answered"] == 0
+    assert found.at_coverage == {"0.70": 2 / 5, "0.80": 2 / 5, "0.84": 2 / 5, "0.90": None}
+    assert out_of_scope_figures(inside, outside, None).answered == 0
 
 
 def test_confidence_is_in_the_likeliest_label_and_not_in_none_of_these():

@@ -98,6 +98,8 @@ RERUNS = {
     "stages/parts/numbers/calibration.py": "calibrate evaluate",
     "stages/parts/data/leaks.py": "raw filter split sft",
     "stages/parts/numbers/arms.py": "report",
+    "stages/parts/numbers/label_errors.py": "sft",
+    "stages/parts/numbers/metrics.py": "evaluate report",
     "stages/parts/numbers/plots.py": "report",
     "stages/parts/engines/vllm.py": "teacher optimize evaluate",
     "stages/parts/students/tiny.py": "base",

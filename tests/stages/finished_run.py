@@ -139,20 +139,25 @@ def finish_run(
     for number, stage in enumerate(report.STAGES):
         write_json(paths.TIMES / f"{stage}.json", {"seconds": 0.1 + number * 7, "peak_memory_mb": 100 * number})
 
-    def answered(errors: float) -> evaluate.Arm:
+    def answered(errors: float) -> evaluate.StudentAnswers:
         readings = []
         for row in test:
             label, sure = mistaken(labels, row["label"], errors, source), source.uniform(0.3, 1)
             others = {other: (1 - sure) / (len(labels) - 1) for other in labels if other != label}
             readings.append(Prediction(label, {label: sure, **others}, prompt_tokens=30, completion_tokens=1))
         right = sum(reading.label == row["label"] for reading, row in zip(readings, test, strict=True))
-        return evaluate.Arm(
-            Scores(right / len(test), readings, seconds=len(test) / 100), alone=[0.01] * 50, valid_free=0.9, outside=[]
+        return evaluate.StudentAnswers(
+            Scores(right / len(test), readings, seconds=len(test) / 100),
+            seconds_alone=[0.01] * 50,
+            valid_free=0.9,
+            out_of_scope=[],
         )
 
     base, tuned = answered(0.95), answered(student_errors)
     unsure = {label: 1 / len(labels) for label in labels}
-    tuned.outside.extend([Prediction(labels[0], {**unsure, labels[0]: 0.95}), *[Prediction(labels[0], unsure)] * 3])
+    tuned.out_of_scope.extend(
+        [Prediction(labels[0], {**unsure, labels[0]: 0.95}), *[Prediction(labels[0], unsure)] * 3]
+    )
     students = {"base_plain": base, "base_optimized": base, "tuned_plain": tuned, "tuned_optimized": tuned}
     monkeypatch.setattr(evaluate, "score_students", lambda *_: students)
     evaluate.main()

@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import Page
 
 from stages import report
-from stages.parts.numbers.arms import advice, best_linear, dollars
-from stages.parts.numbers.confusion import confusion_shares
+from stages.parts.numbers.arms import advice, best_linear
+from stages.parts.numbers.by_label import confusion_shares
+from stages.parts.numbers.render import dollars
 from stages.parts.numbers.statistics import difference_interval, mcnemar
 from stages.parts.run import paths
 from stages.parts.run.files import read_json, write_json
@@ -69,7 +70,7 @@ def test_the_page_tells_the_run_and_its_controls_work(finished):
 
             recall = pd.read_csv(paths.BY_LABEL).set_index("label").recall
             for label in recall.index:
-                diagonal = page.locator(f"#confusion td[title='{label} said to be {label}']")
+                diagonal = page.locator(f"#confusion td[title='{label} predicted as {label}']")
                 assert diagonal.inner_text() == f"{100 * recall[label]:.0f}" and diagonal.is_visible()
             by_f1 = pd.read_csv(paths.BY_LABEL).sort_values("f1").label
             page.get_by_role("button", name="F1").click()
@@ -99,7 +100,7 @@ def test_of_77_labels_the_confusion_keeps_its_names_in_view(finished, monkeypatc
             page.set_viewport_size({"width": width, "height": 900})
             page.goto((finished / "reports/index.html").as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") == width
-            frame, cell = page.locator(".matrix"), page.get_by_title(f"{names[69]} said to be {names[70]}")
+            frame, cell = page.locator(".matrix"), page.get_by_title(f"{names[69]} predicted as {names[70]}")
             cell.scroll_into_view_if_needed()
             around, shown = frame.bounding_box(), cell.bounding_box()
             of_row = page.locator("#confusion tbody th", has_text=re.compile("69$")).bounding_box()
@@ -147,9 +148,7 @@ def test_what_was_not_measured_is_left_out(finished):
     text = (paths.REPORTS / "index.html").read_text()
     assert "all true labels" not in text and "labels are right" not in text
     assert "$7.50" in text, "1.2 dollars for 160 rows are 7.5 for 1,000"
-    assert (
-        "right on 77.5\u00a0% of the gold rows" in text and "<b>lost_card</b> with <b>card_arrival</b> (3 of 4)" in text
-    )
+    assert "right on 77.5\u00a0%." in text and "<b>lost_card</b> with <b>card_arrival</b> (3 of 4)" in text
 
 
 def test_an_experiment_is_called_one_and_compared_with_what_learned_its_labels(finished):
@@ -161,7 +160,7 @@ def test_an_experiment_is_called_one_and_compared_with_what_learned_its_labels(f
     page, model, data = ((paths.REPORTS / name).read_text() for name in ("index.html", "model_card.md", "data_card.md"))
     assert all("EXPERIMENT" in text for text in (page, model, data))
     assert "not by people" not in data and data.count("people (the sealed labels)") == 2
-    advised = model.split("**What to do with it.**")[1].splitlines()[0]
+    advised = model.split("**Advice.**")[1].splitlines()[0]
     assert f"{100 * metrics['test']['linear_true']:.1f}\u00a0%" in advised
 
 
@@ -180,14 +179,12 @@ def test_a_threshold_that_no_test_row_reaches_is_not_called_none(finished):
     metrics["served"] |= {"threshold": 0.998, "answered": 0.0, "precision": None}
     write_json(paths.METRICS, metrics)
     write_json(paths.SIDECAR, {**pair, "labels": [*pair["labels"], "none_of_these"]})
-    assert "it has no label for them" in paths.MODEL_CARD.read_text()
+    assert "The model has no label for them" in paths.MODEL_CARD.read_text()
     report.main()
     page, card = (path.read_text() for path in (paths.REPORTS / "index.html", paths.MODEL_CARD))
     for text in (page, card):
-        assert (
-            "No confidence was right" not in text and f"none of the {metrics['test']['n']} test rows reaches it" in text
-        )
-    assert "it has no label for them" not in card and "`none_of_these` is meant for them" in card
+        assert "No threshold reached" not in text and f"none of the {metrics['test']['n']} test rows reaches it" in text
+    assert "The model has no label for them" not in card and "`none_of_these` is meant for them" in card
 
 
 @pytest.mark.parametrize(

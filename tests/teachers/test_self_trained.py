@@ -11,7 +11,7 @@ from stages.parts.data.tables import read_table
 from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.numbers.baselines import baseline_model
-from stages.parts.numbers.label_errors import likely_errors
+from stages.parts.numbers.label_errors import contradicted_labels
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
 from stages.parts.teachers.linear_client import LinearClient, linear_client
@@ -99,7 +99,7 @@ def test_confident_learning_finds_planted_errors_and_spares_right_rows(rows):
     given = [
         LABELS[(LABELS.index(label) + 1) % 3] if wrong else label for label, wrong in zip(labels, planted, strict=True)
     ]
-    found = likely_errors(baseline_model(0, quick=True), texts, given, 0)
+    found = contradicted_labels(baseline_model(0, quick=True), texts, given, 0)
     assert found[planted].mean() > 0.7 and found[~planted].mean() < 0.05
 
 

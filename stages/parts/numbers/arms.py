@@ -1,8 +1,10 @@
-"""The arms of the comparison: what they are called, what they cost, and which one a reader should take."""
+"""The arms of the comparison: their names, their prices, and which one to serve."""
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any, TypedDict
+
+from stages.parts.numbers.metrics import ArmFigures, Metrics
+from stages.parts.numbers.render import dollars, percent, points
 
 NAMES = {
     "majority": "most frequent label",
@@ -16,7 +18,7 @@ NAMES = {
     "tuned_plain": "tuned, plain prompt",
     "tuned_optimized": "tuned, optimised prompt",
 }
-# sft.labels -> the linear models that learn from what the student learns from.
+# sft.labels -> the linear models that are fitted on the labels that the student is trained on
 SAME_LABELS = {
     "teacher": ("linear_cleaned", "linear_teacher"),
     "checked": ("linear_cleaned",),
@@ -25,11 +27,10 @@ SAME_LABELS = {
 
 
 class ArmRow(TypedDict):
-    """One arm's line in the report. Shares are in [0, 1], `cost` in dollars per 1,000 queries; None where nothing was
-    measured.
+    """One arm in the report's table. Shares are in [0, 1], `cost` in dollars per 1,000 queries; None if not measured.
 
-    `low`, `high` bound the accuracy; `less` holds the served arm's accuracy less this one's (`by`, `low`, `high`, `p`),
-    None for itself.
+    `low` and `high` bound the accuracy. `less` is the served arm's accuracy minus this one's (`by`, `low`, `high`,
+    `p`), None for the served arm itself.
     """
 
     arm: str
@@ -46,114 +47,90 @@ class ArmRow(TypedDict):
     less: dict[str, float] | None
 
 
-def arm_rows(metrics: Mapping[str, Any], teacher: Mapping[str, Any], price_per_hour: float) -> list[ArmRow]:
-    """The arms that were measured, in the order of NAMES.
+def arm_rows(metrics: Metrics, teacher: Mapping[str, Any], price_per_hour: float) -> list[ArmRow]:
+    """Return the arms that were measured, in the order of NAMES.
 
-    A query's cost is the seconds it takes with many in flight times the machine's price; the teacher's is its bill over
-    its answers.
+    A query costs the seconds it takes with many in flight at the machine's price. The teacher, if it has a bill, costs
+    that bill over its answers.
     """
-    served = metrics["interval"][served_arm(metrics)]["accuracy"]
+    served = metrics.interval[metrics.served_arm].accuracy
     rows = []
     for arm, name in NAMES.items():
-        if arm not in metrics["interval"]:
+        if arm not in metrics.interval:
             continue
-        interval, figures = metrics["interval"][arm], metrics.get("arms", {}).get(arm, {})
-        cost = 1000 * figures["seconds"] * price_per_hour / 3600 if "seconds" in figures else None
-        if arm == "teacher" and teacher.get("cost"):
-            cost = 1000 * teacher["cost"] / (teacher.get("answers") or teacher["rows"])
-        less = metrics["served_less"].get(arm)
+        measure, less = metrics.interval[arm], metrics.served_less.get(arm)
+        figures = metrics.arms[arm]
         rows.append(
             ArmRow(
                 arm=arm,
                 name=name,
-                accuracy=interval["accuracy"],
-                low=interval["low"],
-                high=interval["high"],
-                macro_f1=figures.get("macro_f1"),
-                valid=figures.get("valid"),
-                valid_free=figures.get("valid_free"),
-                tokens=figures["prompt_tokens"] + figures["completion_tokens"] if "prompt_tokens" in figures else None,
-                p50_ms=figures.get("p50_ms"),
-                cost=cost,
-                less={"by": served - interval["accuracy"], **less} if less else None,
+                accuracy=measure.accuracy,
+                low=measure.low,
+                high=measure.high,
+                macro_f1=figures.macro_f1,
+                valid=figures.valid,
+                valid_free=figures.valid_free,
+                tokens=figures.tokens,
+                p50_ms=figures.p50_ms,
+                cost=teacher_cost(teacher) if arm == "teacher" else query_cost(figures, price_per_hour),
+                less={"by": served - measure.accuracy, **less.model_dump()} if less else None,
             )
         )
     return rows
 
 
-def served_arm(metrics: Mapping[str, Any]) -> str:
-    return f"tuned_{metrics['served']['program']}"
+def query_cost(figures: ArmFigures, price_per_hour: float) -> float | None:
+    """Return the dollars of 1,000 queries."""
+    return None if figures.seconds is None else 1000 * figures.seconds * price_per_hour / 3600
+
+
+def teacher_cost(teacher: Mapping[str, Any]) -> float | None:
+    """Return the dollars of 1,000 answers of the teacher, from its report."""
+    return 1000 * teacher["cost"] / (teacher.get("answers") or teacher["rows"]) if teacher.get("cost") else None
 
 
 def best_linear(rows: list[ArmRow], labels: str) -> ArmRow:
-    """The best of the linear models on the student's own labels (`sft.labels`): whoever recommends the student has to
-    beat that one.
+    """Return the best linear model on the student's own labels (`sft.labels`): what a student worth serving must
+    beat.
     """
     return max((row for row in rows if row["arm"] in SAME_LABELS[labels]), key=lambda row: row["accuracy"])
 
 
-def dollars(amount: float) -> str:
-    """An amount to the cent, or with two digits that count where that is finer."""
-    return f"${amount:.2f}" if amount >= 0.1 else f"${Decimal(f'{amount:.2g}'):f}"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
-
-
-def points(difference: float) -> str:
-    """A difference of shares in points, with its sign."""
-    return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
 def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
-    """What to do, the first sentence by itself: the linear model, unless the student's paired interval lies above
-    it.
+    """Return sentences that say which model to serve; the first stands alone.
+
+    It is the linear model unless the student's paired interval lies above it.
     """
     linear = best_linear(rows, labels)
     less = linear["less"]
     assert less, "the linear model is not the served arm"
-    by_the_way = ""
+    difference = f"a difference of {points(less['by'])} points (95 % interval {points(less['low'])} to "
+    difference += f"{points(less['high'])})"
+    accuracies = (
+        f"The student is right on {percent(student['accuracy'])} of the test queries, a linear model on the same "
+        f"labels on {percent(linear['accuracy'])}: {difference}."
+    )
     if student["cost"] and linear["cost"]:
-        by_the_way = (
-            f" 1,000 queries cost {dollars(linear['cost'])} with the linear model and "
-            f"{dollars(student['cost'])} with the student."
-        )
-    right = f"{percent(student['accuracy'])} of the test queries right against {percent(linear['accuracy'])}"
+        accuracies += f" 1,000 queries cost {dollars(student['cost'])} and {dollars(linear['cost'])}."
     if less["low"] > 0:
-        said = [
-            "Serve the student.",
-            f"It gets {right} with a linear model on the same labels: {points(less['by'])} points, 95 % interval "
-            f"{points(less['low'])} to {points(less['high'])}.{by_the_way}",
-        ]
+        verdict = "Serve the student."
     elif less["high"] < 0:
-        said = [
-            "Serve the linear model: it is better than the student.",
-            f"Trained on the same labels it gets {percent(linear['accuracy'])} of the test queries right, the student "
-            f"{percent(student['accuracy'])}: {points(-less['by'])} points, 95 % interval {points(-less['high'])} to "
-            f"{points(-less['low'])}.{by_the_way}",
-        ]
+        verdict = "Serve the linear model: it is better than the student."
     else:
-        said = [
-            "Serve the linear model: the student is not shown to be better.",
-            f"The student gets {right} with a linear model on the same labels; the difference of "
-            f"{points(less['by'])} points has a 95 % "
-            f"interval of {points(less['low'])} to {points(less['high'])}, which holds 0.{by_the_way}",
-        ]
+        verdict = "Serve the linear model: the student is not shown to be better."
+    sentences = [verdict, accuracies]
     teacher = next((row for row in rows if row["arm"] == "teacher"), None)
     if teacher and teacher["less"]:
-        against = teacher["less"]
-        told = (
-            "better than"
-            if against["low"] > 0
-            else "worse than"
-            if against["high"] < 0
-            else "not shown to be better or worse than"
+        less = teacher["less"]
+        if less["low"] > 0:
+            compared = "more accurate than"
+        elif less["high"] < 0:
+            compared = "less accurate than"
+        else:
+            compared = "not shown to be more or less accurate than"
+        bill = f"; 1,000 of its answers cost {dollars(teacher['cost'])}" if teacher["cost"] else ""
+        sentences.append(
+            f"The student is {compared} its teacher ({percent(teacher['accuracy'])}{bill}): "
+            f"{points(less['by'])} points ({points(less['low'])} to {points(less['high'])})."
         )
-        bill = f", whose answers cost {dollars(teacher['cost'])} per 1,000" if teacher["cost"] else ""
-        said.append(
-            f"On these rows the student is {told} its teacher ({percent(teacher['accuracy'])}{bill}): "
-            f"{points(against['by'])} points, "
-            f"{points(against['low'])} to {points(against['high'])}."
-        )
-    return said
+    return sentences

@@ -13,17 +13,17 @@ STOPPED_EARLY: dict[str, Any] = {"solver": "saga", "tol": 0.01}
 
 
 def baseline_model(seed: int, *, quick: bool = False) -> Pipeline:
-    """TF-IDF of words and characters with logistic regression, not fitted; 94.0 % on Banking77-25 from all true labels.
+    """Return TF-IDF of words and characters with logistic regression, not fitted.
 
-    `quick` stops short of the optimum, in a seventh of the time: it finds label errors as well (bench/NOTES.md).
+    `quick` stops short of the optimum, after a seventh of the time: enough to find label errors.
     """
     solver = STOPPED_EARLY if quick else WHOLE
     return make_pipeline(make_union(words(2), characters(2, 5)), LogisticRegression(C=20, random_state=seed, **solver))
 
 
 def fitted_baseline(rows: Sequence[tuple[str, str]], seed: int) -> Pipeline | None:
-    """The baseline after learning from texts and labels; None where they can't teach it: no rows, one label, no term in
-    two of them.
+    """Return the baseline fitted on texts and labels; None if they can't be fitted: no rows, one label, no common
+    term.
     """
     try:
         return baseline_model(seed).fit([text for text, _ in rows], [label for _, label in rows])

@@ -1,31 +1,35 @@
-"""A classifier's answers label by label: where it is weak, and which queries show it."""
+"""A classifier's answers label by label: its weak labels, the texts that show them, and the confusion matrix."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TypedDict
 
-from sklearn.metrics import precision_recall_fscore_support
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-CONFUSIONS = 3  # a label
-EXAMPLES = 3  # a confusion
+from stages.parts.task.labels import UNKNOWN
+
+CONFUSIONS = 3  # shown for each label
+EXAMPLES = 3  # shown for each confusion
 
 
 class LabelConfusion(TypedDict):
-    """Rows of a label that got another one, `said`, and some of their texts."""
+    """How many rows of one label were predicted as another, and the first of their texts."""
 
-    said: str
+    predicted: str
     rows: int
     examples: list[str]
 
 
 class LabelFigures(TypedDict):
-    """One label's figures in [0, 1]; `rows` is how many have it, `said` how many got it; `confusions` with the most
-    rows first.
+    """One label's figures in [0, 1]. `rows` counts its true rows, `predicted` the rows predicted as this label;
+    `confusions` are its most frequent ones, most frequent first.
     """
 
     label: str
     rows: int
-    said: int
+    predicted: int
     precision: float
     recall: float
     f1: float
@@ -35,28 +39,38 @@ class LabelFigures(TypedDict):
 def by_label(
     actual: Sequence[str], predicted: Sequence[str], texts: Sequence[str], labels: Sequence[str]
 ) -> list[LabelFigures]:
-    """The figures of each label, in the order of `labels`; a precision or recall of no rows is 0."""
+    """Return the figures of each label, in the order of `labels`; a precision or recall of no rows is 0."""
     precision, recall, f1, rows = precision_recall_fscore_support(
         actual, predicted, labels=list(labels), zero_division=0
     )
     mistaken: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for true, said, text in zip(actual, predicted, texts, strict=True):
-        if true != said:
-            mistaken[true][said].append(text)
+    for true, answer, text in zip(actual, predicted, texts, strict=True):
+        if true != answer:
+            mistaken[true][answer].append(text)
     return [
         LabelFigures(
             label=label,
             rows=int(rows[number]),
-            said=sum(answer == label for answer in predicted),
+            predicted=sum(answer == label for answer in predicted),
             precision=float(precision[number]),
             recall=float(recall[number]),
             f1=float(f1[number]),
             confusions=[
-                LabelConfusion(said=said, rows=len(found), examples=found[:EXAMPLES])
-                for said, found in sorted(mistaken[label].items(), key=lambda item: (-len(item[1]), item[0]))[
+                LabelConfusion(predicted=answer, rows=len(found), examples=found[:EXAMPLES])
+                for answer, found in sorted(mistaken[label].items(), key=lambda item: (-len(item[1]), item[0]))[
                     :CONFUSIONS
                 ]
             ],
         )
         for number, label in enumerate(labels)
     ]
+
+
+def confusion_shares(actual: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
+    """Return the shares in [0, 1] of each true label's rows (index) that were predicted as each label (columns).
+
+    Both are sorted by name. UNKNOWN comes last, if any prediction is no label.
+    """
+    names = [*sorted(labels), UNKNOWN] if set(predicted) - set(labels) else sorted(labels)
+    counts = confusion_matrix(actual, [label if label in labels else UNKNOWN for label in predicted], labels=names)
+    return pd.DataFrame(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), index=names, columns=names)

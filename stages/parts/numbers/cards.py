@@ -1,16 +1,14 @@
-"""The metadata of the model card and the data card, in Hugging Face's format (huggingface_hub.ModelCardData,
-DatasetCardData).
-"""
+"""Metadata of the model card and the data card, in Hugging Face's format."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from stages.parts.numbers.arms import ArmRow
+from stages.parts.numbers.metrics import Metrics
 from stages.parts.run.params import HubStudentSettings, Params
 
-# Source -> its name, its id on the hub or here, its licence. Your own rows have the licence that you give them.
+# Source -> its name, its id on the hub or here, its licence. A team's own rows get the licence that it gives them.
 SOURCES = {
     "sample": ("Sample corpus of support queries", "sample", "apache-2.0"),
     "url": ("Banking77", "mteb/banking77", "cc-by-4.0"),
@@ -20,16 +18,14 @@ SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "1
 
 
 def source_of(params: Params) -> tuple[str, str, str | None]:
-    """Name, id and licence of the rows; a data set of the hub is named as it is there, where its own card has the
-    licence.
-    """
+    """Return name, id and licence of the rows. A data set of the hub keeps its name; its licence is on its own card."""
     if params.raw.source == "hub":
         return params.raw.hub.repository, params.raw.hub.repository, None
     return SOURCES.get(params.raw.source, OWN)
 
 
-def model_metadata(params: Params, metrics: Mapping[str, Any], student: ArmRow) -> str:
-    """YAML: what the model is, and the served student's results on test."""
+def model_metadata(params: Params, metrics: Metrics, student: ArmRow) -> str:
+    """Return YAML: what the model is, and the served student's results on test."""
     name, identifier, _ = source_of(params)
     figures = {"accuracy": student["accuracy"], "f1": student["macro_f1"]}
     results = [
@@ -48,7 +44,7 @@ def model_metadata(params: Params, metrics: Mapping[str, Any], student: ArmRow) 
     ]
     base = params.student.model if isinstance(params.student, HubStudentSettings) else None
     data = ModelCardData(
-        model_name=f"{metrics['profile']}-student",
+        model_name=f"{metrics.profile}-student",
         base_model=base,
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -59,7 +55,7 @@ def model_metadata(params: Params, metrics: Mapping[str, Any], student: ArmRow) 
 
 
 def data_metadata(params: Params, rows: int, labels: Sequence[str]) -> str:
-    """YAML: what the data are; `rows` of all parts."""
+    """Return YAML: what the data are; `rows` counts all parts."""
     name, _, licence = source_of(params)
     size = next((size for most, size in SIZES.items() if rows < most), "n>1M")
     data = DatasetCardData(

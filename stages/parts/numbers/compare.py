@@ -1,14 +1,12 @@
-"""Two revisions against each other: DVC's differences of metrics and plots, and a page with the paired difference of
-their predictions.
+"""Compare two revisions: DVC's diffs of metrics and plots, and a page with the paired difference of their predictions.
 
-python -m stages.parts.numbers.compare main other    # branches, tags, commits; without the second: the workspace
+python -m stages.parts.numbers.compare A B    # branches, tags or commits; B defaults to the workspace
 """
 
 import argparse
 import io
 import json
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,8 @@ import pandas as pd
 from dvc.exceptions import DvcException
 from scmrepo.exceptions import SCMError
 
-from stages.parts.numbers.arms import points, served_arm
-from stages.parts.numbers.render import rendered
+from stages.parts.numbers.metrics import flat_numbers
+from stages.parts.numbers.render import points, rendered
 from stages.parts.numbers.statistics import difference_interval, mcnemar
 from stages.parts.run import paths
 from stages.parts.run.commands import command
@@ -30,7 +28,7 @@ WORKSPACE = "the workspace"
 
 
 def read(path: Path, revision: str) -> str:
-    """A file of a revision, from Git or from DVC's cache; raises UserError where it is in neither."""
+    """Return a file of a revision, from Git or from DVC's cache; raises UserError if it is in neither."""
     try:
         return str(dvc.api.read(str(path), rev=None if revision == WORKSPACE else revision))
     except (DvcException, SCMError, OSError) as error:
@@ -40,45 +38,34 @@ def read(path: Path, revision: str) -> str:
         ) from None
 
 
-def served_answers(revision: str) -> pd.DataFrame:
-    """What the served student of a revision said: `actual` and `said`, by the rows' ids."""
+def served_predictions(revision: str) -> pd.DataFrame:
+    """Return the served student's predictions in a revision: `actual` and `predicted`, indexed by row id."""
     metrics = json.loads(read(paths.METRICS, revision))
     table = pd.read_csv(io.StringIO(read(paths.PREDICTIONS, revision)), dtype=str, keep_default_na=False).set_index(
         "id"
     )
-    return table[["actual"]].assign(said=table[served_arm(metrics)])
-
-
-def numbers(metrics: Mapping[str, Any], before: str = "") -> dict[str, float]:
-    """The numbers of nested metrics by their dotted names."""
-    found: dict[str, float] = {}
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            found |= numbers(value, f"{before}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[f"{before}{name}"] = float(value)
-    return found
+    return table[["actual"]].assign(predicted=table[f"tuned_{metrics['served']['program']}"])
 
 
 def changed_metrics(a: str, b: str) -> list[dict[str, Any]]:
-    """The metrics that differ, `name`, `a`, `b` and `change`; None where a revision lacks one."""
-    of_a, of_b = (numbers(json.loads(read(paths.METRICS, revision))) for revision in (a, b))
-    found = []
-    for name in {**of_a, **of_b}:
-        old, new = of_a.get(name), of_b.get(name)
+    """Return the metrics that differ: `name`, `a`, `b` and `change`, None if a revision lacks the metric."""
+    metrics_a, metrics_b = (flat_numbers(json.loads(read(paths.METRICS, revision))) for revision in (a, b))
+    changed = []
+    for name in {**metrics_a, **metrics_b}:
+        old, new = metrics_a.get(name), metrics_b.get(name)
         if old != new:
-            found.append(
+            changed.append(
                 {"name": name, "a": old, "b": new, "change": None if old is None or new is None else new - old}
             )
-    return found
+    return changed
 
 
 def compare(a: str, b: str, seed: int) -> dict[str, Any]:
-    """The page's facts; raises UserError where the two have no test row in common."""
-    both = served_answers(a).join(served_answers(b), how="inner", lsuffix="_a", rsuffix="_b")
+    """Return what the page shows; raises UserError if the two have no test row in common."""
+    both = served_predictions(a).join(served_predictions(b), how="inner", lsuffix="_a", rsuffix="_b")
     if both.empty:
         raise UserError(f"{a} and {b} have no test row in common: their accuracies can't be compared")
-    right_a, right_b = both.said_a == both.actual_a, both.said_b == both.actual_b
+    right_a, right_b = both.predicted_a == both.actual_a, both.predicted_b == both.actual_b
     low, high = difference_interval(list(right_b), list(right_a), seed)
     texts = {row["id"]: row["text"] for row in read_jsonl(paths.TEST)}
 
@@ -100,28 +87,28 @@ def compare(a: str, b: str, seed: int) -> dict[str, Any]:
             "p": mcnemar(list(right_b), list(right_a)),
         },
         "metrics": changed_metrics(a, b),
-        "gained": rows(right_b & ~right_a, "said_a"),
-        "lost": rows(right_a & ~right_b, "said_b"),
+        "gained": rows(right_b & ~right_a, "predicted_a"),
+        "lost": rows(right_a & ~right_b, "predicted_b"),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.parts.numbers.compare", description=__doc__.splitlines()[0])
     parser.add_argument("a", help="a branch, tag or commit")
-    parser.add_argument("b", nargs="?", default=WORKSPACE, help="another; without it: the workspace")
+    parser.add_argument("b", nargs="?", default=WORKSPACE, help="another one; the workspace if left out")
     given = parser.parse_args()
     with command("compare"):
         params = load_params()
-        facts = compare(given.a, given.b, params.seed)
-        write_text(paths.COMPARE / "index.html", rendered("compare.html", {**facts, "color": params.report.color}))
+        found = compare(given.a, given.b, params.seed)
+        write_text(paths.COMPARE / "index.html", rendered("compare.html", **found, color=params.report.color))
     revisions = [given.a] + ([] if given.b == WORKSPACE else [given.b])
     subprocess.run(["dvc", "metrics", "diff", *revisions], check=False)
     subprocess.run(["dvc", "plots", "diff", *revisions, "--out", str(paths.COMPARE / "plots")], check=False)
-    found = facts["difference"]
+    difference = found["difference"]
     print(
-        f"\n{given.b} less {given.a}, served student on {facts['rows']} test rows: {points(found['by'])} points, "
-        f"95 % interval "
-        f"{points(found['low'])} to {points(found['high'])}, p = {found['p']:.2g}\nthe page: {paths.COMPARE}/index.html"
+        f"\n{given.b} minus {given.a}, served student on {found['rows']} test rows: {points(difference['by'])} points, "
+        f"95 % interval {points(difference['low'])} to {points(difference['high'])}, p = {difference['p']:.2g}\n"
+        f"the page: {paths.COMPARE}/index.html"
     )
 
 

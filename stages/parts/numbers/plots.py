@@ -1,7 +1,7 @@
 """The report's pictures, drawn with matplotlib without a screen.
 
-Each is written as PNG, for `dvc plots` and README files, and returned as SVG for the page: without a background, and in
-the colour of the page's text where the PNG has INK, so that it is right in light and in dark.
+Each is written as PNG, for `dvc plots` and README files, and returned as SVG for the page. The SVG has no background,
+and its text takes the page's colour instead of INK, so that it fits a light and a dark page.
 """
 
 import io
@@ -23,7 +23,7 @@ from matplotlib.patches import Rectangle
 INK = "#202124"
 GREY = "#9aa0a6"
 DPI = 130
-# inches: text stays readable where a phone shrinks it to 350 pixels, and fits where a page shows two side by side
+# inches: readable when a phone shrinks it to 350 pixels, and two fit side by side on a page
 WIDTH = 5.0
 matplotlib.rcParams.update(
     {
@@ -40,7 +40,7 @@ matplotlib.rcParams.update(
 
 
 def save(figure: Any, path: Path) -> str:
-    """Write the figure as PNG; returns it as SVG, its ids made unique on a page by the file's name."""
+    """Write the figure as PNG; returns it as SVG. The file's name makes its ids unique on a page."""
     with whole_file(path) as draft:
         figure.savefig(draft, dpi=DPI, format="png", metadata={"Software": None})
     drawn = io.StringIO()
@@ -57,7 +57,7 @@ def accuracy_bars(
     colors: Sequence[str],
     intervals: Sequence[Mapping[str, float]] = (),
 ) -> str:
-    """One horizontal bar for each name with its percentage; `intervals` (low, high, in the bars' order) as whiskers."""
+    """Draw a horizontal bar with its percentage for each name; `intervals` (low, high) are whiskers, in their order."""
     figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * len(bars) + 0.9))
     values = np.array([100 * value for value in bars.values()])
     ends = np.array([[i["low"], i["high"]] for i in intervals]).T * 100
@@ -67,7 +67,7 @@ def accuracy_bars(
     reach = ends[1] if intervals else values
     for number, value in enumerate(values):
         inside = "black" if colors[number] == GREY else "white"
-        # behind bar and whisker, where the bar is short
+        # A short bar has no room: its number stands right of the whisker.
         x, color = (1, inside) if value > 20 else (reach[number] + 1, INK)
         axes.text(x, number, f"{value:.1f} %", va="center", color=color, fontsize=9)
     axes.invert_yaxis()
@@ -77,8 +77,8 @@ def accuracy_bars(
 
 
 def confusion(path: Path, shares: pd.DataFrame, color: str) -> None:
-    """Rows are true labels, columns predicted ones (`confusion_shares`). Grows with the labels, so that 77 stay
-    readable in the file; the page has a table."""
+    """Draw shares of true labels (rows) by predicted label (columns). The picture grows with the labels, so that 77
+    stay readable in the file; the page has a table."""
     names = list(shares.index)
     side = 2.6 + max(4.0, 0.27 * len(names))  # room for the names
     figure, axes = plt.subplots(figsize=(side, side))
@@ -107,7 +107,7 @@ def confusion(path: Path, shares: pd.DataFrame, color: str) -> None:
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="predicted", ylabel="true")
-    figure.suptitle("Percent of each true label, served student on test")
+    figure.suptitle("Served student on test: percent of each true label")
     axes.set_aspect("equal")
     save(figure, path)
 
@@ -122,7 +122,7 @@ def curve(
     diagonal: bool = False,
     mark: tuple[float, float, str] | None = None,
 ) -> str:
-    """A line through points; `diagonal` adds the line of perfect calibration, `mark` (x, y, words) a ring."""
+    """Draw a line through points; `diagonal` adds the line of perfect calibration, `mark` (x, y, legend) a ring."""
     table = pd.DataFrame(points)
     figure, axes = plt.subplots(figsize=(WIDTH, 3.3))
     if diagonal:
@@ -146,43 +146,45 @@ def curve(
 
 
 def cost_against_accuracy(path: Path, arms: Sequence[tuple[str, float, float, str]]) -> str:
-    """Arms (name, dollars per 1,000 queries, accuracy, color): up is better, left is cheaper."""
+    """Draw arms (name, dollars per 1,000 queries, accuracy, color): higher is better, left is cheaper."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.3))
     dearest = max(cost for _, cost, _, _ in arms)
     cheapest = min(cost for _, cost, _, _ in arms)
     for name, cost, accuracy, color in arms:
         axes.plot(cost, 100 * accuracy, marker="o", markersize=8, color=color)
-        # On the right below the point, on the left above it: names at the same height would run into each other.
+        # Names right of the middle go below their point, the others above: at one height they would overlap.
         below: dict[str, Any] = {"xytext": (0, -8), "ha": "right", "va": "top"}
         above: dict[str, Any] = {"xytext": (0, 8), "ha": "left", "va": "bottom"}
         place = below if cost > (cheapest * dearest) ** 0.5 else above
         axes.annotate(name, (cost, 100 * accuracy), textcoords="offset points", fontsize=9, **place)
     axes.set_xscale("log")
     axes.set(xlim=(cheapest / 3, dearest * 3), ylim=(-12, 108), yticks=range(0, 101, 20))
-    axes.set(xlabel="dollars for 1,000 queries", ylabel="test accuracy in percent")
+    axes.set(xlabel="dollars per 1,000 queries", ylabel="test accuracy in percent")
     figure.suptitle("Accuracy against cost")
     axes.grid(alpha=0.3)
     return save(figure, path)
 
 
-def label_counts(path: Path, said: Mapping[str, int], true: Mapping[str, int], color: str) -> str:
-    """For each label how many rows have it and how many got it: a teacher's leanings, which its student learns."""
+def label_counts(path: Path, predicted: Mapping[str, int], true: Mapping[str, int], color: str) -> str:
+    """Draw how many rows have each label and how many the teacher gave it: its bias, which the student learns."""
     names = sorted(true, key=lambda name: true[name])
     figure, axes = plt.subplots(figsize=(WIDTH, 0.19 * len(names) + 1))
     for number, name in enumerate(names):
-        axes.plot([true[name], said.get(name, 0)], [number, number], color=GREY, linewidth=1.5, zorder=1)
+        axes.plot([true[name], predicted.get(name, 0)], [number, number], color=GREY, linewidth=1.5, zorder=1)
     axes.scatter([true[name] for name in names], range(len(names)), color=GREY, s=18, label="true", zorder=2)
-    axes.scatter([said.get(name, 0) for name in names], range(len(names)), color=color, s=18, label="teacher", zorder=3)
+    axes.scatter(
+        [predicted.get(name, 0) for name in names], range(len(names)), color=color, s=18, label="teacher", zorder=3
+    )
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set(xlabel="test rows", ylim=(-0.8, len(names) - 0.2), xlim=(0, None))
-    figure.suptitle("Labels by the teacher and by people")
+    figure.suptitle("Labels given by the teacher and by people")
     axes.grid(axis="x", alpha=0.3)
     figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
     return save(figure, path)
 
 
 def stage_times(path: Path, seconds: Mapping[str, float], color: str) -> str:
-    """Where the time went: one bar for each stage."""
+    """Draw a bar with the seconds of each stage."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.3))
     axes.barh(list(seconds), list(seconds.values()), color=color)
     for number, value in enumerate(seconds.values()):
@@ -190,5 +192,5 @@ def stage_times(path: Path, seconds: Mapping[str, float], color: str) -> str:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set(xlabel="seconds")
-    figure.suptitle(f"Where the time goes: {sum(seconds.values()) / 60:.1f} minutes in all")
+    figure.suptitle(f"Time of each stage: {sum(seconds.values()) / 60:.1f} minutes in total")
     return save(figure, path)

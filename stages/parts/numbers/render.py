@@ -1,18 +1,30 @@
-"""Templates to text: the report's page and the cards."""
+"""Numbers and templates to text: the report's page and the cards."""
 
-from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from stages.parts.numbers.arms import dollars, percent, points
-
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def rendered(template: str, facts: Mapping[str, Any]) -> str:
-    """A file of templates/ filled in; HTML is escaped, and a name that the facts lack is an error."""
+def dollars(amount: float) -> str:
+    """Format an amount to the cent, smaller ones to two significant digits."""
+    return f"${amount:.2f}" if amount >= 0.1 else f"${Decimal(f'{amount:.2g}'):f}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def points(difference: float) -> str:
+    """Format a difference of shares in percentage points, with its sign."""
+    return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def rendered(template: str, **context: Any) -> str:
+    """Fill in a file of templates/. HTML is escaped; a name missing from the context is an error."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=template.endswith(".html"),
@@ -21,4 +33,4 @@ def rendered(template: str, facts: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "points": points, "dollars": dollars}
-    return environment.get_template(template).render(facts)
+    return environment.get_template(template).render(context)

@@ -1,6 +1,9 @@
-"""The pipeline over several seeds, as DVC experiments: a difference of half a point in one run means nothing.
+"""Run the pipeline over several seeds, as DVC experiments, and report mean and spread.
 
-python -m stages.parts.numbers.seeds 5 [-S raw.source=url ...]    # what follows goes to each `dvc exp run`
+A difference of half a point in one run is noise: each seed draws different gold rows, so it trains a different teacher
+and student.
+
+python -m stages.parts.numbers.seeds 5 [-S raw.source=url ...]    # further arguments go to each `dvc exp run`
 """
 
 import argparse
@@ -13,7 +16,8 @@ import dvc.api
 import numpy as np
 from scipy.stats import t
 
-from stages.parts.numbers.arms import NAMES, SAME_LABELS, percent, points, served_arm
+from stages.parts.numbers.arms import NAMES, SAME_LABELS
+from stages.parts.numbers.render import percent, points
 from stages.parts.run import paths
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
@@ -22,14 +26,14 @@ from stages.parts.run.provenance import commit, today
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation of one run, and the 95 % interval of the mean (Student's t), of two values or more."""
+    """Return mean, standard deviation of a run, and 95 % interval of the mean (Student's t) of two or more values."""
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
     reach = float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
     return {"mean": mean, "deviation": deviation, "low": mean - reach, "high": mean + reach, "values": list(values)}
 
 
 def experiments(names: Iterable[str]) -> dict[str, str]:
-    """The commits of those of the experiments that the current commit has."""
+    """Return the commits of the named experiments that belong to the current commit."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout
@@ -40,13 +44,13 @@ def experiments(names: Iterable[str]) -> dict[str, str]:
 
 
 def run_experiments(names: dict[str, int], settings: Sequence[str]) -> None:
-    """Run an experiment for each seed, one after the other, outside the workspace; raises UserError where one fails.
+    """Run an experiment for each seed, one after the other, outside the workspace; raises UserError if one fails.
 
-    Not through DVC's queue: its worker ends now and then with experiments still queued, and `dvc exp run --run-all`
-    waits for ever (seen here, and https://github.com/treeverse/dvc/issues/10428).
+    DVC's queue is not used: its worker can end while experiments are still queued, and `dvc exp run --run-all` then
+    waits for ever (https://github.com/treeverse/dvc/issues/10428).
     """
     if earlier := experiments(names):
-        # else they would stand for runs that fail now
+        # An old experiment would stand in for a run that fails now.
         subprocess.run(["dvc", "exp", "remove", "--quiet", *earlier], check=True)
     for name, seed in names.items():
         done = subprocess.run(
@@ -54,12 +58,12 @@ def run_experiments(names: dict[str, int], settings: Sequence[str]) -> None:
         )
         if done.returncode:
             raise UserError(
-                f"the run with seed {seed} failed (see above): what was done is kept, and another run goes on there"
+                f"the run with seed {seed} failed (see above): finished stages are kept, the same command goes on there"
             )
 
 
 def results(names: dict[str, int]) -> dict[int, dict[str, Any]]:
-    """metrics.json of each experiment, by its seed."""
+    """Return metrics.json of each experiment by its seed."""
     found = {
         names[name]: json.loads(dvc.api.read(str(paths.METRICS), rev=revision))
         for name, revision in experiments(names).items()
@@ -68,11 +72,11 @@ def results(names: dict[str, int]) -> dict[int, dict[str, Any]]:
 
 
 def summary(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy of each arm over seeds, and of the served student less the best linear model on its labels and less the
-    teacher.
+    """Return the accuracy of each arm over seeds, and the served student's minus the teacher's and minus that of the
+    best linear model on its labels.
 
-    `answered` is the share of queries that the service answers rather than abstains, `right_answers` that of right ones
-    among these (None where one run answers nothing).
+    `answered` is the share of queries that the service answers, `right_answers` the share of right ones among these
+    (None if a run answers nothing).
     """
     runs = list(by_seed.values())
     arms = [arm for arm in NAMES if all(arm in run["interval"] for run in runs)]
@@ -89,7 +93,7 @@ def summary(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
         "profile": runs[0]["profile"],
         "source": runs[0]["source"],
         "seeds": list(by_seed),
-        "served_arms": [served_arm(run) for run in runs],
+        "served_arms": [f"tuned_{run['served']['program']}" for run in runs],
         "served": spread([run["served"]["accuracy"] for run in runs]),
         **{
             name: spread([run["served"][name] for run in runs])
@@ -108,14 +112,14 @@ def main() -> None:
     given, settings = parser.parse_known_args()
     with command("seeds"):
         if given.count < 2:
-            raise UserError(f"{given.count} seed says nothing of the spread: use 2 or more")
+            raise UserError(f"{given.count} seed has no spread: use 2 or more")
         names = {f"seed-{seed}": seed for seed in range(given.count)}
         run_experiments(names, settings)
         by_seed = results(names)
         found = summary(by_seed)
         path = paths.SEEDS / f"{found['profile']}-{found['source']}.json"
         write_json(path, found)
-    print(f"\ntest accuracy over seeds {', '.join(map(str, by_seed))}: mean, standard deviation of a run")
+    print(f"\ntest accuracy over seeds {', '.join(map(str, by_seed))}: mean and standard deviation of a run")
     for arm, values in {
         "served student": found["served"],
         **{NAMES[arm]: each for arm, each in found["accuracy"].items()},
@@ -124,13 +128,13 @@ def main() -> None:
     for arm in ("linear", "teacher"):
         less = found[f"served_less_{arm}"]
         print(
-            f"served student less {arm}: {points(less['mean'])} points, 95 % interval {points(less['low'])} to "
+            f"served student minus {arm}: {points(less['mean'])} points, 95 % interval {points(less['low'])} to "
             f"{points(less['high'])}"
         )
     before, after = (found[name]["mean"] for name in ("calibration_error_before", "calibration_error"))
     print(f"calibration error: {after:.3f}, before calibration {before:.3f}")
-    right = f", of these right: {percent(found['right_answers']['mean'])}" if found["right_answers"] else ""
-    print(f"answered at the threshold: {percent(found['answered']['mean'])}{right}")
+    right = f", {percent(found['right_answers']['mean'])} of them right" if found["right_answers"] else ""
+    print(f"answered at the threshold: {percent(found['answered']['mean'])} of the queries{right}")
     print(f"written to {path}")
 
 

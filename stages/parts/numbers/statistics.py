@@ -1,4 +1,4 @@
-"""Honest numbers: intervals, paired comparisons, calibration."""
+"""Intervals, paired comparisons and calibration error."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ RESAMPLES = 10_000
 
 
 def interval(right: int, rows: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of an accuracy."""
+    """Return the 95 % Wilson interval of an accuracy."""
     proportion = binomtest(right, rows).proportion_ci(0.95, method="wilson")
     return float(proportion.low), float(proportion.high)
 
 
 def rows_to_halve(right: int, rows: int) -> int:
-    """How many rows more, at the same accuracy, make the interval at most half as wide (three times as many, or
-    somewhat fewer).
+    """Return how many more rows, at the same accuracy, make the interval at most half as wide (about three times as
+    many).
     """
     low, high = interval(right, rows)
 
@@ -31,9 +31,9 @@ def rows_to_halve(right: int, rows: int) -> int:
 
 
 def difference_interval(first: Sequence[bool], second: Sequence[bool], seed: int) -> tuple[float, float]:
-    """The 95 % interval of first's accuracy less second's on the same rows: a paired bootstrap."""
+    """Return the 95 % interval of first's accuracy minus second's on the same rows: a paired bootstrap."""
     paired = np.asarray(first, int) - np.asarray(second, int)
-    # rows drawn anew are a multinomial draw of these three
+    # Resampling rows is a multinomial draw of these three counts.
     counts = np.array([(paired == value).sum() for value in (-1, 0, 1)])
     drawn = np.random.default_rng(seed).multinomial(len(paired), counts / len(paired), RESAMPLES)
     low, high = np.quantile((drawn[:, 2] - drawn[:, 0]) / len(paired), [0.025, 0.975])
@@ -41,8 +41,9 @@ def difference_interval(first: Sequence[bool], second: Sequence[bool], seed: int
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """p of McNemar's exact test: how likely a split at least as uneven of the rows that only one is right on, were both
-    equally good.
+    """Return p of McNemar's exact test: the chance of a split this uneven if both models were equally accurate.
+
+    The split is that of the rows on which exactly one of the two is right.
     """
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
@@ -50,14 +51,12 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 
 
 def macro_f1(actual: Sequence[str], predicted: Sequence[str]) -> float:
-    """The mean F1 of the labels that `actual` has: each label counts alike, however many rows it has."""
+    """Return the mean F1 of the labels in `actual`, each with the same weight."""
     return float(f1_score(actual, predicted, labels=sorted(set(actual)), average="macro", zero_division=0))
 
 
 def reliability(confidence: Sequence[float], right: Sequence[bool]) -> list[dict[str, float]]:
-    """Rows in bins of equal width by confidence: mean `confidence`, `accuracy` and count `n` of each bin that has
-    rows.
-    """
+    """Return bins of equal width by confidence: mean `confidence`, `accuracy` and count `n` of each bin with rows."""
     values, hits = np.asarray(confidence), np.asarray(right, float)
     number = np.minimum((values * BINS).astype(int), BINS - 1)
     return [
@@ -72,12 +71,12 @@ def reliability(confidence: Sequence[float], right: Sequence[bool]) -> list[dict
 
 
 def expected_calibration_error(bins: list[dict[str, float]]) -> float:
-    """Mean distance of confidence and accuracy over rows (Naeini et al. 2015)."""
+    """Return the mean distance of confidence and accuracy over rows (Naeini et al. 2015)."""
     return sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / sum(b["n"] for b in bins)
 
 
 def coverage_curve(confidence: Sequence[float], right: Sequence[bool]) -> list[dict[str, float]]:
-    """Accuracy of the surest rows, for every twentieth of the rows: `coverage` and `accuracy` in [0, 1]."""
+    """Return the accuracy of the most confident rows for each coverage in twentieths: `coverage` and `accuracy`."""
     hits = np.asarray(right, float)[np.argsort(-np.asarray(confidence), kind="stable")]
     return [
         {"coverage": share / 20, "accuracy": float(hits[: max(1, round(len(hits) * share / 20))].mean())}

@@ -7,7 +7,7 @@ python -m stages.parts.tuning
 from collections.abc import Mapping
 from typing import Any
 
-from stages.parts.numbers.arms import percent, points
+from stages.parts.numbers.render import percent, points
 from stages.parts.run import paths
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
