@@ -1,7 +1,9 @@
-"""The house: imports point one way, and each file belongs to a room."""
+"""The house: imports point one way, each file belongs to a room and says what it is, each type has its own name."""
 
 import ast
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -22,6 +24,11 @@ KNOWS = {
     "review": {"run", "task", "data", "numbers", "review"},
     "tuning": BELOW | {"teachers", "numbers", "tuning"},
 }
+
+
+def product_files() -> Iterator[Path]:
+    for top in ("stages", "serve"):
+        yield from (ROOT / top).rglob("*.py")
 
 
 def imported_modules(file: Path) -> set[str]:
@@ -81,3 +88,26 @@ def test_stages_know_parts_alone_and_serve_knows_no_stage():
             assert module.startswith(allowed), f"{file.relative_to(ROOT)} imports {module}"
     core = [module for file in (ROOT / "serve").glob("[a-z]*.py") for module in imported_modules(file)]
     assert not [module for module in core if module.startswith("serve.batch")]
+
+
+def test_a_type_name_is_defined_once():
+    """Classes, and aliases such as `Body = Mapping[str, Any]`."""
+    places = defaultdict(list)
+    for file in product_files():
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(str(file.relative_to(ROOT)))
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript | ast.BinOp):
+                for name in (target.id for target in node.targets if isinstance(target, ast.Name)):
+                    if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name):  # CONSTANTS may repeat
+                        places[name].append(str(file.relative_to(ROOT)))
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
+def test_every_file_says_what_it_is():
+    silent = [
+        str(file.relative_to(ROOT)) for file in product_files() if not ast.get_docstring(ast.parse(file.read_text()))
+    ]
+    assert not silent
