@@ -25,7 +25,7 @@ new-data: ## a folder for your own texts: FOLDER=data/mine, with a few rows of e
 	@echo "  make setup && . $(BIN)/activate && dvc exp run -S raw.source=folder -S raw.folder=$(FOLDER)"
 
 repro: setup ## run the pipeline: only what changed
-	@$(BIN)/python -m stages.parts.run.check_params
+	@$(BIN)/python -m stages.parts.run.params
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@echo "report: reports/index.html"
 

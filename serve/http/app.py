@@ -16,7 +16,7 @@ from serve.http.quick_route import quick_route
 from serve.schemas import PROBLEMS, BatchRequest, Classification, Classifications, ClassifyRequest
 from serve.service import NotReady, Overloaded, Service, TooLarge
 from stages.parts.engines.http_client import EngineError, EngineTimeout, QueryRefused
-from stages.parts.run.pages import PAGE_HEADERS, filled_page
+from stages.parts.run.pages import PAGE_HEADERS, filled_template
 
 PAGE = Path(__file__).with_name("page.html")
 # Exception -> status, and seconds after which it is worth trying again. The most specific class counts.
@@ -75,9 +75,9 @@ def intent_router(service: Service, keys: KeyCheck) -> APIRouter:
 
 
 def page_for(service: Service, wants_key: bool, examples: Sequence[str]) -> str:
-    """The page to try queries on, with what it shows of this service in the place of FACTS."""
+    """The page to try queries on, with what it shows of this service."""
     facts = {"threshold": service.classifier.calibration.threshold, "wants_key": wants_key, "examples": list(examples)}
-    return filled_page(PAGE, facts)
+    return filled_template(PAGE, {"facts": facts})
 
 
 def health_router(service: Service, page: str) -> APIRouter:

@@ -16,7 +16,7 @@ from statistics import mean
 
 from stages.parts.data.decisions import Decision, add_decisions
 from stages.parts.data.rows import TeacherLabel
-from stages.parts.review.waiting import waiting_rows
+from stages.parts.review.queue import rows_to_review
 from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, write_json
 from stages.parts.run.params import load_params
@@ -41,7 +41,7 @@ def arms(changes: list[str], rows: int) -> dict[str, float]:
         true = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
         asked: dict[str, list[TeacherLabel]] = {
             "random": random.Random(params.seed).sample(read_jsonl(paths.TEACHER_LABELS), rows),
-            "queue": [doubt.row for doubt in waiting_rows(params, rows)],
+            "queue": [doubt.row for doubt in rows_to_review(params, rows)],
         }
         found = {"none": share_right(true)}
         before = paths.DECISIONS.read_bytes()

@@ -17,7 +17,7 @@ from stages.parts.data.decisions import Decision, add_decisions, read_decisions,
 from stages.parts.data.rows import TeacherLabel, row_id
 from stages.parts.review.desk import Desk
 from stages.parts.review.label_studio import decisions_of, task
-from stages.parts.review.queue import Doubt, doubts, in_order
+from stages.parts.review.queue import Doubt, diverse_order, doubts
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json, write_jsonl
@@ -47,7 +47,7 @@ def rows(confidence: float | None = 0.9) -> list[TeacherLabel]:
 def test_a_wrong_label_comes_first_and_its_look_alikes_do_not_fill_the_queue():
     wrong = [labelled(f"i lost my card on the way {number}", "top_up", 0.5) for number in range(6)]
     other = labelled("how do i top up by cheque", "card_arrival", 0.5)
-    queue = in_order(doubts([*rows(), *wrong, other], [], seed=0), 2, seed=0)
+    queue = diverse_order(doubts([*rows(), *wrong, other], [], seed=0), 2, seed=0)
     assert {one.row["label"] for one in queue} == {"top_up", "card_arrival"}, "six rows are one question"
     # A teacher that gives no confidence: the linear model alone finds them. An answer that names no label is as
     # doubtful as can be.

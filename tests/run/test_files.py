@@ -1,10 +1,8 @@
 import errno
-import json
 
 import pytest
 
 from stages.parts.data.rows import row_id
-from stages.parts.run import stage
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import folder_sha256, read_json, read_jsonl, whole_file, write_jsonl
 
@@ -43,35 +41,3 @@ def test_a_folders_hash_follows_names_and_contents(tmp_path):
     second = folder_sha256(tmp_path)
     (tmp_path / "b").write_text("2")
     assert len({first, second, folder_sha256(tmp_path)}) == 3
-
-
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        (UserError("split.gold=9 leaves no pool"), "files: split.gold=9 leaves no pool"),
-        (OSError(errno.ENOSPC, "No space left on device", "data/x"), "files: the disk is full (while writing data/x)"),
-    ],
-)
-def test_a_stage_ends_with_one_line_and_notes_no_time(tmp_path, monkeypatch, error, says):
-    monkeypatch.chdir(tmp_path)
-
-    def main() -> None:
-        raise error
-
-    main.__module__ = "stages.parts.run.files"
-    with pytest.raises(SystemExit) as caught:
-        stage.run_stage(main)
-    assert str(caught.value.code).startswith(says) and "\n" not in str(caught.value.code)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_stage_notes_its_time_and_memory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def main() -> None:
-        pass
-
-    main.__module__ = "stages.parts.run.files"
-    stage.run_stage(main)
-    noted = json.loads((tmp_path / "reports/times/files.json").read_text())
-    assert noted["seconds"] >= 0 and noted["peak_memory_mb"] > 10

@@ -1,4 +1,5 @@
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -68,6 +69,34 @@ def test_a_wrong_parameter_is_one_clear_line(values, path, value, says):
         parse_params(values)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        (("rest",), "rest is called other_labels: rename it"),
+        (("runtime", "threads"), "runtime.threads is called runtime.max_in_flight: rename it"),
+        (
+            ("profiles", "embedded", "train", "clip"),
+            "profiles.embedded.train.clip is called profiles.embedded.train.max_grad_norm",
+        ),
+    ],
+)
+def test_an_old_name_says_the_new_one(values, path, says):
+    """In its block, in the profile in force, and in another profile's block once that is in force."""
+    block = values
+    for key in path[:-1]:
+        block = block[key]
+    block[path[-1]] = 8
+    with pytest.raises(UserError, match=f"^params.yaml: {re.escape(says)}"):
+        parse_params(values)
+
+
+def test_params_of_another_shape_are_one_clear_line(values):
+    for change in ({"profile": ["embedded"]}, {"profiles": ["embedded"]}, {"profiles": {"embedded": 3}}, {"lora": 3}):
+        with pytest.raises(UserError, match=r"params\.yaml: ") as caught:
+            parse_params({**values, **change})
+        assert "\n" not in str(caught.value)
 
 
 def test_a_missing_parameter_is_named(values):

@@ -18,7 +18,7 @@ from stages.parts.engines.layout import model_shape, plan
 from stages.parts.engines.sglang import Sglang
 from stages.parts.engines.vllm import Vllm
 from stages.parts.run.errors import UserError
-from stages.parts.run.machine import HOST, ask_directly, check_port, dying_with_parent, free_port, gpu_memory
+from stages.parts.run.machine import HOST, bypass_proxy, check_port, dying_with_parent, free_port, gpu_memory
 from stages.parts.run.params import EngineName, Runtime
 from stages.parts.run.paths import cache
 from stages.parts.run.progress import Progress
@@ -44,7 +44,7 @@ class EngineProcess:
         (dying_with_parent).
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        ask_directly(HOST)
+        bypass_proxy(HOST)
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         with self.log.open("ab" if self.process else "wb") as output:  # a restart keeps what the dead engine said
             self.process = subprocess.Popen(

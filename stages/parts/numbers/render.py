@@ -4,7 +4,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from stages.parts.run.pages import filled_template
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -25,12 +25,4 @@ def points(difference: float) -> str:
 
 def rendered(template: str, **context: Any) -> str:
     """Fill in a file of templates/. HTML is escaped; a name missing from the context is an error."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=template.endswith(".html"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "points": points, "dollars": dollars}
-    return environment.get_template(template).render(context)
+    return filled_template(TEMPLATES / template, context, {"percent": percent, "points": points, "dollars": dollars})

@@ -12,8 +12,7 @@ from xml.sax.saxutils import quoteattr
 
 from stages.parts.data.decisions import Decision, add_decisions
 from stages.parts.data.rows import extra_columns
-from stages.parts.review.queue import Doubt
-from stages.parts.review.waiting import waiting_rows
+from stages.parts.review.queue import Doubt, rows_to_review
 from stages.parts.run import paths
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
@@ -78,7 +77,7 @@ def main() -> None:
     with command("label studio", OSError, json.JSONDecodeError):
         labels = read_json(paths.LABELS)
         if given.what == "export":
-            tasks = [task(doubt) for doubt in waiting_rows(load_params(), given.rows)]
+            tasks = [task(doubt) for doubt in rows_to_review(load_params(), given.rows)]
             write_json(given.file, tasks)
             print(f"{len(tasks)} tasks in {given.file}; the project's labelling interface:\n{labelling_config(labels)}")
         else:

@@ -1,9 +1,9 @@
-"""Which rows of the pool a person's look is worth most.
+"""Which rows of the pool are worth most to review.
 
 Doubtful rows teach most, but the most doubtful ones are alike: a person would label the same confusion twenty times. So
-the queue comes in rounds, each of which takes BEFORE times as many rows as it needs, the most doubtful ones, clusters
-them, weighted by their doubt, and asks for the row nearest to the middle of each cluster (diverse mini-batch active
-learning, Zhdanov 2019, arXiv 1901.05954).
+the queue comes in rounds. A round takes the most doubtful rows, CANDIDATES times as many as it needs, clusters them,
+weighted by their doubt, and keeps the row nearest to the centre of each cluster (diverse mini-batch active learning,
+Zhdanov 2019, arXiv 1901.05954).
 """
 
 from collections.abc import Sequence
@@ -11,82 +11,87 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.cluster import KMeans
+from sklearn.metrics import pairwise_distances_argmin
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from stages.parts.data.rows import TeacherLabel
+from stages.parts.data.decisions import read_decisions
+from stages.parts.data.rows import TeacherLabel, extra_columns
 from stages.parts.numbers.baselines import baseline_model
+from stages.parts.run import paths
+from stages.parts.run.errors import UserError
+from stages.parts.run.files import read_json, read_jsonl
+from stages.parts.run.params import Params
 from stages.parts.task.features import topic_vectors
 
-BEFORE = 10  # doubtful rows for each that is asked for
+CANDIDATES = 10  # doubtful rows for each row of a round
 ROUND = 100  # rows
 FOLDS = 4
-CONFUSED = 0.5  # doubt that a label brings which gold shows the teacher to give wrongly
+CONFUSED = 0.5  # least doubt about a label that the teacher gives wrongly on gold rows, beyond chance
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """How doubtful a teacher's label is, in [0, 1], and what a linear model that learned from its other labels says
-    instead.
-    """
+    """How doubtful a teacher's label is, in [0, 1], and the label that a linear model predicts from the other rows."""
 
     row: TeacherLabel
     doubt: float
     linear: str
 
 
-def doubts(rows: Sequence[TeacherLabel], confused: Sequence[str], seed: int) -> list[Doubt]:
-    """The doubt about each row: the mean of what the teacher leaves of certainty, where it says, and what an
-    out-of-fold linear model does.
+def rows_to_review(params: Params, count: int) -> list[Doubt]:
+    """Return the first `count` rows without a decision, with the user's other columns; raise UserError for none."""
+    decided = read_decisions(paths.DECISIONS, read_json(paths.LABELS))
+    extra = {row["id"]: extra_columns(row) for row in read_jsonl(paths.POOL)}
+    rows = [row | extra.get(row["id"], {}) for row in read_jsonl(paths.TEACHER_LABELS) if row["id"] not in decided]
+    if not rows:
+        raise UserError(f"{paths.TEACHER_LABELS} has no row without a decision: there is nothing to review")
+    confused = [pair["said"] for pair in read_json(paths.TEACHER_REPORT)["confused"] or ()]
+    print(f"ordering {len(rows)} rows, the ones worth most first", flush=True)
+    return diverse_order(doubts(rows, confused, params.seed), count, params.seed)
 
-    `confused` are labels that gold shows the teacher to give for another one, beyond chance.
+
+def doubts(rows: Sequence[TeacherLabel], confused: Sequence[str], seed: int) -> list[Doubt]:
+    """Return the doubt about each row: the mean of 1 - the teacher's confidence, if it reports one, and 1 - the
+    probability that an out-of-fold linear model gives the teacher's label.
+
+    `confused` are labels that the teacher gives to gold rows of another label, beyond chance.
     """
-    given = np.unique([row["label"] for row in rows], return_inverse=True)
-    frequent = np.bincount(given[1])[given[1]] >= FOLDS
+    names, given = np.unique([row["label"] for row in rows], return_inverse=True)
+    # A label of fewer rows than folds can't be stratified: its rows get no linear prediction.
+    frequent = np.bincount(given)[given] >= FOLDS
+    kept, own = np.unique(given[frequent], return_inverse=True)
     texts = [row["text"] for row, is_frequent in zip(rows, frequent, strict=True) if is_frequent]
-    names, own = np.unique(given[1][frequent], return_inverse=True)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    probabilities = cross_val_predict(baseline_model(seed, quick=True), texts, own, cv=folds, method="predict_proba")
-    of_frequent = zip(
-        probabilities[np.arange(len(own)), own], given[0][names[probabilities.argmax(axis=1)]], strict=True
-    )
+    own_probability, linear = np.zeros(len(rows)), names[given]
+    if len(kept) > 1:
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+        predicted = cross_val_predict(baseline_model(seed, quick=True), texts, own, cv=folds, method="predict_proba")
+        own_probability[frequent] = predicted[np.arange(len(own)), own]
+        linear[frequent] = names[kept[predicted.argmax(axis=1)]]
 
     found = []
-    for row, is_frequent in zip(rows, frequent, strict=True):
-        sure, linear = next(of_frequent) if is_frequent else (0.0, row["label"])
-        left = [1 - float(sure)] + ([] if row["confidence"] is None else [1 - row["confidence"]])
-        doubt = float(np.mean(left)) if row["valid"] else 1.0
-        found.append(Doubt(row, max(doubt, CONFUSED if row["label"] in confused else 0.0), str(linear)))
+    for row, probability, other in zip(rows, own_probability, linear, strict=True):
+        parts = [1 - float(probability)] + ([] if row["confidence"] is None else [1 - row["confidence"]])
+        doubt = float(np.mean(parts)) if row["valid"] else 1.0
+        found.append(Doubt(row, max(doubt, CONFUSED if row["label"] in confused else 0.0), str(other)))
     return found
 
 
-def in_order(found: Sequence[Doubt], count: int, seed: int) -> list[Doubt]:
-    """The first `count` rows to look at, in rounds of ROUND; within a round the most doubtful first."""
+def diverse_order(found: Sequence[Doubt], count: int, seed: int) -> list[Doubt]:
+    """Return the first `count` rows to review, in rounds of ROUND; within a round the most doubtful first."""
     left = sorted(found, key=lambda one: -one.doubt)
     vectors = topic_vectors([one.row["text"] for one in left], seed)
     queue: list[Doubt] = []
     waiting = list(range(len(left)))
     while len(queue) < count and waiting:
         size = min(ROUND, count - len(queue))
-        doubtful = waiting[: size * BEFORE]
-        chosen = (
-            doubtful
-            if len(doubtful) <= size
-            else middles(vectors[doubtful], [left[place].doubt for place in doubtful], size, seed)
-        )
-        places = sorted(doubtful[number] if len(doubtful) > size else number for number in chosen)
-        queue += [left[place] for place in places]
-        taken = set(places)
-        waiting = [place for place in waiting if place not in taken]
+        candidates = np.array(waiting[: size * CANDIDATES])
+        if len(candidates) > size:
+            weights = [left[place].doubt for place in candidates]
+            clusters = KMeans(size, n_init=1, random_state=seed).fit(vectors[candidates], sample_weight=weights)
+            # One row may be nearest to two centres if rows are alike: such a round is shorter.
+            nearest = pairwise_distances_argmin(clusters.cluster_centers_, vectors[candidates])
+            candidates = candidates[np.unique(nearest)]
+        places = set(candidates.tolist())
+        queue += [left[place] for place in candidates]
+        waiting = [place for place in waiting if place not in places]
     return queue
-
-
-def middles(vectors: np.ndarray, weights: Sequence[float], count: int, seed: int) -> list[int]:
-    """The rows of [N, D] nearest to the middles of `count` clusters, one each; fewer where rows are alike."""
-    clusters = KMeans(count, n_init=1, random_state=seed).fit(vectors, sample_weight=weights)
-    distances = clusters.transform(vectors)
-    return sorted(
-        {
-            int(np.where(clusters.labels_ == cluster, distances[:, cluster], np.inf).argmin())
-            for cluster in set(clusters.labels_)
-        }
-    )

@@ -18,15 +18,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def ask_directly(host: str) -> None:
-    """Keep this process's requests to a host, which carry an engine's key, from a proxy that the environment names."""
+def bypass_proxy(host: str) -> None:
+    """Send this process's requests to a host, which carry an engine's key, past the environment's proxy."""
     excepted = [name for name in os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")).split(",") if name]
     if host not in excepted:
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*excepted, host])
 
 
 def check_port(port: int, host: str = HOST) -> None:
-    """Raise UserError where the address is not this machine's or something listens on it already."""
+    """Raise UserError if the address is not this machine's or something listens on it already."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -39,9 +39,7 @@ def check_port(port: int, host: str = HOST) -> None:
 
 
 def gpu_memory() -> list[int]:
-    """Bytes of memory of each NVIDIA GPU; raises UserError where there is none. Asked before anything large is
-    downloaded.
-    """
+    """Return the bytes of memory of each NVIDIA GPU; raise UserError if there is none."""
     memory: list[int] = []
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
@@ -55,7 +53,7 @@ def gpu_memory() -> list[int]:
 
 
 def end_on_sigterm() -> None:
-    """Make SIGTERM end the process as an exception does, so that `with` blocks take engines down."""
+    """Make SIGTERM end the process as an exception does, so that `with` blocks shut engines down."""
 
     def terminated(signum: int, _frame: object) -> None:
         raise SystemExit(128 + signum)
@@ -64,7 +62,5 @@ def end_on_sigterm() -> None:
 
 
 def dying_with_parent() -> list[str]:
-    """A prefix that ends a command when this process is killed, even by SIGKILL (util-linux; nothing where it is
-    missing).
-    """
+    """Return a command prefix that ends it when this process is killed, even by SIGKILL (util-linux; or nothing)."""
     return ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []

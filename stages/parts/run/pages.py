@@ -1,14 +1,28 @@
-"""The pages that people look at: one style, and what each shows of its service, in one file."""
+"""Templates filled in: the report, the cards, and the pages of the services, which share the style of pages.css."""
 
-import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-STYLE = Path(__file__).with_name("pages.css")
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+SHARED = Path(__file__).parent
 PAGE_HEADERS = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
 
 
-def filled_page(page: Path, facts: Any) -> str:
-    """The page with the shared style in the place of STYLE, and `facts` as JSON in the place of FACTS."""
-    text = page.read_text(encoding="utf-8").replace("STYLE", STYLE.read_text(encoding="utf-8"), 1)
-    return text.replace("FACTS", json.dumps(facts).replace("<", "\\u003c"), 1)
+def filled_template(
+    template: Path, values: Mapping[str, Any], filters: Mapping[str, Callable[..., Any]] | None = None
+) -> str:
+    """Return a Jinja template filled in; HTML is escaped, and a name that `values` lacks is an error.
+
+    A template may include files beside it and beside this module (`{% include "pages.css" %}`).
+    """
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, SHARED]),
+        autoescape=template.suffix == ".html",
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters or {}
+    return environment.get_template(template.name).render(values)

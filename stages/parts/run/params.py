@@ -1,11 +1,16 @@
-"""Typed parameters: params.yaml, checked, with the chosen profile's values where its own are empty."""
+"""Typed parameters: params.yaml, checked, with the chosen profile's values where its own are empty.
 
+python -m stages.parts.run.params    checks params.yaml and prints what is in force
+"""
+
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 
 RawSource = Literal["sample", "csv", "folder", "url", "hub"]
@@ -272,20 +277,32 @@ RENAMED = {
 FROM_PROFILE = ("raw", "program", "split", "train", "optimize")
 
 
+def refuse_renamed(where: str, key: str) -> None:
+    """Raise UserError with the new name if `key`, here or inside profiles.NAME, is a parameter's old name."""
+    inside = re.match(r"profiles\.[^.]+\.", key)
+    prefix = inside[0] if inside else ""
+    if new := RENAMED.get(key.removeprefix(prefix)):
+        raise UserError(f"{where}: {key} is called {prefix}{new}: rename it")
+
+
 def filled(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The values with the chosen profile's in place of empty ones; raises UserError for a profile that is not there, or
-    says too much.
+    """Return the values with the chosen profile's in place of empty ones; raise UserError for a profile that does not
+    exist, or has a parameter that does not.
     """
     profiles, name = values.get("profiles"), values.get("profile")
-    if not isinstance(profiles, dict) or name not in profiles:
-        raise UserError(f"{where}: profile: no profile is called {name!r}; there are {', '.join(profiles or ())}")
+    if not isinstance(profiles, dict) or name not in list(profiles):  # a list: YAML's values need not be hashable
+        there = ", ".join(map(str, profiles)) if isinstance(profiles, dict) else "none"
+        raise UserError(f"{where}: profile: no profile is called {name!r}; there are {there}")
+    if not isinstance(profiles[name], dict):
+        raise UserError(f"{where}: profiles.{name}: it holds no parameters")
     resolved = {key: profiles[name].get(key) if value is None else value for key, value in values.items()}
     for block in FROM_PROFILE:
         own, of_profile = values.get(block), profiles[name].get(block)
         if not isinstance(own, dict) or not isinstance(of_profile, dict):
             continue  # the types' own check names it
-        if unknown := sorted(of_profile.keys() - own.keys()):
-            raise UserError(f"{where}: profiles.{name}.{block}.{unknown[0]}: there is no such parameter")
+        for key in sorted(of_profile.keys() - own.keys()):
+            refuse_renamed(where, f"profiles.{name}.{block}.{key}")
+            raise UserError(f"{where}: profiles.{name}.{block}.{key}: there is no such parameter")
         resolved[block] = {key: of_profile.get(key) if value is None else value for key, value in own.items()}
     return resolved
 
@@ -305,8 +322,8 @@ def parse_params(values: Any, where: str = "params.yaml") -> Params:
             if not place or first["loc"][place - 1] not in ("teacher", "student")
         ]
         key = ".".join(loc) or "the file"
-        if key in RENAMED and first["type"] == "extra_forbidden":
-            raise UserError(f"{where}: {key} is called {RENAMED[key]}: rename it") from None
+        if first["type"] == "extra_forbidden":
+            refuse_renamed(where, key)
         reason = {"extra_forbidden": "there is no such parameter", "missing": "it is missing"}.get(
             first["type"], first["msg"]
         )
@@ -331,3 +348,12 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return parse_params(values, str(path))
+
+
+if __name__ == "__main__":
+    with command("params"):
+        in_force = load_params()
+    print(
+        f"profile {in_force.profile}: source {in_force.raw.source}, style {in_force.program.style}, "
+        f"{in_force.teacher.kind} teacher, {in_force.student.kind} student"
+    )
