@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 
-class Metrics:
+class ServiceMetrics:
     """Counters of one app; no query text, ever."""
 
     def __init__(self) -> None:

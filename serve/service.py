@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from serve.answer_cache import AnswerCache
-from serve.metrics import Metrics
+from serve.metrics import ServiceMetrics
 from serve.schemas import Classification
 from serve.supervisor import Supervisor
 from stages.parts.engines.http_client import EngineClient, EngineError, QueryRefused
@@ -50,7 +50,7 @@ class Service:
         self.places = places
         self.taken = 0
         self.answers = AnswerCache(classifier.pair, cached)
-        self.metrics = Metrics()
+        self.metrics = ServiceMetrics()
         self.metrics.in_flight.set_function(lambda: self.taken)
         self.metrics.ready.set_function(lambda: self.supervisor.ready)
 

@@ -6,7 +6,7 @@ import time
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.metrics import Metrics
+from serve.metrics import ServiceMetrics
 
 MAX_BODY = 2**20  # bytes
 MAX_BODY_S = 10  # from the request's head to the body's end
@@ -15,7 +15,7 @@ MAX_BODY_S = 10  # from the request's head to the body's end
 class Guard:
     """ASGI middleware; plain ASGI, since Starlette's BaseHTTPMiddleware costs more than all the rest of the app."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: ServiceMetrics) -> None:
         self.app = app
         self.metrics = metrics
 

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from serve.http.app import create_app
-from serve.metrics import Metrics
+from serve.metrics import ServiceMetrics
 from stages.parts.run.params import load_params
 from tests.conftest import ROOT, run
 
@@ -167,12 +167,12 @@ def test_manifests_fit_the_app():
 class _NoService:
     """An app to read routes from: it is never asked."""
 
-    metrics = Metrics()
+    metrics = ServiceMetrics()
     classifier = SimpleNamespace(calibration=SimpleNamespace(threshold=0.5))
 
 
 def metric_names() -> set[str]:
-    families = list(Metrics().registry.collect())
+    families = list(ServiceMetrics().registry.collect())
     names = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
     return names | {
         f"{family.name}_{part}"

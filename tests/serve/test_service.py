@@ -18,7 +18,7 @@ from fastapi import HTTPException
 
 from serve import supervisor
 from serve.http import guard
-from serve.metrics import Metrics
+from serve.metrics import ServiceMetrics
 from stages.parts.engines.dspy_bridge import using_student
 from stages.parts.engines.engine import RunningEngine, ServedModel
 from stages.parts.engines.http_client import EngineError, EngineRefuses
@@ -508,7 +508,7 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch):
 
     monkeypatch.setattr(guard, "MAX_BODY_S", 0.05)
     with pytest.raises(HTTPException) as refusal:
-        asyncio.run(guard.Guard(read, Metrics())({"type": "http"}, never, never))
+        asyncio.run(guard.Guard(read, ServiceMetrics())({"type": "http"}, never, never))
     assert refusal.value.status_code == 408
 
 
