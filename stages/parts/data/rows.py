@@ -7,13 +7,11 @@ import pandas as pd
 
 from stages.parts.run.files import fingerprint
 
-EXTRA_PREFIX = "raw."  # what the names of the user's other columns begin with, so that they meet none of the pipeline's
+EXTRA_PREFIX = "raw."  # of the user's other columns: their names can't clash with the pipeline's
 
 
 class Row(TypedDict):
-    """One text. `label` is absent where it is unknown (the pool). The user's other columns come along as further keys,
-    `raw.NAME`.
-    """
+    """One text. `label` is absent if it is unknown (the pool). The user's other columns are further keys, `raw.NAME`."""
 
     id: str
     text: str
@@ -21,11 +19,10 @@ class Row(TypedDict):
 
 
 class TeacherLabel(TypedDict):
-    """What the teacher made of one query.
+    """A text with the label that the teacher gave it.
 
-    `label` is the answer as it came, matched to a label name where it could be; `valid` says whether it is one.
-    `confidence` is the probability of the label in [0, 1], or None where the teacher reports none; `probabilities` are
-    those of the labels that it reports any for.
+    `label` is a label's name if `valid`, otherwise the answer as it came. `confidence` is the probability of the label
+    in [0, 1], or None if the teacher reports none; `probabilities` are those of the labels that it reports any for.
     """
 
     id: str
@@ -38,18 +35,18 @@ class TeacherLabel(TypedDict):
 
 
 def row_id(text: str) -> str:
-    """The stable id of a row: the first 16 hex digits of the text's sha256."""
+    """Return the stable id of a row: the first 16 hex digits of the text's sha256."""
     return fingerprint(text)
 
 
 def extra_columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The user's other columns of a row, as `raw.NAME`."""
+    """Return the user's other columns of a row, as `raw.NAME`."""
     return {name: value for name, value in row.items() if name.startswith(EXTRA_PREFIX)}
 
 
 def as_rows(rows: pd.DataFrame) -> Iterator[Any]:
-    """Rows as Query dictionaries: id, text, label where there is such a column, and the user's other columns where they
-    hold something.
+    """Yield rows as dictionaries: id, text, the label if there is such a column, and the user's other columns that hold
+    a value.
     """
     names = [
         "id",

@@ -1,4 +1,4 @@
-"""A review under way: which row is next, what was decided, and how long the rest will take."""
+"""A review in progress: which row is next, what was decided, and how long the rest will take."""
 
 import time
 from collections import deque
@@ -13,9 +13,9 @@ from stages.parts.review.queue import Doubt
 from stages.parts.run.errors import UserError
 from stages.parts.run.provenance import now
 
-LONGEST_S = 120  # a longer look was a break
-RECENT = 20  # decisions whose time says how long the next ones take
-GUESSES = 9  # labels that a digit chooses
+BREAK_S = 120  # a decision that took longer was a break
+RECENT = 20  # decisions that the time left is estimated from
+GUESSES = 9  # labels with a digit as their key
 
 
 class Desk:
@@ -33,8 +33,8 @@ class Desk:
         self.shown = time.monotonic()
 
     def state(self) -> dict[str, Any]:
-        """What the page shows: the row, its likeliest labels, how many are done and how long the others will take
-        (seconds, or None).
+        """Return what the page shows: the row, its most likely labels, how many are done, and the seconds that the
+        others will take (or None).
         """
         left = len(self.waiting)
         return {
@@ -47,8 +47,10 @@ class Desk:
 
     def shown_row(self, doubt: Doubt) -> dict[str, Any]:
         row = doubt.row
-        likely = sorted(row["probabilities"], key=lambda label: -row["probabilities"][label])
-        guesses = [label for label in dict.fromkeys([row["label"], doubt.linear, *likely]) if label in self.labels]
+        by_probability = sorted(row["probabilities"], key=lambda label: -row["probabilities"][label])
+        guesses = [
+            label for label in dict.fromkeys([row["label"], doubt.linear, *by_probability]) if label in self.labels
+        ]
         return {
             **{name: row[name] for name in ("id", "text", "label", "reasoning", "confidence")},
             "own": extra_columns(row),
@@ -57,19 +59,19 @@ class Desk:
         }
 
     def decide(self, row_id: str, label: str) -> None:
-        """Write down a label for the row that is shown; raises UserError where it is another, or the label is none."""
+        """Write a label for the row `row_id`; raise UserError if another row is shown, or the label is none."""
         doubt = self.current(row_id)
         if label not in self.labels:
             raise UserError(f"{label!r} is none of the {len(self.labels)} labels")
         decision = Decision(row_id, label, doubt.row["label"], now())
         add_decisions(self.path, [decision])
-        self.seconds.append(min(time.monotonic() - self.shown, LONGEST_S))
+        self.seconds.append(min(time.monotonic() - self.shown, BREAK_S))
         self.waiting.popleft()
         self.done.append((doubt, decision))
         self.shown = time.monotonic()
 
     def skip(self, row_id: str) -> None:
-        """Put the row that is shown behind all others."""
+        """Move the row that is shown behind all others."""
         doubt = self.current(row_id)
         self.waiting.rotate(-1)
         self.done.append((doubt, None))

@@ -11,14 +11,14 @@ EVERY_S = 10.0
 
 
 class Progress:
-    """Counts `total` units (None: unknown) of a task called `name`; `note` may say more. Writes to standard error."""
+    """Counts `total` units (None: unknown) of the task `name`, with an optional `note`. Writes to standard error."""
 
     def __init__(self, name: str, total: int | None = None, unit: str = "row", done: int = 0) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.count = self.first = done
         self.note = ""
         self.stream = sys.stderr  # a library that is kept quiet must not keep this quiet
-        self.started = self.told = time.monotonic()
+        self.started = self.logged = time.monotonic()
         on_terminal = sys.stderr.isatty()
         form = None if total else "{desc} {elapsed}"
         self.bar = tqdm(desc=name, total=total, initial=done, unit=unit, bar_format=form) if on_terminal else None
@@ -30,13 +30,13 @@ class Progress:
             if note is not None:
                 self.bar.set_postfix_str(note, refresh=False)
             self.bar.update(more)
-        elif time.monotonic() - self.told >= EVERY_S:
-            self.tell()
+        elif time.monotonic() - self.logged >= EVERY_S:
+            self.log()
 
-    def tell(self) -> None:
+    def log(self) -> None:
         """Write the log's line."""
-        self.told = time.monotonic()
-        seconds = self.told - self.started
+        self.logged = time.monotonic()
+        seconds = self.logged - self.started
         parts = [f"{self.name}: {seconds:.0f} s"]
         if self.total:
             rate = (self.count - self.first) / max(seconds, 1e-9)
@@ -48,7 +48,7 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
         elif self.total and time.monotonic() - self.started >= EVERY_S:
-            self.tell()
+            self.log()
 
     def __enter__(self) -> Self:
         return self

