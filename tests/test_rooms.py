@@ -21,6 +21,7 @@ KNOWS = {
     "training": {"run", "training"},
     "numbers": {"run", "task", "data", "numbers"},
     "tracking": {"run", "task", "tracking"},
+    "traffic": BELOW | {"teachers", "traffic"},
     "review": {"run", "task", "data", "numbers", "review"},
     "tuning": BELOW | {"teachers", "numbers", "tuning"},
 }

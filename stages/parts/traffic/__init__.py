@@ -1,0 +1,5 @@
+"""What happens after an answer: unsure queries go to the teacher, answers become rows, falls in quality are noticed.
+
+- store.py: served queries and their answers as rows, in SQLite
+- change_detector.py: alarms on a fall of a rate, with a guaranteed time between false alarms
+"""

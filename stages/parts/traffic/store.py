@@ -1,0 +1,117 @@
+"""Served queries and their answers as rows, in one SQLite file.
+
+The contract: a row is in the file before its answer is sent, so `kill -9` loses none; a power cut may lose the last
+seconds. The file holds texts of users: rows older than `keep_days`, and the oldest beyond `keep_rows`, are deleted, and
+`purge` deletes on demand. Deleted texts are overwritten with zeros (SQLite's secure_delete).
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, Self
+
+from stages.parts.run.errors import UserError
+
+AnsweredBy = Literal["student", "teacher"]
+DAY_S = 86_400
+CLEAN_EVERY = 1_000  # rows added between two looks at the limits
+TABLE = """CREATE TABLE IF NOT EXISTS served (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    at REAL NOT NULL,
+    text TEXT NOT NULL,
+    label TEXT NOT NULL,
+    confidence REAL NOT NULL,
+    abstained TEXT,
+    answered_by TEXT NOT NULL,
+    model TEXT NOT NULL,
+    teacher_label TEXT,
+    teacher_confidence REAL,
+    dollars REAL
+)"""
+
+
+@dataclass(frozen=True)
+class ServedRow:
+    """One query and its answer.
+
+    `label` and `confidence` (in [0, 1]) are what the client got. `abstained` is the reason, None for an answer.
+    `teacher_label` is the teacher's label if it was queried, whoever answered; `dollars` its price, if known. `at` is
+    in seconds since 1970.
+    """
+
+    text: str
+    label: str
+    confidence: float
+    abstained: str | None
+    answered_by: AnsweredBy
+    model: str
+    teacher_label: str | None = None
+    teacher_confidence: float | None = None
+    dollars: float | None = None
+    at: float = 0.0
+
+
+COLUMNS = [field.name for field in fields(ServedRow)]
+INSERT = f"INSERT INTO served ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+
+
+class TrafficStore:
+    """Rows in the file at `path`, which is created if it is missing. Use it as a context manager, from one thread.
+
+    Raises UserError if the file can't be opened or is not such a store.
+    """
+
+    def __init__(self, path: Path, keep_days: float, keep_rows: int) -> None:
+        self.path = path
+        self.keep_days, self.keep_rows = keep_days, keep_rows
+        self.added = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Another process may read or purge at the same time: its lock lasts milliseconds, so wait for it.
+            self.file = sqlite3.connect(path, timeout=10, isolation_level=None)
+            self.file.execute("PRAGMA journal_mode=WAL")
+            self.file.execute("PRAGMA synchronous=NORMAL")
+            self.file.execute("PRAGMA secure_delete=ON")
+            self.file.execute(TABLE)
+            self.delete_beyond_limits()
+        except (sqlite3.Error, OSError) as error:
+            raise UserError(f"{path} can't be used ({error}): check its folder, or move the file away") from None
+
+    def add(self, row: ServedRow) -> None:
+        """Append a row, stamped with the time if it has none; raises OSError if the disk is full."""
+        values = asdict(row) | {"at": row.at or time.time()}
+        try:
+            self.file.execute(INSERT, [values[name] for name in COLUMNS])
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path}: {error}") from None
+        self.added += 1
+        if self.added % CLEAN_EVERY == 0:
+            self.delete_beyond_limits()
+
+    def rows(self, since: float = 0.0) -> Iterator[ServedRow]:
+        """The rows served at or after `since` (seconds since 1970), oldest first."""
+        found = self.file.execute(f"SELECT {', '.join(COLUMNS)} FROM served WHERE at >= ? ORDER BY number", [since])
+        return (ServedRow(*values) for values in found)
+
+    def __len__(self) -> int:
+        return int(self.file.execute("SELECT count(*) FROM served").fetchone()[0])
+
+    def purge(self, before: float | None = None) -> int:
+        """Delete the rows served before a time, or all of them, and shrink the file; return how many."""
+        deleted = self.file.execute("DELETE FROM served WHERE ? IS NULL OR at < ?", [before, before]).rowcount
+        self.file.execute("VACUUM")
+        self.file.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the write-ahead log holds texts, too
+        return deleted
+
+    def delete_beyond_limits(self) -> None:
+        self.file.execute("DELETE FROM served WHERE at < ?", [time.time() - self.keep_days * DAY_S])
+        newest = "SELECT number FROM served ORDER BY number DESC LIMIT 1 OFFSET ?"
+        self.file.execute(f"DELETE FROM served WHERE number <= ({newest})", [self.keep_rows])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
