@@ -58,6 +58,29 @@ def test_a_row_comes_back_as_it_was_added(tmp_path):
         assert list(store.rows(since=5e9 + 1)) == []
 
 
+def test_the_teachers_label_joins_its_row_later(tmp_path):
+    with opened(tmp_path) as store:
+        first, second = store.add(row("a")), store.add(row("b"))
+        store.add_teacher(second, "fee", 0.9, 0.002)
+        store.purge(before=0)
+        assert [(found.text, found.teacher_label, found.dollars) for found in store.rows()] == [
+            ("a", None, None),
+            ("b", "fee", 0.002),
+        ]
+        store.purge()
+        store.add_teacher(first, "fee", 0.9, 0.002)
+        assert len(store) == 0
+
+
+def test_what_a_day_cost_is_known_after_a_restart(tmp_path):
+    with opened(tmp_path) as store:
+        assert store.spending("2026-11-28") == (0, 0.0)
+        for day in ("2026-11-28", "2026-11-28", "2026-11-29"):
+            store.add_spending(day, 0.25)
+    with opened(tmp_path, keep_rows=0) as store:
+        assert store.spending("2026-11-28") == (2, 0.5)
+
+
 def test_a_kill_loses_no_row_that_was_added(tmp_path):
     file = tmp_path / "served.sqlite"
     least = 0

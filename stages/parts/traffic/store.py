@@ -7,7 +7,7 @@ seconds. The file holds texts of users: rows older than `keep_days`, and the old
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, Self
@@ -30,6 +30,7 @@ TABLE = """CREATE TABLE IF NOT EXISTS served (
     teacher_confidence REAL,
     dollars REAL
 )"""
+SPENDING = "CREATE TABLE IF NOT EXISTS spending (day TEXT PRIMARY KEY, answers INTEGER NOT NULL, dollars REAL NOT NULL)"
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,41 @@ class TrafficStore:
             self.file.execute("PRAGMA synchronous=NORMAL")
             self.file.execute("PRAGMA secure_delete=ON")
             self.file.execute(TABLE)
+            self.file.execute(SPENDING)
+            self.file.execute(f"SELECT {', '.join(COLUMNS)} FROM served LIMIT 0")  # a table of somebody else's
             self.delete_beyond_limits()
         except (sqlite3.Error, OSError) as error:
             raise UserError(f"{path} can't be used ({error}): check its folder, or move the file away") from None
 
-    def add(self, row: ServedRow) -> None:
-        """Append a row, stamped with the time if it has none; raises OSError if the disk is full."""
+    def add(self, row: ServedRow) -> int:
+        """Append a row, stamped with the time if it has none; returns its number. Raises OSError on a full disk."""
         values = asdict(row) | {"at": row.at or time.time()}
-        try:
-            self.file.execute(INSERT, [values[name] for name in COLUMNS])
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path}: {error}") from None
+        number = self.write(INSERT, [values[name] for name in COLUMNS])
         self.added += 1
         if self.added % CLEAN_EVERY == 0:
             self.delete_beyond_limits()
+        return number
+
+    def add_teacher(self, number: int, label: str, confidence: float | None, dollars: float | None) -> None:
+        """Add the teacher's label, which came later, to a row; a row that was deleted meanwhile stays deleted."""
+        change = "UPDATE served SET teacher_label = ?, teacher_confidence = ?, dollars = ? WHERE number = ?"
+        self.write(change, [label, confidence, dollars, number])
+
+    def add_spending(self, day: str, dollars: float) -> None:
+        """Count one answer of the teacher, and what it cost, on a day (ISO 8601)."""
+        change = "ON CONFLICT (day) DO UPDATE SET answers = answers + 1, dollars = dollars + excluded.dollars"
+        self.write(f"INSERT INTO spending VALUES (?, 1, ?) {change}", [day, dollars])
+
+    def spending(self, day: str) -> tuple[int, float]:
+        """The teacher's answers on a day, and their price in dollars."""
+        found = self.file.execute("SELECT answers, dollars FROM spending WHERE day = ?", [day]).fetchone()
+        return found or (0, 0.0)
+
+    def write(self, statement: str, values: Sequence[object]) -> int:
+        try:
+            return self.file.execute(statement, values).lastrowid or 0
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path}: {error}") from None
 
     def rows(self, since: float = 0.0) -> Iterator[ServedRow]:
         """The rows served at or after `since` (seconds since 1970), oldest first."""
