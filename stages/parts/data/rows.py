@@ -11,7 +11,7 @@ EXTRA_PREFIX = "raw."  # of the user's other columns: their names can't clash wi
 
 
 class Row(TypedDict):
-    """One text. `label` is absent if it is unknown (the pool). The user's other columns are further keys, `raw.NAME`."""
+    """One text. `label` is absent if it is unknown (the pool). Other keys, `raw.NAME`, are the user's own columns."""
 
     id: str
     text: str
