@@ -41,7 +41,7 @@ readme: setup ## write the README's results from reports/seeds
 
 plan: setup ## what labelling will cost, reckoned from 20 rows: requests, tokens, dollars, time
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro -q split
-	@$(BIN)/python -m stages.parts.teachers.plan
+	@$(BIN)/python -m stages.parts.tuning.plan
 
 tune-teacher: setup ## compare prompts on the gold rows: the cheapest that none beats goes into data/prompts/PROFILE.json
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro -q split

@@ -1,5 +1,5 @@
-"""Label the pool with the teacher through the DSPy program; the test rows too, to compare the student with it, and
-gold, to judge it.
+"""Label the pool with the teacher through the DSPy program; also the test rows, to compare the student with it, and the
+gold rows, to judge it.
 
 python -m stages.teacher
 """
@@ -7,85 +7,90 @@ python -m stages.teacher
 from collections import Counter
 from contextlib import ExitStack
 from itertools import chain, repeat
+from typing import Any
 
 from stages.parts.data.rows import Row, TeacherLabel
+from stages.parts.engines.budget import Spending
 from stages.parts.engines.requests import Outcome
 from stages.parts.run import paths
-from stages.parts.run.files import jsonl_writer, write_json
+from stages.parts.run.files import jsonl_writer, write_json, write_jsonl
 from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.teachers.confusions import confusions
-from stages.parts.teachers.labelling import label_all, teacher_label
+from stages.parts.teachers.inputs import TeacherInputs, read_inputs
+from stages.parts.teachers.labelling import LabellingRun, teacher_label
 from stages.parts.teachers.prompt_file import OPTIMISED
-from stages.parts.teachers.questions import read_questions
-from stages.parts.teachers.teacher import teacher_of
+from stages.parts.teachers.teacher import open_teacher
 
 
-def on_gold(gold: list[Row], judged: list[TeacherLabel]) -> dict[str, float | None]:
-    """How often the teacher is right on gold rows whose labels it was not told, and what its confidence is worth:
-    Brier's score, low where it is good, None without any."""
-    right = [row["label"] == answer["label"] for row, answer in zip(gold, judged, strict=True)]
-    known = [
-        (hit, answer["confidence"])
-        for hit, answer in zip(right, judged, strict=True)
-        if answer["confidence"] is not None
-    ]
-    brier = sum((sure - hit) ** 2 for hit, sure in known) / len(known) if known else None
-    return {"gold_accuracy": sum(right) / len(right), "gold_brier": brier}
+class Labels:
+    """The labels, written to data/teacher in the inputs' order; `files` closes them, and drops them after an error."""
+
+    def __init__(self, inputs: TeacherInputs, files: ExitStack) -> None:
+        pool, test, gold = (
+            files.enter_context(jsonl_writer(path))
+            for path in (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD)
+        )
+        self.writers = chain(repeat(pool, len(inputs.pool)), repeat(test, len(inputs.test)), repeat(gold))
+        self.to_pool, self.to_gold = pool, gold
+        self.valid = 0  # pool rows with a label
+        self.gold: list[TeacherLabel] = []
+
+    def write(self, row: Row, outcome: Outcome) -> None:
+        record, write = teacher_label(row, outcome.prediction), next(self.writers)
+        write(record)
+        self.valid += record["valid"] and write is self.to_pool
+        if write is self.to_gold:
+            self.gold.append(record)
 
 
 def main() -> None:
     params = load_params()
-    questions = read_questions(params)
-    pool, test, gold = questions.pool, questions.test, questions.gold
-    failures: Counter[str] = Counter()
-    done = valid = 0
-    judged: list[TeacherLabel] = []
-    with ExitStack() as files, teacher_of(params, questions) as teacher:
-        outputs = (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD)
-        to_pool, to_test, to_gold = (files.enter_context(jsonl_writer(path)) for path in outputs)
-        to_failed = files.enter_context(jsonl_writer(paths.TEACHER_FAILED))
-        ends = chain(repeat(to_pool, len(pool)), repeat(to_test, len(test)), repeat(to_gold))
+    inputs = read_inputs(params)
+    with ExitStack() as files, open_teacher(params, inputs) as teacher:
+        labels = Labels(inputs, files)
+        run = LabellingRun(teacher, inputs.program, inputs.rows, params.runtime)
+        try:
+            spending = run.label(labels.write)
+        finally:  # a run that stops for too many failures shows them as well
+            write_jsonl(paths.TEACHER_FAILED, sorted(run.failed, key=lambda row: row["id"]))
+    write_json(paths.TEACHER_REPORT, report(params.profile, inputs, labels, run, spending))
 
-        def take(row: Row, outcome: Outcome) -> None:
-            nonlocal done, valid
-            record = teacher_label(row, outcome.prediction)
-            next(ends)(record)
-            if done >= len(pool) + len(test):
-                judged.append(record)
-            done += 1
-            valid += record["valid"] and done <= len(pool)
-            if outcome.failure:
-                failures[outcome.failure.reason] += 1
-                to_failed(
-                    {
-                        "id": row["id"],
-                        "text": row["text"],
-                        "reason": outcome.failure.reason,
-                        "said": outcome.failure.message,
-                    }
-                )
 
-        spent = label_all(teacher, questions.program, questions.rows, params.runtime, take)
-    learned_from_gold = questions.recipe in OPTIMISED
-    confused = confusions([row["label"] for row in gold], [row["label"] for row in judged], questions.labels)
-    write_json(
-        paths.TEACHER_REPORT,
-        {
-            "profile": params.profile,
-            "rows": len(pool),
-            "valid": valid,
-            "failed": dict(failures.most_common()),
-            "prompt": questions.recipe,
-            **({} if learned_from_gold else on_gold(gold, judged)),
-            "answers": spent.answers,
-            "prompt_tokens": spent.prompt_tokens,
-            "completion_tokens": spent.completion_tokens,
-            # None for a prompt that was optimised on the gold rows: they show nothing of its errors.
-            "confused": None if learned_from_gold else confused,
-            "cost": None if spent.dollars is None else round(spent.dollars, 6),
-        },
-    )
+def report(
+    profile: str, inputs: TeacherInputs, labels: Labels, run: LabellingRun, spending: Spending
+) -> dict[str, Any]:
+    reasons = Counter(row["reason"] for row in run.failed)
+    found = {
+        "profile": profile,
+        "rows": len(inputs.pool),
+        "valid": labels.valid,
+        "failed": dict(reasons.most_common()),
+        "prompt": inputs.recipe,
+        "answers": spending.answers,
+        "prompt_tokens": spending.prompt_tokens,
+        "completion_tokens": spending.completion_tokens,
+        "confused": None,
+        "cost": None if spending.dollars is None else round(spending.dollars, 6),
+    }
+    if inputs.recipe in OPTIMISED:
+        return found  # the prompt has learned from the gold rows, which therefore don't test it
+    actual, predicted = [row["label"] for row in inputs.gold], [row["label"] for row in labels.gold]
+    return found | on_gold(inputs.gold, labels.gold) | {"confused": confusions(actual, predicted, inputs.labels)}
+
+
+def on_gold(gold: list[Row], labels: list[TeacherLabel]) -> dict[str, float | None]:
+    """Return the teacher's accuracy on gold rows whose labels it has not seen, and the Brier score of its confidence.
+
+    The Brier score is in [0, 1], lower is better; None if the teacher reports no confidence.
+    """
+    hits = [row["label"] == label["label"] for row, label in zip(gold, labels, strict=True)]
+    errors = [
+        (label["confidence"] - hit) ** 2
+        for hit, label in zip(hits, labels, strict=True)
+        if label["confidence"] is not None
+    ]
+    return {"gold_accuracy": sum(hits) / len(hits), "gold_brier": sum(errors) / len(errors) if errors else None}
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from aiohttp import web
 from stages.parts.run.files import read_json, write_json
 from stages.parts.run.paths import TIMES
 from tests.bench.machine import machine
-from tests.teachers.desk import LABELS, Desk
+from tests.teachers.sandbox import LABELS, Sandbox
 
 MEMORY_LATENCY_S = 0.05
 ANSWER = ["[[ ## reasoning ## ]]\nIts words say so.\n\n[[ ## label ## ]]\n", LABELS[0], "\n\n[[ ## completed ## ]]"]
@@ -62,16 +62,16 @@ def stub(port: int, latency_s: float) -> None:
 
 def label(rows: int, in_flight: int, latency_s: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
-        desk = Desk(Path(name), pool=rows)
-        desk.set("runtime", max_in_flight=in_flight, timeout_s=60)
-        server = multiprocessing.Process(target=stub, args=(desk.port, latency_s))
+        sandbox = Sandbox(Path(name), pool=rows)
+        sandbox.set("runtime", max_in_flight=in_flight, timeout_s=60)
+        server = multiprocessing.Process(target=stub, args=(sandbox.port, latency_s))
         server.start()
         try:
             time.sleep(2)
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run(desk.command, cwd=desk.folder, env=desk.environment, check=True)
+            subprocess.run(sandbox.command, cwd=sandbox.folder, env=sandbox.environment, check=True)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            stats = desk.stats()
+            stats = sandbox.stats()
         finally:
             server.kill()
             server.join()
@@ -81,7 +81,7 @@ def label(rows: int, in_flight: int, latency_s: float) -> dict[str, Any]:
             "rows_per_second": rate,
             "of_ideal": rate / (in_flight / latency_s),
             "processor_ms_a_row": 1000 * used / stats["requests"],
-            "peak_memory_mb": read_json(desk.folder / TIMES / "teacher.json")["peak_memory_mb"],
+            "peak_memory_mb": read_json(sandbox.folder / TIMES / "teacher.json")["peak_memory_mb"],
         }
 
 

@@ -145,6 +145,7 @@ RERUNS = {
     "engine.api_base=http://gpu:8001/v1": "",
     "tune.examples=4": "",
     "stages/parts/tuning/recipes.py": "",
+    "stages/parts/tuning/plan.py": "",
     "data/prompts/README.md": "",
     "data/prompts/api.json": "teacher",
     "serve.queue=8": "",

@@ -141,7 +141,7 @@ def test_what_was_not_measured_is_left_out(finished):
     for block in ("interval", "arms", "served_less", "test"):
         del metrics[block]["linear_true"]
     write_json(paths.METRICS, metrics)
-    confused = [{"actual": "lost_card", "said": "card_arrival", "count": 3, "rows": 4}]
+    confused = [{"actual": "lost_card", "predicted": "card_arrival", "count": 3, "rows": 4}]
     known = {"cost": 1.2, "gold_accuracy": 0.775, "confused": confused}
     write_json(paths.TEACHER_REPORT, {**read_json(paths.TEACHER_REPORT), **known})
     report.main()

@@ -26,7 +26,7 @@ def test_a_hundred_gold_rows_name_corrupted_classes_and_few_others(banking77, er
         assert np.mean([said[text] == label for text, label in truth.items()]) == pytest.approx(0.8, abs=0.03)
         gold = random.Random(seed).sample(sorted(truth), 100)
         found = {
-            (each["actual"], each["said"])
+            (each["actual"], each["predicted"])
             for each in confusions([truth[t] for t in gold], [said[t] for t in gold], labels)
         }
         planted = set(pairs.items())

@@ -19,22 +19,22 @@ from stages.parts.run import paths
 from stages.parts.task.dspy_context import using
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
-from stages.parts.teachers.labelling import elected
-from stages.parts.teachers.row_choice import chosen
-from tests.teachers.desk import KEY, LABELS, Desk
+from stages.parts.teachers.inputs import chosen_rows
+from stages.parts.teachers.labelling import majority
 from tests.teachers.dspys_requests import Recorder
+from tests.teachers.sandbox import KEY, LABELS, Sandbox
 
 FAULTS = ["429=0.01", "500=0.01", "cut=0.01", "html=0.01", "hang=0.002", "truncated=0.01", "no_label=0.01", "form=0.01"]
 
 
-def counted(desk: Desk) -> tuple[Any, ...]:
-    report = desk.report()
+def counted(sandbox: Sandbox) -> tuple[Any, ...]:
+    report = sandbox.report()
     dollars = pytest.approx(report["cost"], abs=1e-6)  # which is rounded
     return report["answers"], report["prompt_tokens"], report["completion_tokens"], dollars
 
 
-def seen(desk: Desk) -> tuple[int, int, int, float]:
-    stats = desk.stats()
+def seen(sandbox: Sandbox) -> tuple[int, int, int, float]:
+    stats = sandbox.stats()
     return (
         stats["distinct"],
         stats["distinct_prompt_tokens"],
@@ -71,74 +71,79 @@ def test_requests_are_what_dspy_would_send_to_the_byte(style, monkeypatch):
 
 @pytest.mark.slow
 def test_five_percent_of_faults_cost_no_row(tmp_path):
-    desk = Desk(tmp_path, pool=600)
-    with desk.teacher("--fault", *FAULTS, "--latency-ms", "20"):
-        assert not desk.label()
-        assert counted(desk) == seen(desk)
-        shutil.rmtree(desk.folder / paths.TEACHER)
-        assert not desk.label()
-        assert counted(desk) == seen(desk), "a rerun counts the answers that were cut short, too"
-        assert desk.stats()["fault_no_label"] and desk.stats()["fault_truncated"] and desk.stats()["fault_form"]
-    report, rows = desk.report(), desk.rows()
+    sandbox = Sandbox(tmp_path, pool=600)
+    with sandbox.teacher("--fault", *FAULTS, "--latency-ms", "20"):
+        assert not sandbox.label()
+        assert counted(sandbox) == seen(sandbox)
+        shutil.rmtree(sandbox.folder / paths.TEACHER)
+        assert not sandbox.label()
+        assert counted(sandbox) == seen(sandbox), "a rerun counts the answers that were cut short, too"
+        assert (
+            sandbox.stats()["fault_no_label"] and sandbox.stats()["fault_truncated"] and sandbox.stats()["fault_form"]
+        )
+    report, rows = sandbox.report(), sandbox.rows()
     assert report["rows"] == report["valid"] == len(rows) == 600 and report["failed"] == {}
     assert all(set(row) >= {"id", "text", "label", "reasoning", "valid", "confidence"} for row in rows)
     assert all(0 < row["confidence"] < 1 and round(row["confidence"], 4) == row["confidence"] for row in rows)
-    assert rows[0]["reasoning"] == "Its words say so." and len(desk.rows(paths.TEACHER_GOLD)) == 10
+    assert rows[0]["reasoning"] == "Its words say so." and len(sandbox.rows(paths.TEACHER_GOLD)) == 10
 
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment_loses_nothing_but_what_was_in_flight(tmp_path, pytestconfig):
     """At random moments under load; `pytest tests/teachers -k kill_9 --kills 20 -s` tells what was asked again."""
     kills, chance = pytestconfig.getoption("kills"), random.Random(0)
-    whole, desk = (Desk(tmp_path / name, pool=200 * kills) for name in ("whole", "killed"))
+    whole, sandbox = (Sandbox(tmp_path / name, pool=200 * kills) for name in ("whole", "killed"))
     with whole.teacher():
         assert not whole.label()
-    with desk.teacher("--latency-ms", "50"):
+    with sandbox.teacher("--latency-ms", "50"):
         for _ in range(kills):
-            desk.label_and_kill(chance.randint(1, 150))
-        assert not (desk.folder / paths.TEACHER_LABELS).exists()
-        assert not desk.label()
-        assert counted(desk) == seen(desk)
-        again, in_flight = desk.stats()["answers"] - desk.stats()["distinct"], desk.params["runtime"]["max_in_flight"]
-        print(f"{kills} kills, {desk.stats()['distinct']} rows, {again} answers paid twice")
+            sandbox.label_and_kill(chance.randint(1, 150))
+        assert not (sandbox.folder / paths.TEACHER_LABELS).exists()
+        assert not sandbox.label()
+        assert counted(sandbox) == seen(sandbox)
+        again, in_flight = (
+            sandbox.stats()["answers"] - sandbox.stats()["distinct"],
+            sandbox.params["runtime"]["max_in_flight"],
+        )
+        print(f"{kills} kills, {sandbox.stats()['distinct']} rows, {again} answers paid twice")
         assert again <= kills * in_flight
-    assert desk.bytes() == whole.bytes()
+    assert sandbox.bytes() == whole.bytes()
 
 
 def test_what_was_answered_is_never_asked_again(tmp_path):
-    desk = Desk(tmp_path, pool=60)
-    with desk.teacher():
-        assert not desk.label()
-        first, asked = desk.bytes(), desk.stats()["requests"]
-        desk.set("lora", r=8)
-        [log] = (desk.folder / ".cache/answers").iterdir()
+    sandbox = Sandbox(tmp_path, pool=60)
+    with sandbox.teacher():
+        assert not sandbox.label()
+        first, asked = sandbox.bytes(), sandbox.stats()["requests"]
+        sandbox.set("lora", r=8)
+        [log] = (sandbox.folder / ".cache/answers").iterdir()
         with log.open("ab") as torn:
             torn.write(b'{"key": "0123')
-        shutil.rmtree(desk.folder / paths.TEACHER)
-        assert not desk.label()
-        assert desk.stats()["requests"] == asked and desk.bytes() == first
-        desk.set("program", instructions="Choose.")
-        assert not desk.label()
-        assert desk.stats()["requests"] == 2 * asked
+        shutil.rmtree(sandbox.folder / paths.TEACHER)
+        assert not sandbox.label()
+        assert sandbox.stats()["requests"] == asked and sandbox.bytes() == first
+        sandbox.set("program", instructions="Choose.")
+        assert not sandbox.label()
+        assert sandbox.stats()["requests"] == 2 * asked
 
 
 def test_more_tokens_ask_again_for_what_was_cut_alone(tmp_path):
-    desk = Desk(tmp_path, pool=200)
-    desk.set("teacher", max_tokens=50)
-    with desk.teacher("--fault", "truncated=0.05"):
-        assert not desk.label()
-    [log] = (desk.folder / ".cache/answers").iterdir()
+    sandbox = Sandbox(tmp_path, pool=200)
+    sandbox.set("teacher", max_tokens=50)
+    with sandbox.teacher("--fault", "truncated=0.05"):
+        assert not sandbox.label()
+    [log] = (sandbox.folder / ".cache/answers").iterdir()
     last = {record["key"]: record for record in map(json.loads, log.read_text().splitlines())}
     for record in list(last.values())[:7]:  # as if twice the tokens had not been enough either
         record["completion"]["choices"][0] |= {"finish_reason": "length", "message": {"content": "[[ ## reas"}}
         record["max_tokens"] = 200
     log.write_text("".join(json.dumps(record) + "\n" for record in last.values()))
     cut = sum(record["completion"]["choices"][0]["finish_reason"] == "length" for record in last.values())
-    desk.set("teacher", max_tokens=400)
-    with desk.teacher():
-        assert not desk.label()
-        assert desk.stats()["requests"] == cut < 12
-    assert desk.report()["valid"] == 200
+    sandbox.set("teacher", max_tokens=400)
+    with sandbox.teacher():
+        assert not sandbox.label()
+        assert sandbox.stats()["requests"] == cut < 12
+    assert sandbox.report()["valid"] == 200
 
 
 @pytest.mark.parametrize(
@@ -151,125 +156,127 @@ def test_more_tokens_ask_again_for_what_was_cut_alone(tmp_path):
     ],
 )
 def test_what_no_request_can_mend_stops_the_run_at_once(tmp_path, options, key, says):
-    desk = Desk(tmp_path, pool=400)
-    desk.key = key
-    with desk.teacher(*options):
-        complaint = desk.label()
+    sandbox = Sandbox(tmp_path, pool=400)
+    sandbox.key = key
+    with sandbox.teacher(*options):
+        complaint = sandbox.label()
         assert complaint.startswith(says) and "\n" not in complaint
-        assert desk.stats()["requests"] <= 20
-        assert not (desk.folder / paths.TEACHER_LABELS).exists()
+        assert sandbox.stats()["requests"] <= 20
+        assert not (sandbox.folder / paths.TEACHER_LABELS).exists()
         if "--refuse" in options:  # and what the user can do about it
-            desk.set("teacher", options={"top_logprobs": None, "logprobs": None})
-            assert not desk.label()
-            assert {row["confidence"] for row in desk.rows()} == {None}
+            sandbox.set("teacher", options={"top_logprobs": None, "logprobs": None})
+            assert not sandbox.label()
+            assert {row["confidence"] for row in sandbox.rows()} == {None}
 
 
 def test_a_vendor_is_asked_through_the_companys_proxy(tmp_path, monkeypatch):
-    desk = Desk(tmp_path, pool=20)
-    desk.set("teacher", api_base="http://vendor.invalid/v1")
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{desk.port}")
-    with desk.teacher():
-        assert not desk.label()
-        assert desk.stats()["answers"] == 50
+    sandbox = Sandbox(tmp_path, pool=20)
+    sandbox.set("teacher", api_base="http://vendor.invalid/v1")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{sandbox.port}")
+    with sandbox.teacher():
+        assert not sandbox.label()
+        assert sandbox.stats()["answers"] == 50
 
 
 def test_credit_that_runs_out_half_way_keeps_what_was_paid(tmp_path):
-    desk = Desk(tmp_path, pool=400)
-    with desk.teacher("--credit", "150", "--latency-ms", "10"):
-        complaint = desk.label()
+    sandbox = Sandbox(tmp_path, pool=400)
+    with sandbox.teacher("--credit", "150", "--latency-ms", "10"):
+        complaint = sandbox.label()
         assert "no credit is left" in complaint and "their answers are kept" in complaint
-    with desk.teacher():
-        assert not desk.label()
-        assert 200 <= desk.stats()["answers"] <= 280 + desk.params["runtime"]["max_in_flight"]
+    with sandbox.teacher():
+        assert not sandbox.label()
+        assert 200 <= sandbox.stats()["answers"] <= 280 + sandbox.params["runtime"]["max_in_flight"]
 
 
 def test_a_row_that_keeps_failing_is_named_and_many_end_the_run(tmp_path):
-    desk = Desk(tmp_path, pool=400)
-    with desk.teacher("--fault", "no_label=0.18"):
-        assert not desk.label()
-    failed = desk.rows(paths.TEACHER_FAILED)
+    sandbox = Sandbox(tmp_path, pool=400)
+    with sandbox.teacher("--fault", "no_label=0.18"):
+        assert not sandbox.label()
+    failed = sandbox.rows(paths.TEACHER_FAILED)
     assert 1 <= len(failed) <= 8 and {row["reason"] for row in failed} == {"it names none of the labels"}
-    assert desk.report()["failed"] == {"it names none of the labels": len(failed)}
+    assert sandbox.report()["failed"] == {"it names none of the labels": len(failed)}
     labelled = [
-        row for path in (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD) for row in desk.rows(path)
+        row for path in (paths.TEACHER_LABELS, paths.TEACHER_TEST, paths.TEACHER_GOLD) for row in sandbox.rows(path)
     ]
     assert {row["id"] for row in labelled if not row["valid"]} == {row["id"] for row in failed}
-    shutil.rmtree(desk.folder / ".cache")
-    with desk.teacher("--fault", "form=0.8"):
-        assert desk.label().startswith("more than 2% of 430 rows got no label (it is not in the form")
-        assert desk.stats()["requests"] < 400
+    shutil.rmtree(sandbox.folder / ".cache")
+    with sandbox.teacher("--fault", "form=0.8"):
+        assert sandbox.label().startswith("more than 2% of 430 rows got no label (it is not in the form")
+        assert sandbox.stats()["requests"] < 400
 
 
 @pytest.mark.parametrize("batch", [False, True])
 def test_a_row_that_is_refused_for_its_content_stops_no_run(tmp_path, batch, monkeypatch):
     monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
-    desk = Desk(tmp_path, pool=60)
-    desk.set("teacher", batch=batch)
+    sandbox = Sandbox(tmp_path, pool=60)
+    sandbox.set("teacher", batch=batch)
     # behind the first eight: one that is refused before any answer speaks for all
-    with desk.teacher("--filtered", "query 30"):
-        assert not desk.label()
-        assert not desk.label(), "when all others are in the log, the first real request is refused"
-        assert desk.report()["failed"] == {"refused": 1} and desk.stats()["answers"] == 89
-        assert [row["text"] for row in desk.rows(paths.TEACHER_FAILED)] == ["query 30"]
+    with sandbox.teacher("--filtered", "query 30"):
+        assert not sandbox.label()
+        assert not sandbox.label(), "when all others are in the log, the first real request is refused"
+        assert sandbox.report()["failed"] == {"refused": 1} and sandbox.stats()["answers"] == 89
+        assert [row["text"] for row in sandbox.rows(paths.TEACHER_FAILED)] == ["query 30"]
 
 
 @pytest.mark.slow
 def test_answers_from_before_a_price_was_known_count_in_the_budget(tmp_path):
-    desk = Desk(tmp_path, pool=300)
-    desk.set("teacher", model="somebody/model-of-theirs")
-    with desk.teacher("--model", "somebody/model-of-theirs"):
-        command = [sys.executable, "-m", "stages.parts.teachers.plan"]
+    sandbox = Sandbox(tmp_path, pool=300)
+    sandbox.set("teacher", model="somebody/model-of-theirs")
+    with sandbox.teacher("--model", "somebody/model-of-theirs"):
+        command = [sys.executable, "-m", "stages.parts.tuning.plan"]
         planned = subprocess.run(
-            command, cwd=tmp_path, env=desk.environment, text=True, capture_output=True, check=True
+            command, cwd=tmp_path, env=sandbox.environment, text=True, capture_output=True, check=True
         ).stdout
         assert "no price is known" in planned and "set teacher.price" in planned
-        desk.set("teacher", price={"prompt": 0.15, "completion": 0.6})
-        desk.set("runtime", budget_usd=0.01)
-        assert "of runtime.budget_usd $0.0100 are spent" in desk.label()
-        assert 0.009 < desk.stats()["distinct_dollars"] <= 0.01
-        desk.set("runtime", budget_usd=None)
-        assert not desk.label()
-        assert counted(desk) == seen(desk)
+        sandbox.set("teacher", price={"prompt": 0.15, "completion": 0.6})
+        sandbox.set("runtime", budget_usd=0.01)
+        assert "of runtime.budget_usd $0.0100 are spent" in sandbox.label()
+        assert 0.009 < sandbox.stats()["distinct_dollars"] <= 0.01
+        sandbox.set("runtime", budget_usd=None)
+        assert not sandbox.label()
+        assert counted(sandbox) == seen(sandbox)
 
 
 def test_a_budget_is_not_passed_and_a_raised_one_goes_on(tmp_path):
-    desk = Desk(tmp_path, pool=300)
-    with desk.teacher("--latency-ms", "5"):
-        desk.set("runtime", budget_usd=0.01)
-        complaint = desk.label()
+    sandbox = Sandbox(tmp_path, pool=300)
+    with sandbox.teacher("--latency-ms", "5"):
+        sandbox.set("runtime", budget_usd=0.01)
+        complaint = sandbox.label()
         assert "of runtime.budget_usd $0.0100 are spent" in complaint and "of 330 rows are labelled" in complaint
-        assert 0.009 < desk.stats()["distinct_dollars"] <= 0.01
-        desk.set("runtime", budget_usd=None, budget_tokens=70_000)
-        assert "of runtime.budget_tokens 70,000 are spent" in desk.label()
-        assert 65_000 < desk.stats()["prompt_tokens"] + desk.stats()["completion_tokens"] <= 70_000
-        desk.set("runtime", budget_tokens=None)
-        assert not desk.label()
-        assert counted(desk) == seen(desk)
-        assert desk.stats()["answers"] == desk.stats()["distinct"] == 330
+        assert 0.009 < sandbox.stats()["distinct_dollars"] <= 0.01
+        sandbox.set("runtime", budget_usd=None, budget_tokens=70_000)
+        assert "of runtime.budget_tokens 70,000 are spent" in sandbox.label()
+        assert 65_000 < sandbox.stats()["prompt_tokens"] + sandbox.stats()["completion_tokens"] <= 70_000
+        sandbox.set("runtime", budget_tokens=None)
+        assert not sandbox.label()
+        assert counted(sandbox) == seen(sandbox)
+        assert sandbox.stats()["answers"] == sandbox.stats()["distinct"] == 330
 
 
 @pytest.mark.slow
 def test_an_overloaded_teacher_is_asked_less_at_a_time(tmp_path):
-    desk = Desk(tmp_path, pool=300)
-    desk.set("runtime", max_in_flight=64)
-    with desk.teacher("--latency-ms", "50", "--places", "10", "--retry-after-s", "0.2"):
-        assert not desk.label()
-        stats = desk.stats()
+    sandbox = Sandbox(tmp_path, pool=300)
+    sandbox.set("runtime", max_in_flight=64)
+    with sandbox.teacher("--latency-ms", "50", "--places", "10", "--retry-after-s", "0.2"):
+        assert not sandbox.label()
+        stats = sandbox.stats()
         assert stats["answers"] == 330 and stats["answered_429"] < 100
-    assert desk.report()["failed"] == {}
+    assert sandbox.report()["failed"] == {}
 
 
 def test_a_second_run_is_told_to_wait_and_minutes_have_a_limit(tmp_path):
-    desk = Desk(tmp_path, pool=40)
-    desk.set("runtime", requests_per_minute=120)
-    with desk.teacher():
+    sandbox = Sandbox(tmp_path, pool=40)
+    sandbox.set("runtime", requests_per_minute=120)
+    with sandbox.teacher():
         started = time.monotonic()
-        first = subprocess.Popen(desk.command, cwd=desk.folder, env=desk.environment, stderr=subprocess.DEVNULL)
-        while desk.stats()["requests"] == 0:
+        first = subprocess.Popen(
+            sandbox.command, cwd=sandbox.folder, env=sandbox.environment, stderr=subprocess.DEVNULL
+        )
+        while sandbox.stats()["requests"] == 0:
             assert first.poll() is None
             time.sleep(0.05)
-        assert desk.label() == "another run is asking gpt-4o-mini: wait for it, its answers are shared"
-        assert desk.stats()["requests"] <= 1 + 2 * (time.monotonic() - started)
+        assert sandbox.label() == "another run is asking gpt-4o-mini: wait for it, its answers are shared"
+        assert sandbox.stats()["requests"] <= 1 + 2 * (time.monotonic() - started)
         first.kill()
         first.wait()
 
@@ -278,41 +285,43 @@ def test_a_second_run_is_told_to_wait_and_minutes_have_a_limit(tmp_path):
 def test_a_batch_is_half_the_price_and_a_killed_run_finds_its_batch_again(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
     (tmp_path / "whole").mkdir()
-    whole = Desk(tmp_path / "whole", pool=200)
+    whole = Sandbox(tmp_path / "whole", pool=200)
     with whole.teacher():
         assert not whole.label()
     (tmp_path / "batch").mkdir()
-    desk = Desk(tmp_path / "batch", pool=200)
-    desk.set("teacher", batch=True)
-    with desk.teacher("--batch-polls", "3"):
-        process = subprocess.Popen(desk.command, cwd=desk.folder, env=desk.environment, stderr=subprocess.DEVNULL)
-        while not desk.stats().get("batches"):
+    sandbox = Sandbox(tmp_path / "batch", pool=200)
+    sandbox.set("teacher", batch=True)
+    with sandbox.teacher("--batch-polls", "3"):
+        process = subprocess.Popen(
+            sandbox.command, cwd=sandbox.folder, env=sandbox.environment, stderr=subprocess.DEVNULL
+        )
+        while not sandbox.stats().get("batches"):
             assert process.poll() is None
             time.sleep(0.02)
         process.kill()
         process.wait()
-        assert not desk.label()
-        stats = desk.stats()
+        assert not sandbox.label()
+        stats = sandbox.stats()
         assert stats["batches"] == 1 and stats["requests"] == 0 and stats["answers"] == stats["distinct"] == 230
-    assert {name: data for name, data in desk.bytes().items() if name != "teacher.json"} == {
+    assert {name: data for name, data in sandbox.bytes().items() if name != "teacher.json"} == {
         name: data for name, data in whole.bytes().items() if name != "teacher.json"
     }
-    assert desk.report()["cost"] == pytest.approx(whole.report()["cost"] / 2, abs=1e-6)
-    shutil.rmtree(desk.folder / ".cache")
-    with desk.teacher("--fault", "500=0.2"):  # what a batch leaves open is asked one by one
-        assert not desk.label()
-        assert desk.stats()["requests"] > 20 and desk.report()["valid"] == 200
+    assert sandbox.report()["cost"] == pytest.approx(whole.report()["cost"] / 2, abs=1e-6)
+    shutil.rmtree(sandbox.folder / ".cache")
+    with sandbox.teacher("--fault", "500=0.2"):  # what a batch leaves open is asked one by one
+        assert not sandbox.label()
+        assert sandbox.stats()["requests"] > 20 and sandbox.report()["valid"] == 200
 
 
 def test_a_batch_outlives_trouble_long_lines_and_other_peoples_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
     monkeypatch.setattr(batch_api, "backoff_s", lambda attempt: 0.02)
     monkeypatch.setattr(batch_api, "ATTEMPTS", 2)
-    desk = Desk(tmp_path, pool=20)
-    desk.set("teacher", batch=True)
-    with desk.teacher("--batch-trouble", "2"):  # so each call fails for good once
+    sandbox = Sandbox(tmp_path, pool=20)
+    sandbox.set("teacher", batch=True)
+    with sandbox.teacher("--batch-trouble", "2"):  # so each call fails for good once
         for _ in range(8):
-            if not (complaint := desk.label()):
+            if not (complaint := sandbox.label()):
                 break
             assert (
                 "overloaded" in complaint
@@ -320,91 +329,94 @@ def test_a_batch_outlives_trouble_long_lines_and_other_peoples_batches(tmp_path,
                 and "the answers so far are kept" in complaint
             )
         assert not complaint
-        assert desk.stats()["batches"] == 1 and desk.stats()["answers"] == 50
-    shutil.rmtree(desk.folder / ".cache")
-    with desk.teacher("--batch-others", "150", "--batch-line-bytes", "700000"):
+        assert sandbox.stats()["batches"] == 1 and sandbox.stats()["answers"] == 50
+    shutil.rmtree(sandbox.folder / ".cache")
+    with sandbox.teacher("--batch-others", "150", "--batch-line-bytes", "700000"):
         with monkeypatch.context() as patch:  # killed between the batch's start and the note of its name
             patch.setattr(batch_api.Batches, "ended", None)
             with pytest.raises(TypeError):
-                desk.label()
-        [jobs] = (desk.folder / ".cache/answers").glob("*.batches.jsonl")
+                sandbox.label()
+        [jobs] = (sandbox.folder / ".cache/answers").glob("*.batches.jsonl")
         jobs.write_text("".join(jobs.read_text().splitlines(keepends=True)[:1]))
-        assert not desk.label()
-        assert desk.stats()["batches"] == 1 and desk.stats()["answers"] == 50 and desk.report()["valid"] == 20
+        assert not sandbox.label()
+        assert sandbox.stats()["batches"] == 1 and sandbox.stats()["answers"] == 50 and sandbox.report()["valid"] == 20
 
 
 def test_a_batch_that_is_asked_again_for_what_was_cut_keeps_its_answers_and_both_prices(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
-    desk = Desk(tmp_path, pool=40)
-    desk.set("teacher", batch=True)
-    with desk.teacher():
-        assert not desk.label()
-        cost, asked = desk.report()["cost"], desk.stats()
-        [log] = (path for path in (desk.folder / ".cache/answers").iterdir() if "batches" not in path.name)
+    sandbox = Sandbox(tmp_path, pool=40)
+    sandbox.set("teacher", batch=True)
+    with sandbox.teacher():
+        assert not sandbox.label()
+        cost, asked = sandbox.report()["cost"], sandbox.stats()
+        [log] = (path for path in (sandbox.folder / ".cache/answers").iterdir() if "batches" not in path.name)
         records = [json.loads(line) for line in log.read_text().splitlines()]
         for record in records[:5]:
             record["completion"]["choices"][0]["finish_reason"] = "length"
         log.write_text("".join(json.dumps(record) + "\n" for record in records))
-        desk.set("teacher", max_tokens=1600)
-        assert not desk.label()
-        again = desk.stats()
+        sandbox.set("teacher", max_tokens=1600)
+        assert not sandbox.label()
+        again = sandbox.stats()
         assert again["requests"] == 0 and again["batches"] == 2 and again["answers"] == asked["answers"] + 5
-        assert desk.report()["answers"] == again["answers"] and cost < desk.report()["cost"] < 1.2 * cost
+        assert sandbox.report()["answers"] == again["answers"] and cost < sandbox.report()["cost"] < 1.2 * cost
 
 
 def test_a_batch_keeps_to_the_budget_and_says_what_is_wrong_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
-    desk = Desk(tmp_path, pool=300)
-    desk.set("teacher", batch=True)
-    with desk.teacher():
-        desk.key = "wrong"
-        assert desk.label().startswith("the endpoint refuses the key in TEACHER_API_KEY")
-        desk.key = KEY
-        desk.set("runtime", budget_tokens=60_000)
-        assert "of runtime.budget_tokens 60,000 are spent" in desk.label()
-        stats = desk.stats()
+    sandbox = Sandbox(tmp_path, pool=300)
+    sandbox.set("teacher", batch=True)
+    with sandbox.teacher():
+        sandbox.key = "wrong"
+        assert sandbox.label().startswith("the endpoint refuses the key in TEACHER_API_KEY")
+        sandbox.key = KEY
+        sandbox.set("runtime", budget_tokens=60_000)
+        assert "of runtime.budget_tokens 60,000 are spent" in sandbox.label()
+        stats = sandbox.stats()
         assert stats["batches"] > 1 and 50_000 < stats["prompt_tokens"] + stats["completion_tokens"] <= 60_000
-        desk.set("runtime", budget_tokens=None)
-        assert not desk.label()
-        assert desk.stats()["answers"] == desk.stats()["distinct"] == 330 and counted(desk)[:3] == seen(desk)[:3]
+        sandbox.set("runtime", budget_tokens=None)
+        assert not sandbox.label()
+        assert (
+            sandbox.stats()["answers"] == sandbox.stats()["distinct"] == 330
+            and counted(sandbox)[:3] == seen(sandbox)[:3]
+        )
 
 
 @pytest.mark.slow
 def test_the_plan_comes_near_what_the_run_costs_and_nothing_is_asked_twice(tmp_path):
-    desk = Desk(tmp_path, pool=400)
-    with desk.teacher("--latency-ms", "50"):
-        command = [sys.executable, "-m", "stages.parts.teachers.plan"]
+    sandbox = Sandbox(tmp_path, pool=400)
+    with sandbox.teacher("--latency-ms", "50"):
+        command = [sys.executable, "-m", "stages.parts.tuning.plan"]
         planned = subprocess.run(
-            command, cwd=tmp_path, env=desk.environment, text=True, capture_output=True, check=True
+            command, cwd=tmp_path, env=sandbox.environment, text=True, capture_output=True, check=True
         ).stdout
-        asked = desk.stats()["distinct"]
+        asked = sandbox.stats()["distinct"]
         rows = {
             line[:15].strip(): [word.replace(",", "") for word in line[15:].split()]
             for line in planned.splitlines()[:4]
         }
         assert asked == 20 and rows["pool"][0] == "400" and int(rows["together"][1]) == 430 - asked
-        before = seen(desk)
-        assert not desk.label()
-        assert desk.stats()["distinct"] == 430 == desk.stats()["answers"]
-        cost = [after - then for after, then in zip(seen(desk), before, strict=True)]
+        before = seen(sandbox)
+        assert not sandbox.label()
+        assert sandbox.stats()["distinct"] == 430 == sandbox.stats()["answers"]
+        cost = [after - then for after, then in zip(seen(sandbox), before, strict=True)]
         for found, estimate in zip(cost[1:3], rows["together"][2:4], strict=True):
             assert int(estimate) == pytest.approx(found, rel=0.05)
         assert rows["together"][4] == f"${cost[3]:.2f}"
         again = subprocess.run(
-            command, cwd=tmp_path, env=desk.environment, text=True, capture_output=True, check=True
+            command, cwd=tmp_path, env=sandbox.environment, text=True, capture_output=True, check=True
         ).stdout
-        assert "       0" in again and desk.stats()["answers"] == 430
+        assert "       0" in again and sandbox.stats()["answers"] == 430
 
 
 @pytest.mark.parametrize("how", ["cover", "random"])
 def test_fewer_rows_can_be_labelled(tmp_path, how):
-    desk = Desk(tmp_path, pool=300)
-    desk.set("teacher", rows=40, choose=how)
-    with desk.teacher():
-        assert not desk.label()
-        assert desk.stats()["distinct"] == 40 + 30
-    rows = desk.rows()
-    assert len({row["id"] for row in rows}) == 40 == desk.report()["rows"]
+    sandbox = Sandbox(tmp_path, pool=300)
+    sandbox.set("teacher", rows=40, choose=how)
+    with sandbox.teacher():
+        assert not sandbox.label()
+        assert sandbox.stats()["distinct"] == 40 + 30
+    rows = sandbox.rows()
+    assert len({row["id"] for row in rows}) == 40 == sandbox.report()["rows"]
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows), "in the pool's order"
 
 
@@ -412,19 +424,19 @@ def test_rows_that_cover_the_pool_leave_no_kind_of_text_out():
     kinds = ["where is my card", "refund for a purchase", "change the pin code", "exchange rate of euros"]
     # 8 rows of each rare kind
     pool = [Row(id=str(number), text=f"{kinds[min(number % 50, 3)]} please") for number in range(400)]
-    assert {row["text"] for row in chosen(pool, 4, "cover", 0)} == {f"{kind} please" for kind in kinds}
-    assert len(chosen(pool, 4, "random", 0)) == 4 and chosen(pool, 400, "cover", 0) == pool
+    assert {row["text"] for row in chosen_rows(pool, 4, "cover", 0)} == {f"{kind} please" for kind in kinds}
+    assert len(chosen_rows(pool, 4, "random", 0)) == 4 and chosen_rows(pool, 400, "cover", 0) == pool
 
 
 def test_votes_are_answers_of_their_own_and_their_share_is_the_confidence(tmp_path):
-    desk = Desk(tmp_path, pool=150, gold=40)
-    desk.set("teacher", options={"logprobs": None, "top_logprobs": None})
-    with desk.teacher("--sampled", "--accuracy", "1.0"):
-        desk.set("teacher", votes=5)
-        assert not desk.label()
-        assert desk.stats()["distinct"] == 5 * 210 == desk.report()["answers"]
+    sandbox = Sandbox(tmp_path, pool=150, gold=40)
+    sandbox.set("teacher", options={"logprobs": None, "top_logprobs": None})
+    with sandbox.teacher("--sampled", "--accuracy", "1.0"):
+        sandbox.set("teacher", votes=5)
+        assert not sandbox.label()
+        assert sandbox.stats()["distinct"] == 5 * 210 == sandbox.report()["answers"]
     rows, truth = (
-        desk.rows(),
+        sandbox.rows(),
         {row["id"]: row["label"] for row in map(json.loads, (tmp_path / "truth.jsonl").read_text().splitlines())},
     )
     assert {row["confidence"] for row in rows} <= {0.2, 0.4, 0.6, 0.8, 1.0} and len(
@@ -432,16 +444,16 @@ def test_votes_are_answers_of_their_own_and_their_share_is_the_confidence(tmp_pa
     ) > 1
     unanimous = [row["label"] == truth[row["id"]] for row in rows if row["confidence"] == 1.0]
     assert sum(unanimous) / len(unanimous) > sum(row["label"] == truth[row["id"]] for row in rows) / len(rows) - 0.01
-    assert 0.9 <= desk.report()["gold_accuracy"] <= 1.0 and 0 <= desk.report()["gold_brier"] < 0.1
+    assert 0.9 <= sandbox.report()["gold_accuracy"] <= 1.0 and 0 <= sandbox.report()["gold_brier"] < 0.1
 
 
 def test_votes_elect_a_label_and_failed_ones_do_not_count():
     def said(label: str, failure: Failure | None = None, **shares: float) -> Outcome:
         return Outcome(Prediction(label, shares, reasoning=f"because {label}"), failure)
 
-    answer = elected([said("b"), said("a"), said("unknown", Failure("odd", "")), said("a")])
+    answer = majority([said("b"), said("a"), said("unknown", Failure("odd", "")), said("a")])
     assert (answer.prediction.label, answer.prediction.reasoning) == ("a", "because a")
     assert answer.prediction.probabilities == pytest.approx({"a": 2 / 3, "b": 1 / 3})
-    assert elected([said("a", a=0.5, b=0.5), said("b", b=0.9, a=0.1)]).prediction.label == "b", "of a tie the likelier"
+    assert majority([said("a", a=0.5, b=0.5), said("b", b=0.9, a=0.1)]).prediction.label == "b", "of a tie the likelier"
     failed = said("unknown", Failure("odd", "what it said"))
-    assert elected([failed, failed]) is failed
+    assert majority([failed, failed]) is failed

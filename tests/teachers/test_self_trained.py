@@ -14,8 +14,8 @@ from stages.parts.numbers.baselines import baseline_model
 from stages.parts.numbers.label_errors import contradicted_labels
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
+from stages.parts.teachers.inputs import TeacherInputs
 from stages.parts.teachers.linear_client import LinearClient, linear_client
-from stages.parts.teachers.questions import Questions
 from stages.parts.teachers.self_trained import SelfTrainedClassifier, SelfTraining, expected_shares
 from tests.conftest import ROOT
 
@@ -64,8 +64,8 @@ def test_gold_rows_are_judged_by_teachers_that_do_not_know_their_labels(rows):
     """Labels drawn by chance can be learned by heart, and not be told beforehand."""
     chance = random.Random(0)
     gold = [Row(id=row["id"], text=row["text"], label=chance.choice(LABELS)) for row in rows[:90]]
-    questions = Questions(LABELS, IntentClassifier(LABELS, "Classify.", "direct"), rows[90:], [], gold, [])
-    client = linear_client(questions, 0)
+    inputs = TeacherInputs(LABELS, IntentClassifier(LABELS, "Classify.", "direct"), rows[90:], [], gold, [])
+    client = linear_client(inputs, 0)
 
     def agreement(found: np.ndarray) -> float:
         return float(np.mean([LABELS[k] == row["label"] for k, row in zip(found.argmax(axis=1), gold, strict=True)]))

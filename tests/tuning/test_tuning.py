@@ -26,9 +26,9 @@ from stages.parts.task.program import IntentClassifier, predictor
 from stages.parts.task.prompt import TeacherFormat
 from stages.parts.task.retrieval import Nearest
 from stages.parts.tuning.comparison import Score, choice, folds
-from stages.parts.tuning.optimisers import naming_all
-from tests.teachers.desk import LABELS, Desk
+from stages.parts.tuning.optimisers import with_all_labels
 from tests.teachers.dspys_requests import Recorder
+from tests.teachers.sandbox import LABELS, Sandbox
 from tests.teachers.simulated_teacher import INSIGHT, SimulatedTeacher
 
 DESCRIPTIONS = {label: f"What {label.replace('_', ' ')} means." for label in LABELS}
@@ -36,10 +36,10 @@ PROMPT = paths.PROMPTS / "api.json"
 
 
 @pytest.fixture
-def desk(tmp_path) -> Desk:
-    desk = Desk(tmp_path, pool=30, test=5, gold=60)
-    desk.set("tune", folds=3, optimiser_calls=80, examples=4)
-    return desk
+def sandbox(tmp_path) -> Sandbox:
+    sandbox = Sandbox(tmp_path, pool=30, test=5, gold=60)
+    sandbox.set("tune", folds=3, optimiser_calls=80, examples=4)
+    return sandbox
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ def sent(monkeypatch) -> list[dict[str, Any]]:
     return bodies
 
 
-def report(desk: Desk) -> dict[str, Any]:
-    return read_json(desk.folder / paths.TUNING_REPORT)
+def report(sandbox: Sandbox) -> dict[str, Any]:
+    return read_json(sandbox.folder / paths.TUNING_REPORT)
 
 
-def loaded(desk: Desk) -> IntentClassifier:
+def loaded(sandbox: Sandbox) -> IntentClassifier:
     """The chosen program, as DSPy alone loads it."""
     program = IntentClassifier(LABELS, "", "chain_of_thought")
-    program.load(desk.folder / PROMPT)
+    program.load(sandbox.folder / PROMPT)
     return program
 
 
@@ -73,29 +73,29 @@ def loaded(desk: Desk) -> IntentClassifier:
     [("descriptions", "descriptions"), ("examples", "examples"), ("instruction", "gepa")],
     ids=lambda value: value,
 )
-def test_the_prompt_that_helps_is_chosen_and_the_stage_asks_with_it(desk, sent, taught, chosen):
+def test_the_prompt_that_helps_is_chosen_and_the_stage_asks_with_it(sandbox, sent, taught, chosen):
     if taught == "descriptions":
-        write_json(desk.folder / paths.DESCRIPTIONS, DESCRIPTIONS)
-    with desk.teacher("--accuracy", "0.6", "--taught", taught, "--fault", "429=0.03", "500=0.02", "cut=0.01"):
-        assert not desk.tune()
-        stats, first = desk.stats(), report(desk)
+        write_json(sandbox.folder / paths.DESCRIPTIONS, DESCRIPTIONS)
+    with sandbox.teacher("--accuracy", "0.6", "--taught", taught, "--fault", "429=0.03", "500=0.02", "cut=0.01"):
+        assert not sandbox.tune()
+        stats, first = sandbox.stats(), report(sandbox)
         assert first["chosen"] == chosen and first["candidates"]["plain"]["beaten_by"]
         assert first["candidates"][chosen]["less_first"]["p"] < 0.001 and first["candidates"][chosen]["low"] > 0.7
         assert (first["answers"], first["cost"]) == (stats["distinct"], round(stats["distinct_dollars"], 6))
         assert stats["answers"] == stats["distinct"]
-        prompt = (desk.folder / PROMPT).read_bytes()
-        assert not desk.tune()
-        assert desk.stats()["requests"] == stats["requests"], "a second run asks nothing"
-        assert report(desk) == first and (desk.folder / PROMPT).read_bytes() == prompt
+        prompt = (sandbox.folder / PROMPT).read_bytes()
+        assert not sandbox.tune()
+        assert sandbox.stats()["requests"] == stats["requests"], "a second run asks nothing"
+        assert report(sandbox) == first and (sandbox.folder / PROMPT).read_bytes() == prompt
 
         sent.clear()
-        assert not desk.label()
+        assert not sandbox.label()
     program, rows = (
-        loaded(desk),
-        {row["text"]: row for path in (paths.POOL, paths.TEST, paths.GOLD) for row in desk.rows(path)},
+        loaded(sandbox),
+        {row["text"]: row for path in (paths.POOL, paths.TEST, paths.GOLD) for row in sandbox.rows(path)},
     )
     demos = {(demo["query"], demo["label"]) for demo in predictor(program).demos}
-    assert desk.report()["prompt"] == chosen and len(sent) >= 35
+    assert sandbox.report()["prompt"] == chosen and len(sent) >= 35
     for body in sent:
         system, *shown, last = body["messages"]
         query = last["content"].split("\n")[1]
@@ -111,33 +111,33 @@ def test_the_prompt_that_helps_is_chosen_and_the_stage_asks_with_it(desk, sent, 
         assert query in rows
     assert len({body["messages"][0]["content"] for body in sent}) == 1, "one prefix for all"
     if chosen == "examples":
-        assert demos == {(row["text"], row["label"]) for row in desk.rows(paths.GOLD)}
+        assert demos == {(row["text"], row["label"]) for row in sandbox.rows(paths.GOLD)}
     if chosen == "gepa":  # which has learned from the gold rows: they test nothing any more
         assert INSIGHT in predictor(program).signature.instructions
-        assert desk.report()["confused"] is None and "gold_accuracy" not in desk.report()
+        assert sandbox.report()["confused"] is None and "gold_accuracy" not in sandbox.report()
     else:
-        assert desk.report()["gold_accuracy"] > 0.7
+        assert sandbox.report()["gold_accuracy"] > 0.7
 
 
-def test_of_equal_prompts_the_cheapest_is_kept_and_asks_what_was_asked_without(desk, sent):
-    with desk.teacher():
-        assert not desk.label()
+def test_of_equal_prompts_the_cheapest_is_kept_and_asks_what_was_asked_without(sandbox, sent):
+    with sandbox.teacher():
+        assert not sandbox.label()
         untuned = sorted(json.dumps(body) for body in sent)
-        assert not desk.tune()
-        assert report(desk)["chosen"] == "plain" and not report(desk)["candidates"]["plain"]["beaten_by"]
-        asked = desk.stats()["requests"]
-        assert not desk.label()
-        assert desk.stats()["requests"] == asked and untuned
-    assert desk.report()["prompt"] == "plain"
+        assert not sandbox.tune()
+        assert report(sandbox)["chosen"] == "plain" and not report(sandbox)["candidates"]["plain"]["beaten_by"]
+        asked = sandbox.stats()["requests"]
+        assert not sandbox.label()
+        assert sandbox.stats()["requests"] == asked and untuned
+    assert sandbox.report()["prompt"] == "plain"
 
 
 @pytest.mark.slow
-def test_the_command_prints_what_it_found(desk):
-    desk.set("tune", candidates=["plain", "examples"])
-    with desk.teacher("--accuracy", "0.6", "--taught", "examples"):
+def test_the_command_prints_what_it_found(sandbox):
+    sandbox.set("tune", candidates=["plain", "examples"])
+    with sandbox.teacher("--accuracy", "0.6", "--taught", "examples"):
         command = [sys.executable, "-m", "stages.parts.tuning"]
         done = subprocess.run(
-            command, cwd=desk.folder, env=desk.environment, text=True, capture_output=True, check=True
+            command, cwd=sandbox.folder, env=sandbox.environment, text=True, capture_output=True, check=True
         )
     lines = done.stdout.splitlines()
     assert lines[1].startswith("plain ") and lines[2].startswith("examples ") and "$" in lines[2]
@@ -147,84 +147,90 @@ def test_the_command_prints_what_it_found(desk):
     )
 
 
-def test_a_budget_is_not_passed_not_even_by_an_optimiser_and_a_raised_one_goes_on(desk):
-    desk.set("tune", candidates=["plain", "gepa"])
-    with desk.teacher("--accuracy", "0.6", "--taught", "instruction"):
+def test_a_budget_is_not_passed_not_even_by_an_optimiser_and_a_raised_one_goes_on(sandbox):
+    sandbox.set("tune", candidates=["plain", "gepa"])
+    with sandbox.teacher("--accuracy", "0.6", "--taught", "instruction"):
         for budget, told in (
             (10_000, "tokens of runtime.budget_tokens 10,000 are spent"),
             (22_000, "22,000 are spent"),
         ):
-            desk.set("runtime", budget_tokens=budget)
-            complaint = desk.tune()
+            sandbox.set("runtime", budget_tokens=budget)
+            complaint = sandbox.tune()
             assert (
                 told in complaint
                 and "run `make tune-teacher` again, the answers so far are kept" in complaint
                 and "\n" not in complaint
             )
-            assert budget - 3_000 < desk.stats()["prompt_tokens"] + desk.stats()["completion_tokens"] <= budget
-            assert not (desk.folder / PROMPT).exists() and not (desk.folder / paths.TUNING_REPORT).exists()
-        assert desk.stats()["answers"] > 60, "the second is GEPA's"
-        desk.set("runtime", budget_tokens=None)
-        assert not desk.tune()
+            assert budget - 3_000 < sandbox.stats()["prompt_tokens"] + sandbox.stats()["completion_tokens"] <= budget
+            assert not (sandbox.folder / PROMPT).exists() and not (sandbox.folder / paths.TUNING_REPORT).exists()
+        assert sandbox.stats()["answers"] > 60, "the second is GEPA's"
+        sandbox.set("runtime", budget_tokens=None)
+        assert not sandbox.tune()
         assert (
-            report(desk)["chosen"] == "gepa"
-            and desk.stats()["answers"] == desk.stats()["distinct"] == report(desk)["answers"]
+            report(sandbox)["chosen"] == "gepa"
+            and sandbox.stats()["answers"] == sandbox.stats()["distinct"] == report(sandbox)["answers"]
         )
 
 
 @pytest.mark.slow
-def test_kill_9_and_ctrl_c_cost_what_was_in_flight_and_change_no_result(desk, tmp_path_factory):
+def test_kill_9_and_ctrl_c_cost_what_was_in_flight_and_change_no_result(sandbox, tmp_path_factory):
     other = tmp_path_factory.mktemp("whole")
-    whole = Desk(other, pool=30, test=5, gold=60)
-    for each in (desk, whole):
+    whole = Sandbox(other, pool=30, test=5, gold=60)
+    for each in (sandbox, whole):
         each.set("tune", folds=3, optimiser_calls=80, candidates=["plain", "gepa"])
     options = ("--accuracy", "0.6", "--taught", "instruction")
     # which a shell's background jobs, and all that they start, ignore
     heed_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with whole.teacher(*options):
         assert not whole.tune()
-    with desk.teacher(*options, "--latency-ms", "500"):
+    with sandbox.teacher(*options, "--latency-ms", "500"):
         # requests: in GEPA's first part, with many to come
         for how, after in ((signal.SIGKILL, 61), (signal.SIGINT, 1)):
-            before = desk.stats()["requests"]
+            before = sandbox.stats()["requests"]
             command = [sys.executable, "-m", "stages.parts.tuning"]
             process = subprocess.Popen(
                 command,
-                cwd=desk.folder,
-                env=desk.environment,
+                cwd=sandbox.folder,
+                env=sandbox.environment,
                 stderr=subprocess.PIPE,
                 text=True,
                 preexec_fn=heed_sigint,
             )
-            while desk.stats()["requests"] < before + after and process.poll() is None:
+            while sandbox.stats()["requests"] < before + after and process.poll() is None:
                 time.sleep(0.01)
             process.send_signal(how)
             said = process.communicate(timeout=60)[1]
-            assert process.returncode == (-9 if how is signal.SIGKILL else 130) and not (desk.folder / PROMPT).exists()
+            assert (
+                process.returncode == (-9 if how is signal.SIGKILL else 130) and not (sandbox.folder / PROMPT).exists()
+            )
         assert said == "tune-teacher: stopped; the answers so far are kept, and another run goes on with them\n"
-        assert not desk.tune()
-        assert desk.stats()["answers"] - desk.stats()["distinct"] <= 2 * desk.params["runtime"]["max_in_flight"]
-    assert report(desk) == report(whole)
-    assert (desk.folder / PROMPT).read_bytes() == (other / PROMPT).read_bytes()
+        assert not sandbox.tune()
+        assert (
+            sandbox.stats()["answers"] - sandbox.stats()["distinct"] <= 2 * sandbox.params["runtime"]["max_in_flight"]
+        )
+    assert report(sandbox) == report(whole)
+    assert (sandbox.folder / PROMPT).read_bytes() == (other / PROMPT).read_bytes()
 
 
-def test_a_wrong_key_is_one_line_after_a_few_requests(desk):
-    desk.key = "wrong"
-    with desk.teacher():
-        complaint = desk.tune()
+def test_a_wrong_key_is_one_line_after_a_few_requests(sandbox):
+    sandbox.key = "wrong"
+    with sandbox.teacher():
+        complaint = sandbox.tune()
         assert complaint.startswith("the endpoint refuses the key in TEACHER_API_KEY") and "\n" not in complaint
-        assert desk.stats()["requests"] <= 20
+        assert sandbox.stats()["requests"] <= 20
 
 
-def test_what_can_not_be_tuned_is_one_line(desk):
-    desk.set("tune", folds=40)
-    assert "has 60 rows: too few to tell prompts apart, which takes 80" in desk.tune()
+def test_what_can_not_be_tuned_is_one_line(sandbox):
+    sandbox.set("tune", folds=40)
+    assert "has 60 rows: too few to tell prompts apart, which takes 80" in sandbox.tune()
     if find_spec("optuna") is None:
-        desk.set("tune", candidates=["plain", "miprov2"])
-        assert "miprov2 needs Optuna" in desk.tune()
-    desk.params["profile"] = "embedded"
-    desk.set("tune")
-    assert desk.tune() == "the linear teacher of profile embedded has no prompt: choose another profile in params.yaml"
+        sandbox.set("tune", candidates=["plain", "miprov2"])
+        assert "miprov2 needs Optuna" in sandbox.tune()
+    sandbox.params["profile"] = "embedded"
+    sandbox.set("tune")
+    assert (
+        sandbox.tune() == "the linear teacher of profile embedded has no prompt: choose another profile in params.yaml"
+    )
 
 
 def change(*keys: str, to: Any):
@@ -257,7 +263,7 @@ CLASSIFY = "classify.predict"
         (change(CLASSIFY, "demos", to="none"), "classify.predict.demos: Input should be a valid list"),
         (
             change(CLASSIFY, "demos", "0", "label", to="mortgage"),
-            "a demonstration has the label 'mortgage', which there is not",
+            "a demonstration has the unknown label 'mortgage'",
         ),
         (change(CLASSIFY, "lm", to={"model": "other"}), "classify.predict.lm: Input should be None"),
         (
@@ -268,8 +274,8 @@ CLASSIFY = "classify.predict"
     ],
 )
 def test_a_bad_file_is_one_line_that_names_it_and_asks_nothing(tmp_path, spoil, says):
-    desk = Desk(tmp_path, pool=5)
-    program = IntentClassifier(LABELS, desk.params["program"]["instructions"], "chain_of_thought", {})
+    sandbox = Sandbox(tmp_path, pool=5)
+    program = IntentClassifier(LABELS, sandbox.params["program"]["instructions"], "chain_of_thought", {})
     predictor(program).demos = [dspy.Example(query=f"query {label}", label=label) for label in LABELS]
     metadata = {
         "recipe": "examples",
@@ -278,22 +284,22 @@ def test_a_bad_file_is_one_line_that_names_it_and_asks_nothing(tmp_path, spoil, 
         "labels": LABELS,
         "descriptions": {},
     }
-    versions = {"instructions": desk.params["program"]["instructions"], "dependency_versions": {}}
+    versions = {"instructions": sandbox.params["program"]["instructions"], "dependency_versions": {}}
     state = {**program.dump_state(), "metadata": {**metadata, **versions}}
-    write_json(desk.folder / PROMPT, state)
-    with desk.teacher():
-        assert not desk.label()
-        asked = desk.stats()["requests"]
+    write_json(sandbox.folder / PROMPT, state)
+    with sandbox.teacher():
+        assert not sandbox.label()
+        asked = sandbox.stats()["requests"]
         spoil(state)
-        write_json(desk.folder / PROMPT, state)
-        complaint = desk.label()
+        write_json(sandbox.folder / PROMPT, state)
+        complaint = sandbox.label()
         assert complaint.startswith("data/prompts/api.json") and says in complaint and "\n" not in complaint
-        (desk.folder / PROMPT).write_text('{"torn')
-        assert desk.label().startswith("data/prompts/api.json is not JSON")
-        assert desk.stats()["requests"] == asked
-        (desk.folder / PROMPT).unlink()
-        assert not desk.label()
-        assert desk.report()["prompt"] is None
+        (sandbox.folder / PROMPT).write_text('{"torn')
+        assert sandbox.label().startswith("data/prompts/api.json is not JSON")
+        assert sandbox.stats()["requests"] == asked
+        (sandbox.folder / PROMPT).unlink()
+        assert not sandbox.label()
+        assert sandbox.report()["prompt"] is None
 
 
 def test_nearest_demonstrations_are_sent_as_dspy_would_send_them():
@@ -350,8 +356,10 @@ def test_each_row_is_in_one_part_and_labels_are_spread_over_all():
 
 
 def test_a_written_prompt_names_all_labels():
-    assert naming_all("Choose card_arrival or pending_top_up.", ["card_arrival", "pending_top_up"]).endswith("top_up.")
+    assert with_all_labels("Choose card_arrival or pending_top_up.", ["card_arrival", "pending_top_up"]).endswith(
+        "top_up."
+    )
     assert (
-        naming_all("Choose well.", ["card_arrival", "pending_top_up"])
+        with_all_labels("Choose well.", ["card_arrival", "pending_top_up"])
         == "Choose well. The intents are:\n- card_arrival\n- pending_top_up"
     )

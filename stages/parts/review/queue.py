@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.metrics import pairwise_distances_argmin
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from stages.parts.data.decisions import read_decisions
@@ -21,7 +19,7 @@ from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, read_jsonl
 from stages.parts.run.params import Params
-from stages.parts.task.features import topic_vectors
+from stages.parts.task.features import cluster_middles, topic_vectors
 
 CANDIDATES = 10  # doubtful rows for each row of a round
 ROUND = 100  # rows
@@ -45,7 +43,7 @@ def rows_to_review(params: Params, count: int) -> list[Doubt]:
     rows = [row | extra.get(row["id"], {}) for row in read_jsonl(paths.TEACHER_LABELS) if row["id"] not in decided]
     if not rows:
         raise UserError(f"{paths.TEACHER_LABELS} has no row without a decision: there is nothing to review")
-    confused = [pair["said"] for pair in read_json(paths.TEACHER_REPORT)["confused"] or ()]
+    confused = [pair["predicted"] for pair in read_json(paths.TEACHER_REPORT)["confused"] or ()]
     print(f"ordering {len(rows)} rows, the ones worth most first", flush=True)
     return diverse_order(doubts(rows, confused, params.seed), count, params.seed)
 
@@ -87,10 +85,7 @@ def diverse_order(found: Sequence[Doubt], count: int, seed: int) -> list[Doubt]:
         candidates = np.array(waiting[: size * CANDIDATES])
         if len(candidates) > size:
             weights = [left[place].doubt for place in candidates]
-            clusters = KMeans(size, n_init=1, random_state=seed).fit(vectors[candidates], sample_weight=weights)
-            # One row may be nearest to two centres if rows are alike: such a round is shorter.
-            nearest = pairwise_distances_argmin(clusters.cluster_centers_, vectors[candidates])
-            candidates = candidates[np.unique(nearest)]
+            candidates = candidates[cluster_middles(vectors[candidates], size, seed, weights)]
         places = set(candidates.tolist())
         queue += [left[place] for place in candidates]
         waiting = [place for place in waiting if place not in places]

@@ -1,14 +1,15 @@
-"""A hosted teacher behind OpenAI's protocol: where it is, under which name, with which key."""
+"""A hosted teacher behind OpenAI's protocol: its address, its name there, its key, and the price of its tokens."""
 
 import os
 
+from stages.parts.engines.budget import Price
 from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.engine import ServedModel
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import HostedTeacherSettings
 
 KEY_NAME = "TEACHER_API_KEY"
-# Providers, by DSPy's names, and where each of them speaks OpenAI's protocol.
+# Providers by DSPy's names, and the address at which each speaks OpenAI's protocol.
 ADDRESSES = {
     "openai": "https://api.openai.com/v1",
     "anthropic": "https://api.anthropic.com/v1",
@@ -21,8 +22,8 @@ ADDRESSES = {
 }
 
 
-def hosted(settings: HostedTeacherSettings) -> ServedModel:
-    """A hosted model; raises UserError without a key, or an address."""
+def hosted_model(settings: HostedTeacherSettings) -> ServedModel:
+    """Return where and under which name the model is served; raises UserError without a key or an address."""
     key = os.environ.get(KEY_NAME)
     if not key:
         raise UserError(f"the api profile needs its teacher's key: set {KEY_NAME}")
@@ -31,8 +32,24 @@ def hosted(settings: HostedTeacherSettings) -> ServedModel:
     api_base = settings.api_base or ADDRESSES.get(provider)
     if not api_base:
         raise UserError(
-            f"teacher.model {settings.model}: where it is served is not known: set teacher.api_base, or begin the "
-            f"name with one of "
-            f"{', '.join(ADDRESSES)} and a slash"
+            f"teacher.model {settings.model}: its address is not known: set teacher.api_base, or begin the name with "
+            f"one of {', '.join(ADDRESSES)} and a slash"
         )
     return ServedModel(api_base.rstrip("/"), {"base": name if known else settings.model}, key, HostedEndpoint(KEY_NAME))
+
+
+def known_price(settings: HostedTeacherSettings) -> Price | None:
+    """Return the price in params.yaml, else the one in DSPy's table; None if neither has the model.
+
+    The table comes with DSPy and is as old as the installed version.
+    """
+    if settings.price:
+        return Price(settings.price.prompt, settings.price.completion)
+    # Else DSPy downloads a newer table, and waits where there is no network.
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    from dspy.clients.model_metadata import model_info, rate
+
+    provider, _, model = settings.model.partition("/")
+    entry = model_info(provider, model)
+    prompt, completion = rate(entry, "input_cost_per_token"), rate(entry, "output_cost_per_token")
+    return None if prompt is None or completion is None else Price(1e6 * prompt, 1e6 * completion)

@@ -1,8 +1,8 @@
-"""Asking a teacher for the labels of many texts."""
+"""Label many rows with one teacher: votes, retries of unusable answers, and the errors that end a run."""
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,6 @@ from stages.parts.engines.batch_api import Batches
 from stages.parts.engines.budget import BudgetExceeded, Spending
 from stages.parts.engines.caching_client import CachingClient, ChatClient, in_order
 from stages.parts.engines.http_client import EngineClient, EngineError, EngineRefuses
-from stages.parts.engines.rate_limit import RateLimit
 from stages.parts.engines.requests import Outcome, Prediction, ProgramRequests
 from stages.parts.run.append_log import AppendLog, append_log
 from stages.parts.run.errors import UserError
@@ -22,35 +21,35 @@ from stages.parts.run.params import Runtime
 from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN
 from stages.parts.task.program import IntentClassifier
-from stages.parts.task.prompt import TeacherFormat
-from stages.parts.teachers.rows import RowSource
-from stages.parts.teachers.teacher import Teacher
+from stages.parts.teachers.inputs import RowSource
+from stages.parts.teachers.teacher import Teacher, rate_limit
 
-MAX_FAILED = 0.02  # share of the rows, and one in any case; more means that the teacher is ill, not the queries
-BUSY = "another run is asking {}: wait for it, its answers are shared"
-VOTE_TEMPERATURE = 0.7  # of the paper's
-MORE_ASKS = 2  # after an answer without a label: of 2 % that come by chance one leaves 2 rows of 5,000, two none
+MAX_FAILED = 0.02  # share of the rows, and one row in any case: more is a fault of the teacher, not of the rows
+VOTE_TEMPERATURE = 0.7  # as in Wang et al.
+RETRIES = 2  # of an answer without a label: at 2 % random failures one retry leaves 2 of 5,000 rows, two leave none
 
 
 class Labeller:
-    """Asks for one row at a time, and where an answer has no label again with what was wrong. With `votes` above 1 each
-    row is asked so often, at a temperature, and the answers vote (self-consistency, Wang et al. 2022, arXiv
-    2203.11171)."""
+    """Labels one row at a time. An answer without a label is retried with what was wrong with it.
+
+    With `votes` above 1 each row gets so many answers, sampled at a temperature, and the majority's label
+    (self-consistency, Wang et al. 2022, arXiv 2203.11171).
+    """
 
     def __init__(self, client: ChatClient, requests: ProgramRequests, votes: int = 1) -> None:
         self.client = client
         self.requests = requests
         self.votes = votes
 
-    async def answer(self, row: Row) -> Outcome:
-        """Return a row's outcome; raises what concerns every row (EngineRefuses, BudgetExceeded)."""
-        return elected(await asyncio.gather(*map(self.one, bodies_of(row["text"], self.requests, self.votes))))
+    async def outcome(self, row: Row) -> Outcome:
+        """Return a row's outcome; raises what concerns all rows (EngineRefuses, BudgetExceeded)."""
+        return majority(await asyncio.gather(*map(self.vote, request_bodies(row["text"], self.requests, self.votes))))
 
-    async def one(self, body: dict[str, Any]) -> Outcome:
+    async def vote(self, body: dict[str, Any]) -> Outcome:
         try:
             completion = await self.client.complete(body)
             prediction = self.requests.read(completion)
-            for _ in range(MORE_ASKS):
+            for _ in range(RETRIES):
                 if not prediction.wrong:
                     break
                 body = self.requests.body_again(body, completion, prediction.wrong)
@@ -61,34 +60,37 @@ class Labeller:
         return Outcome.of(prediction)
 
 
-def bodies_of(text: str, requests: ProgramRequests, votes: int) -> list[dict[str, Any]]:
-    """The requests for a text; votes differ by their seed, so that each is an answer of its own, kept as such."""
+def request_bodies(text: str, requests: ProgramRequests, votes: int) -> list[dict[str, Any]]:
+    """Return the requests for a text. Votes differ by their seed, so that each answer is kept under its own key."""
     body = requests.body(text)
-    return (
-        [body] if votes == 1 else [{**body, "temperature": VOTE_TEMPERATURE, "seed": number} for number in range(votes)]
-    )
+    if votes == 1:
+        return [body]
+    return [{**body, "temperature": VOTE_TEMPERATURE, "seed": number} for number in range(votes)]
 
 
-def elected(answers: Sequence[Outcome]) -> Outcome:
-    """What most answers say; probabilities are the mean of theirs, where those that report none give all to their
-    label.
+def majority(votes: Sequence[Outcome]) -> Outcome:
+    """Return the most frequent label's outcome; a tie goes to the more probable label.
+
+    Probabilities are the mean over the votes; a vote without any gives 1 to its label. Failed votes do not count,
+    unless all have failed.
     """
-    valid = [answer.prediction for answer in answers if not answer.failure]
-    if len(answers) == 1 or not valid:
-        return answers[0]
-    shares: dict[str, float] = defaultdict(float)
+    valid = [vote.prediction for vote in votes if not vote.failure]
+    if len(votes) == 1 or not valid:
+        return votes[0]
+    probabilities: dict[str, float] = defaultdict(float)
     for prediction in valid:
-        for label, share in (prediction.probabilities or {prediction.label: 1.0}).items():
-            shares[label] += share / len(valid)
-    votes = Counter(prediction.label for prediction in valid)
-    label = max(votes, key=lambda name: (votes[name], shares[name]))
+        for label, probability in (prediction.probabilities or {prediction.label: 1.0}).items():
+            probabilities[label] += probability / len(valid)
+    counts = Counter(prediction.label for prediction in valid)
+    label = max(counts, key=lambda name: (counts[name], probabilities[name]))
     first = next(prediction for prediction in valid if prediction.label == label)
-    return Outcome(replace(first, probabilities=dict(sorted(shares.items(), key=lambda pair: -pair[1]))))
+    return Outcome(replace(first, probabilities=dict(sorted(probabilities.items(), key=lambda pair: -pair[1]))))
 
 
 def teacher_label(row: Row, prediction: Prediction) -> TeacherLabel:
-    """The record of a row. Probabilities have four digits: the rest is rounding, and would make equal labels unequal
-    files.
+    """Return the record of a row.
+
+    Probabilities have four digits: the others vary with an engine's batches, and would make equal labels unequal files.
     """
     confidence = prediction.probabilities.get(prediction.label)
     return TeacherLabel(
@@ -98,94 +100,105 @@ def teacher_label(row: Row, prediction: Prediction) -> TeacherLabel:
         reasoning=prediction.reasoning or "",
         valid=prediction.label != UNKNOWN,
         confidence=None if confidence is None else round(confidence, 4),
-        probabilities={label: round(share, 4) for label, share in sorted(prediction.probabilities.items())},
+        probabilities={label: round(value, 4) for label, value in sorted(prediction.probabilities.items())},
     )
-
-
-def label_all(
-    teacher: Teacher,
-    program: IntentClassifier,
-    rows: RowSource,
-    runtime: Runtime,
-    take: Callable[[Row, Outcome], None],
-) -> Spending:
-    """Give each row and its answer to `take`, in order; say what they cost.
-
-    Raises UserError where the teacher refuses to work, the budget would be passed, or more than MAX_FAILED of the rows
-    fail. Nothing that was answered is lost by that.
-    """
-    budget = teacher.budget(runtime)
-    requests = ProgramRequests(
-        program, teacher.kind, teacher.name, teacher.max_tokens, TeacherFormat(), teacher.options
-    )
-    busy = BUSY.format(teacher.name)
-    failures: Counter[str] = Counter()
-    done, count = 0, len(rows)
-
-    async def run(log: AppendLog | None, progress: Progress) -> None:
-        async def answer(row: Row) -> Outcome:
-            nonlocal done
-            found = await labeller.answer(row)
-            done += 1
-            if found.failure:
-                failures[found.failure.reason] += 1
-                if failures.total() > max(1, MAX_FAILED * count):
-                    raise TooManyFailures
-            progress.update(note=note(budget.spent, failures.total() / done))
-            return found
-
-        async with teacher.connect() as client:
-            rate_limit = RateLimit(runtime.max_in_flight, runtime.requests_per_minute, runtime.tokens_per_minute)
-            caching = CachingClient(client, rate_limit, log, budget)
-            labeller = Labeller(caching, requests, teacher.votes)
-            if teacher.batch:
-                assert teacher.log and isinstance(client, EngineClient)
-                bodies = (body for row in rows for body in bodies_of(row["text"], requests, teacher.votes))
-                with append_log(teacher.log.with_suffix(".batches.jsonl"), busy) as jobs:
-                    await Batches(client, caching, jobs).complete_all(bodies)
-            await in_order(answer, rows, runtime.max_in_flight, take)
-
-    kept = append_log(teacher.log, busy) if teacher.log else nullcontext()
-    try:
-        with (
-            kept as log,
-            Progress(f"asking {teacher.name}", count) as progress,
-            asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop,
-        ):
-            loop.run(run(log, progress))
-    except (ExceptionGroup, EngineError, BudgetExceeded) as raised:  # a batch is no group of tasks
-        error = raised.exceptions[0] if isinstance(raised, ExceptionGroup) else raised
-        if isinstance(error, EngineRefuses):
-            raise UserError(f"{error}; {done} of {count} rows are labelled, their answers are kept") from None
-        if isinstance(error, BudgetExceeded):
-            raise UserError(
-                f"{error} are spent and the next request could pass it: {done} of {count} rows are labelled; raise "
-                f"it and run `dvc repro` "
-                "again, the answers so far are kept"
-            ) from None
-        if isinstance(error, TooManyFailures):
-            reasons = ", ".join(f"{reason}: {number}" for reason, number in failures.most_common())
-            raise UserError(
-                f"more than {MAX_FAILED:.0%} of {count} rows got no label ({reasons}, of {done} asked): check the "
-                f"teacher and run "
-                "`dvc repro` again; the answers so far are kept"
-            ) from None
-        if isinstance(error, EngineError):
-            raise UserError(
-                f"{error}; {done} of {count} rows are labelled: run `dvc repro` again, the answers so far are kept"
-            ) from None
-        raise error from None
-    return budget.spent
 
 
 class TooManyFailures(Exception):
-    """The run can't end well any more."""
+    """More rows have failed than the run may lose."""
 
 
-def note(spent: Spending, failed: float) -> str:
-    """What a progress line says beside the count."""
-    return f"{cost(spent)}, {failed:.1%} invalid"
+class LabellingRun:
+    """One pass over rows: what it has spent, how many rows are done, and which failed."""
+
+    def __init__(self, teacher: Teacher, program: IntentClassifier, rows: RowSource, runtime: Runtime) -> None:
+        self.teacher = teacher
+        self.rows = rows
+        self.runtime = runtime
+        self.requests = teacher.requests(program)
+        self.budget = teacher.budget(runtime)
+        self.failed: list[dict[str, str]] = []  # rows without a label: id, text, reason, message
+        self.done, self.total = 0, len(rows)
+
+    def label(self, handle: Callable[[Row, Outcome], None]) -> Spending:
+        """Call `handle` with each row and its outcome, in order; returns what the answers cost.
+
+        Raises UserError if the teacher refuses to work, the budget would be exceeded, or more than MAX_FAILED of the
+        rows fail. The answers until then are kept.
+        """
+        log_file = append_log(self.teacher.log, self.teacher.busy) if self.teacher.log else nullcontext()
+        try:
+            with (
+                log_file as log,
+                Progress(f"querying {self.teacher.name}", self.total) as progress,
+                asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop,
+            ):
+                loop.run(self.label_concurrently(log, progress, handle))
+        except ExceptionGroup as group:  # of in_order's tasks
+            raise self.reason_to_stop(group.exceptions[0]) from None
+        except (EngineError, BudgetExceeded) as error:  # of a batch
+            raise self.reason_to_stop(error) from None
+        return self.budget.spent
+
+    async def label_concurrently(
+        self, log: AppendLog | None, progress: Progress, handle: Callable[[Row, Outcome], None]
+    ) -> None:
+        async with self.teacher.connect() as client:
+            caching = CachingClient(client, rate_limit(self.runtime), log, self.budget)
+            labeller = Labeller(caching, self.requests, self.teacher.votes)
+            if self.teacher.batch:
+                await self.complete_in_batches(client, caching)
+
+            async def outcome(row: Row) -> Outcome:
+                found = await labeller.outcome(row)
+                self.count(row, found)
+                progress.update(note=f"{spent(self.budget.spent)}, {len(self.failed) / self.done:.1%} invalid")
+                return found
+
+            await in_order(outcome, self.rows, self.runtime.max_in_flight, handle)
+
+    async def complete_in_batches(self, client: ChatClient, caching: CachingClient) -> None:
+        """Fill the log through the vendor's batch API; what a batch leaves out is requested row by row afterwards."""
+        assert self.teacher.log and isinstance(client, EngineClient)
+        with append_log(self.teacher.log.with_suffix(".batches.jsonl"), self.teacher.busy) as jobs:
+            await Batches(client, caching, jobs).complete_all(self.bodies())
+
+    def bodies(self) -> Iterator[dict[str, Any]]:
+        for row in self.rows:
+            yield from request_bodies(row["text"], self.requests, self.teacher.votes)
+
+    def count(self, row: Row, outcome: Outcome) -> None:
+        """Count a row; raises TooManyFailures as soon as the run can only end with too many."""
+        self.done += 1
+        if failure := outcome.failure:
+            self.failed.append(
+                {"id": row["id"], "text": row["text"], "reason": failure.reason, "message": failure.message}
+            )
+            if len(self.failed) > max(1, MAX_FAILED * self.total):
+                raise TooManyFailures
+
+    def reason_to_stop(self, error: Exception) -> Exception:
+        """Return a UserError for an error that ended the run, if a user can mend it; else the error itself."""
+        labelled = f"{self.done} of {self.total} rows are labelled"
+        if isinstance(error, TooManyFailures):
+            counts = Counter(row["reason"] for row in self.failed)
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
+            return UserError(
+                f"more than {MAX_FAILED:.0%} of {self.total} rows got no label ({reasons}, of {self.done} queried): "
+                "check the teacher and run `dvc repro` again; the answers so far are kept"
+            )
+        if isinstance(error, BudgetExceeded):
+            return UserError(
+                f"{error} are spent and the next request could pass it: {labelled}; raise it and run `dvc repro` "
+                "again, the answers so far are kept"
+            )
+        if isinstance(error, EngineRefuses):
+            return UserError(f"{error}; {labelled}, their answers are kept")
+        if isinstance(error, EngineError):
+            return UserError(f"{error}; {labelled}: run `dvc repro` again, the answers so far are kept")
+        return error
 
 
-def cost(spent: Spending) -> str:
-    return f"{spent.tokens:,} tokens" if spent.dollars is None else f"${spent.dollars:.2f}"
+def spent(spending: Spending) -> str:
+    """Return what was spent for a progress line: dollars, or tokens if no price is known."""
+    return f"{spending.tokens:,} tokens" if spending.dollars is None else f"${spending.dollars:.2f}"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stages.parts.task.label_probabilities import LABEL_HEADER
-from stages.parts.teachers.questions import Questions
+from stages.parts.teachers.inputs import TeacherInputs
 from stages.parts.teachers.self_trained import SelfTrainedClassifier, SelfTraining
 
 QUERY = re.compile(r"\[\[ ## query ## \]\]\n(.*)\n\nRespond with the corresponding output fields", re.DOTALL)
@@ -54,17 +54,15 @@ class LinearClient:
         }
 
 
-def linear_client(questions: Questions, seed: int) -> LinearClient:
+def linear_client(inputs: TeacherInputs, seed: int) -> LinearClient:
     """Fit the linear teacher on people's labels and the pool.
 
     Gold rows get the probabilities of cross-fitting, so that judging the teacher on them is fair.
     """
-    training = SelfTraining(
-        [row["text"] for row in questions.pool], questions.gold, questions.labels, seed, questions.reviewed
-    )
-    classifier, texts = training.classifier(), [row["text"] for row in questions.rows]
+    training = SelfTraining([row["text"] for row in inputs.pool], inputs.gold, inputs.labels, seed, inputs.reviewed)
+    classifier, texts = training.classifier(), [row["text"] for row in inputs.rows]
     known = dict(zip(texts, classifier.probabilities(texts), strict=True))  # all at once: faster than one by one
-    known |= zip((row["text"] for row in questions.gold), training.gold_probabilities(), strict=True)
+    known |= zip((row["text"] for row in inputs.gold), training.gold_probabilities(), strict=True)
     return LinearClient(classifier, known)
 
 

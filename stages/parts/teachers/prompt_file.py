@@ -1,8 +1,7 @@
-"""A teacher's prompt that gold rows chose: a DSPy program's JSON, with what it was made from. data/prompts/PROFILE.json
+"""A tuned teacher prompt, data/prompts/PROFILE.json: a DSPy program's JSON and what it was tuned for.
 
-`make tune-teacher` writes it, people review it, Git keeps it, and stage `teacher` asks with it; where there is none,
-the teacher is asked with the labels and their descriptions. It holds gold texts: as demonstrations, and where an
-optimiser quotes them.
+`make tune-teacher` writes it, people review it, Git keeps it, and stage `teacher` uses it; without one, the prompt is
+the labels with their descriptions. It contains gold texts: demonstrations, and quotations by an optimiser.
 """
 
 from pathlib import Path
@@ -18,13 +17,15 @@ from stages.parts.run.paths import PROMPTS
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.retrieval import Nearest
 
-OPTIMISED: tuple[PromptRecipe, ...] = ("gepa", "miprov2")  # their answers to gold rows are no test of them
-WAY_OUT = "run `make tune-teacher` again, or remove the file to do without"
+OPTIMISED: tuple[PromptRecipe, ...] = ("gepa", "miprov2")  # learned from gold rows, so gold rows don't test them
+WHAT_TO_DO = "run `make tune-teacher` again, or remove the file to do without"
 
 
 class Origin(BaseModel):
-    """What a prompt was made from: it is one for these labels, and this model, alone. `retrieve`: how many of the
-    demonstrations are shown, the nearest to the query; None: all."""
+    """What a prompt was tuned for: it fits these labels and this model only.
+
+    `retrieve` is how many demonstrations a prompt shows, those nearest to the query; None shows all.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,7 +59,7 @@ class PredictorState(BaseModel):
 
 
 class PromptFile(BaseModel):
-    """DSPy's JSON, as far as it matters here."""
+    """The parts of DSPy's JSON that are checked here."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -76,11 +77,11 @@ def save_prompt(program: IntentClassifier, origin: Origin, path: Path) -> None:
     write_json(path, {**program.dump_state(), "metadata": metadata.model_dump()})
 
 
-def load_prompt(path: Path, plain: IntentClassifier, wanted: dict[str, Any]) -> tuple[IntentClassifier, PromptRecipe]:
-    """The program of a file and how it was made. `plain` is one for the same labels; `wanted` are the values of
-    `Origin` that it must have.
+def load_prompt(path: Path, plain: IntentClassifier, in_force: dict[str, Any]) -> tuple[IntentClassifier, PromptRecipe]:
+    """Return a file's program and recipe. `plain` is an untuned program for the same labels.
 
-    Raises UserError where the file is none, names other labels, or was made from something else than is in force.
+    Raises UserError for a file that is no prompt, has other labels, or whose `Origin` differs from the values
+    `in_force`.
     """
     saved = read_json(path)
     try:
@@ -88,29 +89,25 @@ def load_prompt(path: Path, plain: IntentClassifier, wanted: dict[str, Any]) -> 
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
-            f"{path}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}: {WAY_OUT}"
+            f"{path}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}: {WHAT_TO_DO}"
         ) from None
-    for name, value in wanted.items():
+    for name, value in in_force.items():
         if getattr(found.metadata, name) != value:
-            raise UserError(f"{path} was tuned for {'other' if name.endswith('s') else 'another'} {name}: {WAY_OUT}")
+            raise UserError(f"{path} was tuned for {'other' if name.endswith('s') else 'another'} {name}: {WHAT_TO_DO}")
     prompt = found.predictor.signature.instructions
     if unnamed := [label for label in plain.labels if label not in prompt]:
-        raise UserError(f"{path}: its instructions do not name the label {unnamed[0]}: name it, or {WAY_OUT}")
+        raise UserError(f"{path}: its instructions do not name the label {unnamed[0]}: name it, or {WHAT_TO_DO}")
     if strange := [demo.label for demo in found.predictor.demos if demo.label not in plain.labels]:
-        raise UserError(
-            f"{path}: a demonstration has the label {strange[0]!r}, which there is not: mend it, or {WAY_OUT}"
-        )
+        raise UserError(f"{path}: a demonstration has the unknown label {strange[0]!r}: correct it, or {WHAT_TO_DO}")
     program = plain.deepcopy()
     if found.predictor.signature.fields != next(iter(program.dump_state().values()))["signature"]["fields"]:
-        raise UserError(f"{path} is a program with other fields: {WAY_OUT}")
+        raise UserError(f"{path} is a program with other fields: {WHAT_TO_DO}")
     program.load_state(saved)
-    return shown_by_nearness(program, found.metadata.retrieve), found.metadata.recipe
+    return with_retrieval(program, found.metadata.retrieve), found.metadata.recipe
 
 
-def shown_by_nearness(program: IntentClassifier, count: int | None) -> IntentClassifier:
-    """The program, which shows only the `count` of its demonstrations that are nearest to a query, if a count is
-    given.
-    """
+def with_retrieval(program: IntentClassifier, count: int | None) -> IntentClassifier:
+    """Make a program show only its `count` demonstrations nearest to the query; None shows all. Returns the program."""
     if count:
         program.nearest = Nearest(program.classify.predict.demos, count)
     return program

@@ -1,7 +1,6 @@
-"""Compare prompts for the teacher on the gold rows, and write the cheapest that none beats: data/prompts/PROFILE.json.
-`make tune-teacher`
+"""Compare prompts for the teacher on the gold rows; write the cheapest that none beats to data/prompts/PROFILE.json.
 
-python -m stages.parts.tuning
+python -m stages.parts.tuning      (`make tune-teacher`)
 """
 
 from collections.abc import Mapping
@@ -13,21 +12,23 @@ from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json
 from stages.parts.run.params import LanguageModelSettings, Params, load_params
+from stages.parts.teachers.inputs import untuned_inputs
 from stages.parts.teachers.prompt_file import Origin, prompt_path, save_prompt
-from stages.parts.teachers.questions import untuned_questions
-from stages.parts.teachers.teacher import teacher_of
+from stages.parts.teachers.teacher import open_teacher
 from stages.parts.tuning.comparison import choice, compared, cross_fitted
 from stages.parts.tuning.optimisers import check_installed
-from stages.parts.tuning.recipes import LEARNS, Recipes
-from stages.parts.tuning.session import session
+from stages.parts.tuning.recipes import LEARNS, PromptMaker
+from stages.parts.tuning.session import open_session
 
-# McNemar's test tells two prompts apart where six rows are right with one alone, and none with the other alone
-FEWEST_GOLD = 20
+# McNemar's test separates two prompts if one alone is right on at least six rows, and the other alone on none.
+MIN_GOLD = 20
 
 
 def tune(params: Params) -> dict[str, Any]:
-    """Write the chosen program and the report; gives the report. Raises UserError where there is nothing to tune, the
-    teacher does not answer, or the budget would be passed."""
+    """Write the chosen program and the report; returns the report.
+
+    Raises UserError if there is nothing to tune, the teacher does not answer, or the budget would be exceeded.
+    """
     settings = params.teacher
     if not isinstance(settings, LanguageModelSettings):
         raise UserError(
@@ -35,50 +36,45 @@ def tune(params: Params) -> dict[str, Any]:
             f"params.yaml"
         )
     check_installed(params.tune.candidates)
-    questions = untuned_questions(params)
-    gold = questions.gold
-    if len(gold) < max(FEWEST_GOLD, 2 * params.tune.folds):
-        raise UserError(
-            f"{paths.GOLD} has {len(gold)} rows: too few to tell prompts apart, which takes "
-            f"{max(FEWEST_GOLD, 2 * params.tune.folds)}"
-        )
-    with teacher_of(params, questions) as teacher, session(teacher, params.runtime) as asked:
-        recipes = Recipes(params, questions, asked)
-        scores = [
-            cross_fitted(recipes, recipe, gold, params.tune.folds, params.seed) for recipe in recipes.candidates()
-        ]
+    inputs = untuned_inputs(params)
+    gold, fewest = inputs.gold, max(MIN_GOLD, 2 * params.tune.folds)
+    if len(gold) < fewest:
+        raise UserError(f"{paths.GOLD} has {len(gold)} rows: too few to tell prompts apart, which takes {fewest}")
+    with open_teacher(params, inputs) as teacher, open_session(teacher, params.runtime) as session:
+        maker = PromptMaker(params, inputs, session)
+        scores = [cross_fitted(maker, recipe, gold, params.tune.folds, params.seed) for recipe in maker.candidates()]
         chosen = choice(scores)
-        with asked.step(f"{chosen}, of all gold rows", recipes.expected_answers(chosen, len(gold))):
-            program = recipes.program(chosen, gold)
-        spent = asked.spent
+        with session.step(f"{chosen}, from all gold rows", maker.expected_answers(chosen, len(gold))):
+            program = maker.program(chosen, gold)
+        spending = session.spending
     origin = Origin(
         recipe=chosen,
         retrieve=params.tune.examples if chosen == "examples" else None,
         model=settings.model,
-        labels=questions.labels,
+        labels=inputs.labels,
         instructions=params.program.instructions,
-        descriptions=questions.descriptions,
+        descriptions=inputs.descriptions,
     )
     save_prompt(program, origin, prompt_path(params.profile))
     report = {
         "profile": params.profile,
         "model": settings.model,
         "gold": len(gold),
-        "reviewed": len(questions.reviewed),
+        "reviewed": len(inputs.reviewed),
         "folds": params.tune.folds,
         "candidates": compared(scores, params.seed),
         "chosen": chosen,
-        "answers": spent.answers,
-        "prompt_tokens": spent.prompt_tokens,
-        "completion_tokens": spent.completion_tokens,
-        "cost": None if spent.dollars is None else round(spent.dollars, 6),
+        "answers": spending.answers,
+        "prompt_tokens": spending.prompt_tokens,
+        "completion_tokens": spending.completion_tokens,
+        "cost": None if spending.dollars is None else round(spending.dollars, 6),
     }
     write_json(paths.TUNING_REPORT, report)
     return report
 
 
-def shown(report: Mapping[str, Any]) -> str:
-    """The report as a table and what was chosen."""
+def table(report: Mapping[str, Any]) -> str:
+    """Return the report as a table, with the choice and its reason."""
     candidates: Mapping[str, Mapping[str, Any]] = report["candidates"]
     first = next(iter(candidates))
     lines = [
@@ -98,7 +94,7 @@ def shown(report: Mapping[str, Any]) -> str:
     for name, found in candidates.items():
         if found["failed"]:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in found["failed"].items())
-            lines.append(f"{name}: rows without a label, which count as wrong ({reasons})")
+            lines.append(f"{name}: rows without a label count as wrong ({reasons})")
     chosen = report["chosen"]
     unbeaten = [name for name, found in candidates.items() if not found["beaten_by"]]
     why = (
@@ -110,20 +106,18 @@ def shown(report: Mapping[str, Any]) -> str:
     if report["cost"] is not None:
         cost += f", ${report['cost']:.2f}"
     path = prompt_path(report["profile"])
-    private = "; it may hold texts of gold rows" if chosen in LEARNS else ""
+    private = "; it may contain texts of gold rows" if chosen in LEARNS else ""
     lines.append(
-        f"of {report['gold']} gold rows, each answered by what had not learned from it; all {report['answers']:,} "
-        f"answers: {cost}"
+        f"on {report['gold']} gold rows, each labelled with a prompt that has not learned from it; all "
+        f"{report['answers']:,} answers: {cost}"
     )
-    lines.append(
-        f"chosen: {chosen}: {why}. Written to {path}{private}; look at it, commit it, and `dvc repro` asks with it"
-    )
+    lines.append(f"chosen: {chosen}: {why}. Written to {path}{private}; look at it, commit it, and `dvc repro` uses it")
     return "\n".join(lines)
 
 
 def main() -> None:
     with command("tune-teacher", stopped="stopped; the answers so far are kept, and another run goes on with them"):
-        print(shown(tune(load_params())))
+        print(table(tune(load_params())))
 
 
 if __name__ == "__main__":

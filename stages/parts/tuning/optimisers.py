@@ -1,4 +1,4 @@
-"""DSPy's prompt optimisers, GEPA and MIPROv2, on a teacher. What they write may quote the gold rows that they saw."""
+"""DSPy's prompt optimisers, GEPA and MIPROv2, on a teacher. Their prompts may quote the gold rows they learned from."""
 
 import io
 import logging
@@ -19,16 +19,18 @@ from stages.parts.task.examples import metric
 from stages.parts.task.program import IntentClassifier, predictor
 from stages.parts.task.prompt import TeacherFormat
 from stages.parts.task.safe_text import safe_text
-from stages.parts.tuning.session import Session
+from stages.parts.teachers.inputs import TeacherInputs
+from stages.parts.tuning.session import TeacherSession
 
-# for one new prompt: where nine of ten answers are right, 57 % of such samples hold an error, 27 % of DSPy's three rows
+# Rows that GEPA reflects on for a new prompt. If 90 % of the answers are right, 8 rows contain an error in 57 % of all
+# cases, and DSPy's 3 rows in 27 %: without an error there is nothing to improve.
 REFLECTED_ROWS = 8
-MOST_CHOOSING = 50  # gold rows that each prompt is scored on: the calls are for trying more prompts
-PROMPTS = 5  # that MIPROv2 has written, and as many sets of demonstrations
+MAX_VALIDATION = 50  # gold rows that score each prompt; more rows would leave calls for fewer prompts
+PROMPTS = 5  # that MIPROv2 writes, and as many sets of demonstrations
 
 
 class NamingProposer(InstructionProposer):
-    """GEPA's own, held to prompts that name all labels."""
+    """GEPA's proposer, whose prompts are made to name all labels."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         super().__init__(
@@ -43,11 +45,11 @@ class NamingProposer(InstructionProposer):
         components_to_update: list[str],
     ) -> dict[str, str]:
         written = super().__call__(candidate, reflective_dataset, components_to_update)
-        return {name: naming_all(text, self.labels) for name, text in written.items()}
+        return {name: with_all_labels(text, self.labels) for name, text in written.items()}
 
 
-def naming_all(prompt: str, labels: Sequence[str]) -> str:
-    """A prompt, with the labels' names behind it where it lacks one."""
+def with_all_labels(prompt: str, labels: Sequence[str]) -> str:
+    """Return the prompt, followed by the list of labels if it lacks one of them."""
     if all(label in prompt for label in labels):
         return prompt
     names = "\n".join(f"- {label}" for label in labels)
@@ -55,54 +57,54 @@ def naming_all(prompt: str, labels: Sequence[str]) -> str:
 
 
 def feedback(descriptions: Mapping[str, str]) -> Any:
-    """GEPA's metric: whether the label is right and, where it is not, which one is."""
+    """Return GEPA's metric: whether the label is right and, if not, which one is."""
 
-    def judged(
+    def score_with_feedback(
         example: Any, prediction: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
     ) -> dspy.Prediction:
         right = metric(example, prediction)
         meaning = f" ({descriptions[example.label]})" if example.label in descriptions else ""
-        said = "Right." if right else f"Wrong: the label is {example.label}{meaning}, not {prediction.get('label')}."
-        return dspy.Prediction(score=float(right), feedback=said)
+        text = "Right." if right else f"Wrong: the label is {example.label}{meaning}, not {prediction.get('label')}."
+        return dspy.Prediction(score=float(right), feedback=text)
 
-    return judged
+    return score_with_feedback
 
 
 def check_installed(recipes: Sequence[PromptRecipe]) -> None:
-    """Raises UserError where a recipe needs a package that is not there."""
+    """Raise UserError if a recipe needs a package that is not installed."""
     if "miprov2" in recipes and find_spec("optuna") is None:
-        raise UserError("tune.candidates: miprov2 needs Optuna, which no lock holds: .venv/bin/pip install optuna")
+        raise UserError("tune.candidates: miprov2 needs Optuna, which no lock file has: .venv/bin/pip install optuna")
 
 
 def optimised(
     recipe: PromptRecipe,
-    start: IntentClassifier,
+    inputs: TeacherInputs,
     gold: Sequence[Row],
-    reviewed: Sequence[Row],
-    descriptions: Mapping[str, str],
-    session: Session,
+    session: TeacherSession,
     calls: int,
     seed: int,
 ) -> IntentClassifier:
-    """`start` with the prompt that an optimiser finds with about `calls` answers. It chooses by half of gold, 50 rows
-    at the most, and learns from the others and the reviewed rows."""
+    """Return `inputs.program` with the prompt that an optimiser finds in about `calls` answers.
+
+    Half of `gold`, at most MAX_VALIDATION rows, chooses among prompts; the others and the reviewed rows train them.
+    """
+    start = inputs.program
     shuffled = random.Random(seed).sample(gold, len(gold))
-    choosing = min(len(gold) // 2, MOST_CHOOSING)
-    chosen_by, learned_from = shuffled[:choosing], [*shuffled[choosing:], *reviewed]
+    validation = min(len(gold) // 2, MAX_VALIDATION)
     trainset, valset = (
         [dspy.Example(query=row["text"], label=row["label"]).with_inputs("query") for row in rows]
-        for rows in (learned_from, chosen_by)
+        for rows in ([*shuffled[validation:], *inputs.reviewed], shuffled[:validation])
     )
     with session.for_optimiser(start) as (labelling, writing), using(labelling), quiet():
         if recipe == "gepa":
             optimiser = dspy.GEPA(
-                metric=feedback(descriptions),
+                metric=feedback(inputs.descriptions),
                 max_metric_calls=calls,
                 reflection_minibatch_size=REFLECTED_ROWS,
                 reflection_lm=writing,
                 instruction_proposer=NamingProposer(start.labels),
-                use_merge=False,  # which joins the predictors of two programs; there is one
-                num_threads=session.threads,
+                use_merge=False,  # it joins predictors of two programs; ours has one
+                num_threads=session.max_in_flight,
                 seed=seed,
             )
             found = optimiser.compile(start, trainset=trainset, valset=valset)
@@ -113,28 +115,28 @@ def optimised(
                 task_model=labelling,
                 auto=None,
                 num_candidates=PROMPTS,
-                num_threads=session.threads,
+                num_threads=session.max_in_flight,
                 seed=seed,
             )
             trials = max(1, calls // len(valset))
             found = optimiser.compile(start, trainset=trainset, valset=valset, num_trials=trials, minibatch=False)
     program, best = start.deepcopy(), predictor(found)
     predictor(program).signature = best.signature.with_instructions(
-        naming_all(best.signature.instructions, start.labels)
+        with_all_labels(best.signature.instructions, start.labels)
     )
     predictor(program).demos = [demonstration(demo, start.labels) for demo in best.demos]
     return program
 
 
 def demonstration(demo: Mapping[str, Any], labels: Sequence[str]) -> dspy.Example:
-    """A demonstration with what a prompt shows of it."""
+    """Return a demonstration as prompts show it: its harmless text, and no empty fields."""
     shown = {"query": safe_text(demo["query"], labels), "reasoning": demo.get("reasoning"), "label": demo["label"]}
     return dspy.Example(**{name: value for name, value in shown.items() if value})
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the optimisers' bars and logs, of which there is one for each few rows."""
+    """Silence the optimisers' bars and logs, which come every few rows."""
     loggers = [logging.getLogger(name) for name in ("dspy", "gepa", "optuna")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,6 +1,4 @@
-"""A teacher that is asked with one prompt after another: one log, one pace, one budget for all of them, and for DSPy's
-optimisers.
-"""
+"""One teacher queried with many prompts, by us and by DSPy's optimisers: one store, one rate limit, one budget."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,22 +12,20 @@ from stages.parts.engines.budget import Budget, BudgetExceeded, Spending
 from stages.parts.engines.caching_client import LIMITS, CachingClient, ChatClient, in_order
 from stages.parts.engines.dspy_bridge import CachedDspyEngine, ClientThread, cached_lm, client_thread
 from stages.parts.engines.http_client import EngineError
-from stages.parts.engines.rate_limit import RateLimit
-from stages.parts.engines.requests import NO_ANSWER, Outcome, ProgramRequests
+from stages.parts.engines.requests import NO_ANSWER, Outcome
 from stages.parts.run.append_log import append_log
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Runtime
 from stages.parts.run.progress import Progress
 from stages.parts.task.program import IntentClassifier
-from stages.parts.task.prompt import TeacherFormat
-from stages.parts.teachers.labelling import BUSY, Labeller, cost
-from stages.parts.teachers.teacher import Teacher
+from stages.parts.teachers.labelling import Labeller, spent
+from stages.parts.teachers.teacher import Teacher, rate_limit
 
 REFLECTION_TOKENS = 2000  # of a rewritten prompt
 
 
-class CallCount:
-    """A client that counts what one prompt's answers cost, kept ones included: what they would cost on other rows."""
+class CountingClient:
+    """A client that counts what one prompt's answers cost, stored ones included: what they would cost on other rows."""
 
     def __init__(self, client: CachingClient) -> None:
         self.client = client
@@ -42,80 +38,72 @@ class CallCount:
 
 
 @dataclass
-class Session:
-    """`progress` is that of the step that runs now."""
+class TeacherSession:
+    """A connected teacher. `progress` belongs to the step that runs now."""
 
     teacher: Teacher
     thread: ClientThread
-    threads: int
+    max_in_flight: int
     progress: Progress | None = None
 
     @property
-    def spent(self) -> Spending:
+    def spending(self) -> Spending:
         return self.thread.client.budget.spent
 
     @contextmanager
     def step(self, name: str, total: int) -> Iterator[None]:
-        """Tells of `total` answers or so under a name."""
+        """Show the progress of about `total` answers under a name."""
         with Progress(name, total, "answer") as self.progress:
             yield
 
-    def answered(self) -> None:
+    def count_answer(self) -> None:
         if self.progress:
-            self.progress.update(note=cost(self.spent))
+            self.progress.update(note=spent(self.spending))
 
-    def answers(self, program: IntentClassifier, rows: Sequence[Row]) -> tuple[list[Outcome], Spending]:
-        """A program's answers to rows, in order, and what they cost; a row that fails is an answer without a label.
+    def outcomes(self, program: IntentClassifier, rows: Sequence[Row]) -> tuple[list[Outcome], Spending]:
+        """Return a program's outcomes of rows, in order, and what they cost.
 
-        Raises UserError where the teacher refuses to work or does not answer, or the budget would be passed.
+        Raises UserError if the teacher refuses to work or gives no answer, or the budget would be exceeded. Other
+        failures are outcomes without a label.
         """
-        tally = CallCount(self.thread.client)
-        labeller = Labeller(tally, self.requests(program), self.teacher.votes)
+        client = CountingClient(self.thread.client)
+        labeller = Labeller(client, self.teacher.requests(program), self.teacher.votes)
         found: list[Outcome] = []
 
-        def take(row: Row, answer: Outcome) -> None:
-            if answer.failure and answer.failure.reason == NO_ANSWER:
-                raise EngineError(answer.failure.message)
-            found.append(answer)
-            self.answered()
+        def handle(row: Row, outcome: Outcome) -> None:
+            if outcome.failure and outcome.failure.reason == NO_ANSWER:
+                raise EngineError(outcome.failure.message)  # a row that counts as wrong would favour another prompt
+            found.append(outcome)
+            self.count_answer()
 
         try:
-            self.thread.run(in_order(labeller.answer, rows, self.threads, take))
+            self.thread.run(in_order(labeller.outcome, rows, self.max_in_flight, handle))
         except ExceptionGroup as group:
-            raise told(group.exceptions[0]) from None
-        return found, tally.budget.spent
-
-    def requests(self, program: IntentClassifier) -> ProgramRequests:
-        return ProgramRequests(
-            program,
-            self.teacher.kind,
-            self.teacher.name,
-            self.teacher.max_tokens,
-            TeacherFormat(),
-            self.teacher.options,
-        )
+            raise reason_to_stop(group.exceptions[0]) from None
+        return found, client.budget.spent
 
     @contextmanager
     def for_optimiser(self, program: IntentClassifier) -> Iterator[tuple[dspy.LM, dspy.LM]]:
-        """Language models for DSPy: one that is asked as labelling asks, one that writes prompts. Raises UserError as
-        `answers` does.
+        """Yield language models for DSPy: one that labels with `program`'s request options, one that writes prompts.
+
+        Raises UserError like `outcomes`.
         """
-        labelling = self.requests(program).options
+        labelling = self.teacher.requests(program).options
         free = {name: value for name, value in labelling.items() if name not in ("logprobs", "top_logprobs")}
         longer = {name: REFLECTION_TOKENS for name in LIMITS if name in free}
         writing = {**free, **longer, **({"temperature": 1.0} if "temperature" in free else {})}
-        engines = [CachedDspyEngine(self.thread, options, self.answered) for options in (labelling, writing)]
+        engines = [CachedDspyEngine(self.thread, options, self.count_answer) for options in (labelling, writing)]
         try:
             first, second = (cached_lm(engine) for engine in engines)
             yield first, second
-        finally:  # an optimiser may take the failure for wrong answers, or raise something of its own for it
+        finally:  # an optimiser may take the failure for wrong answers, or raise an error of its own
             for engine in engines:
                 if engine.failed:
-                    raise told(engine.failed) from None
+                    raise reason_to_stop(engine.failed) from None
 
 
-def told(error: Exception) -> Exception:
-    """What ends the tuning, for the user where it is the user's to mend."""
+def reason_to_stop(error: Exception) -> Exception:
+    """Return a UserError for an error that ends the tuning, if a user can mend it; else the error itself."""
     if isinstance(error, BudgetExceeded):
         return UserError(
             f"{error} are spent and the next request could pass it: raise it and run `make tune-teacher` again, "
@@ -127,15 +115,14 @@ def told(error: Exception) -> Exception:
 
 
 @contextmanager
-def session(teacher: Teacher, runtime: Runtime) -> Iterator[Session]:
-    """A session until the block ends; raises UserError where another run is asking the same teacher."""
+def open_session(teacher: Teacher, runtime: Runtime) -> Iterator[TeacherSession]:
+    """Yield a session; raises UserError if another run is querying the same teacher."""
     assert teacher.log
-    budget = teacher.budget(runtime)
-    rate_limit = RateLimit(runtime.max_in_flight, runtime.requests_per_minute, runtime.tokens_per_minute)
-    with append_log(teacher.log, BUSY.format(teacher.name)) as log:
+    budget, limit = teacher.budget(runtime), rate_limit(runtime)
+    with append_log(teacher.log, teacher.busy) as log:
 
         def caching_client(client: ChatClient) -> CachingClient:
-            return CachingClient(client, rate_limit, log, budget)
+            return CachingClient(client, limit, log, budget)
 
         with client_thread(teacher.connect, caching_client) as thread:
-            yield Session(teacher, thread, runtime.max_in_flight)
+            yield TeacherSession(teacher, thread, runtime.max_in_flight)

@@ -33,7 +33,7 @@ LABELS = ["card_arrival", "declined_card_payment", "pending_top_up", "exchange_r
 KEY = "key"
 
 
-class Desk:
+class Sandbox:
     """The folder. `teacher` and `runtime` change params.yaml's values."""
 
     def __init__(self, folder: Path, pool: int, test: int = 20, gold: int = 10) -> None:
