@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from stages.filter import most_frequent, under
+from stages.filter import most_frequent, rows_of
 from stages.parts.data.tables import read_table
 from stages.parts.teachers.confusions import confusions
 from tests.teachers.simulated_teacher import wrong_labels
@@ -18,7 +18,7 @@ def test_a_hundred_gold_rows_name_corrupted_classes_and_few_others(banking77, er
     """
     table = read_table(banking77 / "train.csv", "text", "category")
     labels = most_frequent(table.label, 25)
-    kept = under(table, labels)
+    kept = rows_of(table, labels)
     truth = dict(zip(kept.text, kept.label, strict=True))
     named, alarms = [], []
     for seed in range(DRAWS):

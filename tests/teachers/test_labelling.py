@@ -275,7 +275,7 @@ def test_a_second_run_is_told_to_wait_and_minutes_have_a_limit(tmp_path):
         while sandbox.stats()["requests"] == 0:
             assert first.poll() is None
             time.sleep(0.05)
-        assert sandbox.label() == "another run is asking gpt-4o-mini: wait for it, its answers are shared"
+        assert sandbox.label() == "another run is querying gpt-4o-mini: wait for it, its answers are shared"
         assert sandbox.stats()["requests"] <= 1 + 2 * (time.monotonic() - started)
         first.kill()
         first.wait()

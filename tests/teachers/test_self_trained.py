@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.filter import most_frequent, under
+from stages.filter import most_frequent, rows_of
 from stages.parts.data.rows import Row, as_rows
 from stages.parts.data.tables import read_table
 from stages.parts.engines.endpoint import HostedEndpoint
@@ -23,12 +23,12 @@ LABELS = ["card_arrival", "declined_card_payment", "pending_top_up"]
 
 
 @pytest.fixture(scope="module")
-def rows():
-    return rows_under(read_table(ROOT / "data/sample/train.csv", "text", "category"), LABELS)
+def rows() -> list[Row]:
+    return labelled_rows(read_table(ROOT / "data/sample/train.csv", "text", "category"), LABELS)
 
 
-def rows_under(table: pd.DataFrame, labels: list[str]) -> list[Row]:
-    return list(as_rows(under(table, labels).sort_values("id")))
+def labelled_rows(table: pd.DataFrame, labels: list[str]) -> list[Row]:
+    return list(as_rows(rows_of(table, labels).sort_values("id")))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_teacher_on_banking77_is_right_on_three_quarters_of_the_pool(banking77
     """The issue's bar from 100 gold rows; the mean of three draws is 82 %."""
     table = read_table(banking77 / "train.csv", "text", "category")
     labels = most_frequent(table.label, 25)
-    rows = rows_under(table, labels)
+    rows = rows_rows_of(table, labels)
     np.random.default_rng(1).shuffle(rows)
     gold, pool = rows[:100], rows[100:]
     fitted = SelfTraining([row["text"] for row in pool], gold, labels, 0).classifier()

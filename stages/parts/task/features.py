@@ -31,8 +31,9 @@ def topic_vectors(texts: Sequence[str], seed: int) -> np.ndarray:
 def cluster_middles(vectors: np.ndarray, count: int, seed: int, weights: Sequence[float] | None = None) -> list[int]:
     """Return the rows of [N, D] nearest to the middles of `count` k-means clusters, one each, in ascending order.
 
-    `weights` [N] pull the middles towards rows. Clusters without rows have no middle, so fewer may be returned.
+    `weights` [N] pull the middles towards rows. Equal rows share a cluster, so fewer rows may be returned.
     """
+    count = min(count, len(np.unique(vectors, axis=0)))
     kmeans = KMeans if len(vectors) * count <= EXACT else MiniBatchKMeans
     clusters = kmeans(count, n_init=1, random_state=seed).fit(vectors, sample_weight=weights)
     distances = np.linalg.norm(vectors - clusters.cluster_centers_[clusters.labels_], axis=1)
