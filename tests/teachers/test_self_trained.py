@@ -108,7 +108,7 @@ def test_a_teacher_on_banking77_is_right_on_three_quarters_of_the_pool(banking77
     """The issue's bar from 100 gold rows; the mean of three draws is 82 %."""
     table = read_table(banking77 / "train.csv", "text", "category")
     labels = most_frequent(table.label, 25)
-    rows = rows_rows_of(table, labels)
+    rows = labelled_rows(table, labels)
     np.random.default_rng(1).shuffle(rows)
     gold, pool = rows[:100], rows[100:]
     fitted = SelfTraining([row["text"] for row in pool], gold, labels, 0).classifier()
