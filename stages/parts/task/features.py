@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import pairwise_distances_argmin
 from sklearn.preprocessing import normalize
 
 TOPICS = 100  # LSA dimensions
@@ -28,15 +29,13 @@ def topic_vectors(texts: Sequence[str], seed: int) -> np.ndarray:
     return normalize(TruncatedSVD(TOPICS, random_state=seed).fit_transform(tfidf))
 
 
-def cluster_middles(vectors: np.ndarray, count: int, seed: int, weights: Sequence[float] | None = None) -> list[int]:
-    """Return the rows of [N, D] nearest to the middles of `count` k-means clusters, one each, in ascending order.
+def cluster_middles(vectors: np.ndarray, count: int, seed: int, weights: Sequence[float] | None = None) -> np.ndarray:
+    """Return the row numbers, ascending, of those of [N, D] that are nearest to the middles of `count` k-means clusters.
 
-    `weights` [N] pull the middles towards rows. Equal rows share a cluster, so fewer rows may be returned.
+    `weights` [N] pull the middles towards rows. A row may be nearest to two middles, and equal rows share a cluster:
+    then there are fewer than `count`.
     """
     count = min(count, len(np.unique(vectors, axis=0)))
     kmeans = KMeans if len(vectors) * count <= EXACT else MiniBatchKMeans
     clusters = kmeans(count, n_init=1, random_state=seed).fit(vectors, sample_weight=weights)
-    distances = np.linalg.norm(vectors - clusters.cluster_centers_[clusters.labels_], axis=1)
-    by_cluster = np.lexsort((distances, clusters.labels_))
-    _, firsts = np.unique(clusters.labels_[by_cluster], return_index=True)
-    return sorted(by_cluster[firsts].tolist())
+    return np.unique(pairwise_distances_argmin(clusters.cluster_centers_, vectors))

@@ -121,7 +121,7 @@ def chosen_rows(pool: RowSource, count: int | None, choose: RowChoice, seed: int
         return rows_at(pool, set(draw.sample(range(len(pool)), count)))
     from stages.parts.task.features import cluster_middles, topic_vectors  # 150 MB and seconds, needed here only
 
-    middles = set(cluster_middles(topic_vectors([row["text"] for row in pool], seed), count, seed))
+    middles = set(cluster_middles(topic_vectors([row["text"] for row in pool], seed), count, seed).tolist())
     # Equal texts share a cluster; drawn rows make up for the missing middles.
     others = [place for place in range(len(pool)) if place not in middles]
     return rows_at(pool, middles | set(draw.sample(others, count - len(middles))))
