@@ -30,7 +30,7 @@ def topic_vectors(texts: Sequence[str], seed: int) -> np.ndarray:
 
 
 def cluster_middles(vectors: np.ndarray, count: int, seed: int, weights: Sequence[float] | None = None) -> np.ndarray:
-    """Return the row numbers, ascending, of those of [N, D] that are nearest to the middles of `count` k-means clusters.
+    """Return the row numbers, ascending, of the rows [N, D] nearest to the middles of `count` clusters (k-means).
 
     `weights` [N] pull the middles towards rows. A row may be nearest to two middles, and equal rows share a cluster:
     then there are fewer than `count`.
