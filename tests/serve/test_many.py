@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 from serve.many.app import Many
 from serve.many.students import STUDENTS, add, read_student, remove, students
 from stages.parts.engines.engine import AdapterSlots, RunningEngine, ServedModel, served_name
+from stages.parts.engines.http_client import EngineError
 from stages.parts.engines.process import KINDS
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
@@ -103,6 +104,11 @@ def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path):
     ):
         with pytest.raises(UserError, match=says):
             add("good", shop.folder, paths.BASE, slots)
+    sidecar = json.loads((good.folder / paths.SIDECAR).read_text()) | {"labels": OTHER_LABELS}
+    write_json(good.folder / paths.SIDECAR, sidecar)
+    with pytest.raises(UserError, match="is a program of another style, other instructions or labels"):
+        add("good", good.folder, paths.BASE, slots)
+    write_json(good.folder / paths.SIDECAR, sidecar | {"labels": LABELS})
     for name in ("../good", "Good", "go-od", "healthz", ""):
         with pytest.raises(UserError, match="is no name for a student"):
             add(name, good.folder, paths.BASE, slots)
@@ -149,6 +155,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.loaded = ["base-1"]
+        self.full = False
 
     async def models(self) -> list[str]:
         return self.loaded
@@ -157,6 +164,8 @@ class FakeEngine:
         return answer(body)
 
     async def load(self, _: object, name: str, folder: Path) -> None:
+        if self.full:
+            raise EngineError("no memory for another adapter")
         self.loaded.append(name)
 
     async def unload(self, _: object, name: str) -> None:
@@ -182,10 +191,11 @@ def test_a_student_goes_only_once_another_is_in_its_place_and_no_query_on_its_wa
     many = start_service()
     take_in("cards", str(light))
     first = look(many)
-    change(paths.SIDECAR, labels=OTHER_LABELS)  # which are not the program's: it can't be served
+    change(paths.CALIBRATION, threshold=0.6)
+    engine.full = True
     take_in("cards", str(light))
     assert look(many) == first and look(start_service()) == first, "after a restart, too"
-    change(paths.SIDECAR, labels=LABELS)
+    engine.full = False
     change(paths.CALIBRATION, threshold=0.7)
     take_in("cards", str(light))
     second = look(many)
