@@ -14,8 +14,8 @@ from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import whole_folder, write_json
 from stages.parts.run.params import load_params
-from stages.parts.students.merge import export
 from stages.parts.students.pair import PAIR_FILES, load_pair
+from stages.parts.students.weights import export
 
 REQUEST = "request.json"
 

@@ -12,7 +12,7 @@ from transformers import set_seed
 from stages.parts.engines.hub import snapshot
 from stages.parts.run.files import read_json, read_jsonl
 from stages.parts.run.machine import gpu_memory
-from stages.parts.run.params import HubStudentSettings, load_params
+from stages.parts.run.params import HubStudentSettings, Train, load_params
 from stages.parts.run.paths import BASE, GOLD, LABELS, POOL, REVIEWED
 from stages.parts.run.stage import run_stage
 from stages.parts.students.chat_template import freeze_date
@@ -21,8 +21,20 @@ from stages.parts.task.program import IntentClassifier
 from stages.parts.training.rows import encode
 from stages.parts.training.trainer import TrainingPlan, fine_tune
 
-LESSONS_AT_ONCE = 64
-WARM_UP, WEIGHT_DECAY, MAX_GRAD_NORM = 0.06, 0.01, 1.0
+# Not params.yaml's: another `train` must not change the base. Lessons are drawn anew for each of the student's epochs,
+# so that one pass over all of them is the whole training.
+TRAINING = Train(
+    method="full",
+    epochs=1,
+    batch=64,
+    learning_rate=0.001,
+    targets="hard",
+    embeddings=False,
+    query_dropout=0.0,
+    warm_up=0.06,
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+)
 
 
 def main() -> None:
@@ -47,16 +59,8 @@ def main() -> None:
     lessons = format_lessons(texts, program, student.epochs, params.seed)
     rows = [encode(tokenizer, messages, prompt_too=True) for messages in lessons]
     with tempfile.TemporaryDirectory() as scratch:
-        recipe = TrainingPlan(
-            epochs=1,
-            batch=LESSONS_AT_ONCE,
-            learning_rate=student.learning_rate,
-            seed=params.seed,
-            warm_up=WARM_UP,
-            weight_decay=WEIGHT_DECAY,
-            max_grad_norm=MAX_GRAD_NORM,
-        )
-        fine_tune(model, tokenizer, rows, recipe, Path(scratch))
+        settings = TRAINING.model_copy(update={"learning_rate": student.learning_rate})
+        fine_tune(model, tokenizer, rows, TrainingPlan(settings, params.seed), Path(scratch))
     model.save_pretrained(BASE)
     tokenizer.save_pretrained(BASE)
 

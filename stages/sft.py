@@ -19,8 +19,7 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, read_jsonl, write_json, write_jsonl
 from stages.parts.run.params import Params, load_params
 from stages.parts.run.stage import run_stage
-from stages.parts.task.examples import training_messages
-from stages.parts.task.program import IntentClassifier
+from stages.parts.task.program import IntentClassifier, training_messages
 
 HELD_OUT_COLUMNS = ("id", "text", "label", "reasoning", "confidence")
 

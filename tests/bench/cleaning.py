@@ -20,7 +20,7 @@ import pandas as pd
 from stages.parts.numbers.baselines import baseline_model
 from stages.parts.numbers.label_errors import contradicted_labels, doubted_labels
 from stages.parts.run.files import write_json
-from stages.parts.task.safe_text import safe_text
+from stages.parts.task.text import safe_text
 from tests.bench.labelled import Labelled, folders, labelled
 from tests.bench.machine import machine
 from tests.teachers.simulated_teacher import ERRORS, SimulatedTeacher, wrong_labels

@@ -41,8 +41,7 @@ from stages.parts.run.files import read_json, write_json
 from stages.parts.run.params import load_params
 from stages.parts.students.tiny import CHAT_TEMPLATE, MAX_POSITIONS, build_model, build_tokenizer
 from stages.parts.students.weights import lora_config
-from stages.parts.task.examples import training_messages
-from stages.parts.task.program import IntentClassifier
+from stages.parts.task.program import IntentClassifier, training_messages
 from stages.parts.training.rows import EncodedRow, encode
 from stages.parts.training.shared_prefix import IGNORED, common_prefix_length
 from stages.parts.training.trainer import TrainingPlan, make_trainer
@@ -189,10 +188,9 @@ def arms(rows: list[EncodedRow], tokenizer: PreTrainedTokenizerFast, batch: int,
         )
 
     lora = lora_config(params.lora)
-    recipe = TrainingPlan(
-        epochs=1, batch=batch, learning_rate=1e-3, seed=0, warm_up=0.06, weight_decay=0.01, max_grad_norm=1.0, lora=lora
-    )
-    ours = make_trainer(model(), tokenizer, rows, recipe, folder)
+    wanted = {"method": "lora", "epochs": 1, "batch": batch, "learning_rate": 1e-3, "query_dropout": 0.0}
+    plan = TrainingPlan(params.train.model_copy(update=wanted), seed=0, lora=lora)
+    ours = make_trainer(model(), tokenizer, rows, plan, folder)
     return {"padded": Arm(stock(False)), "padding_free": Arm(stock(True)), "ours": Arm(ours)}
 
 

@@ -63,7 +63,7 @@ def test_nothing_changed_nothing_runs(built):
 
 def test_an_edit_that_changes_no_output_stops_where_it_is(built):
     """A comment in the task's room reruns what uses it; equal outputs retrain nothing."""
-    file = built / "stages/parts/task/safe_text.py"
+    file = built / "stages/parts/task/text.py"
     file.write_text(file.read_text() + "\n# a comment\n")
     assert ran(run(built, "dvc", "repro", "sft").stdout) == ["teacher", "sft"]
     assert "lora" not in json.loads(run(built, "dvc", "status", "--json").stdout)

@@ -117,7 +117,7 @@ RERUNS = {
     "stages/parts/students/chat_template.py": "base",
     "stages/parts/students/search.py": "optimize",
     "stages/parts/training/shared_prefix.py": "base lora",
-    "stages/parts/training/each_epoch.py": "base lora",
+    "stages/parts/training/rows.py": "base lora",
     "stages/lora.py": "lora",
     "seed=1": "split teacher sft base lora evaluate",
     "top_n=20": "filter",

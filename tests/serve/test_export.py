@@ -16,11 +16,11 @@ from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json, write_text
 from stages.parts.run.machine import free_port
-from stages.parts.students.merge import merge_adapter
+from stages.parts.students.weights import merge_adapter
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import load_program
 from tests.serve.shop import LABELS, Shop, ended, last_request, make_shop, start, wait_until
-from tests.students.test_merge import pair
+from tests.students.test_weights import pair
 
 __all__ = ["pair"]
 CARD = Path(__file__).parents[2] / "stages/parts/numbers/templates/model_card.md"

@@ -32,7 +32,7 @@ from stages.parts.run.files import folder_sha256, write_json, write_text
 from tests.conftest import run
 from tests.serve.shop import LABELS, Shop, ended, make_shop, start, start_engine, until, wait_until
 from tests.serve.stub_engine import answer
-from tests.students.test_merge import pair
+from tests.students.test_weights import pair
 
 __all__ = ["pair"]
 PYTHON = ("python", "-m", "serve.many")

@@ -20,7 +20,7 @@ from stages.parts.run.machine import free_port
 from stages.parts.run.params import load_params
 from tests.conftest import ROOT
 from tests.serve.shop import ENGINE_KEY, LABELS, Shop, ended, last_request, make_shop, start_engine, until
-from tests.students.test_merge import pair
+from tests.students.test_weights import pair
 
 pytest.importorskip(
     "ray", reason="needs Ray: .venv/bin/pip install --no-deps --require-hashes -r requirements-ray.lock"

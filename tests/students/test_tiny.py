@@ -7,8 +7,7 @@ from stages.parts.engines.process import KINDS, prepare, running
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run.params import TinyStudentSettings, load_params
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons
-from stages.parts.task.examples import training_messages
-from stages.parts.task.program import IntentClassifier, predictor
+from stages.parts.task.program import IntentClassifier, predictor, training_messages
 from stages.parts.training.rows import encode
 
 LABELS = ["card_arrival", "declined_card_payment", "refund"]

@@ -2,9 +2,7 @@ import dspy
 import pytest
 
 from stages.parts.run.errors import UserError
-from stages.parts.task.dspy_context import using
-from stages.parts.task.examples import training_messages
-from stages.parts.task.program import IntentClassifier, predictor
+from stages.parts.task.program import IntentClassifier, predictor, training_messages, using
 from stages.parts.task.program_file import load_program, program_state, save_program
 from stages.parts.task.prompt import TeacherFormat
 

@@ -33,7 +33,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from stages.parts.task.safe_text import safe_text
+from stages.parts.task.text import safe_text
 
 QUERY = re.compile(r"\[\[ ## query ## \]\]\n(.*?)\n\nRespond with", re.DOTALL)
 FIELD = re.compile(r"`\[\[ ## (\w+) ## \]\]`")

@@ -16,8 +16,7 @@ from stages.parts.engines import batch_api
 from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.requests import Failure, Outcome, Prediction, ProgramRequests
 from stages.parts.run import paths
-from stages.parts.task.dspy_context import using
-from stages.parts.task.program import IntentClassifier
+from stages.parts.task.program import IntentClassifier, using
 from stages.parts.task.prompt import TeacherFormat
 from stages.parts.teachers.inputs import chosen_rows
 from stages.parts.teachers.labelling import majority

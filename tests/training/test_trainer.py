@@ -20,17 +20,15 @@ from transformers import AutoModelForCausalLM, Lfm2Config, MambaConfig, MistralC
 
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_jsonl
-from stages.parts.run.params import TinyStudentSettings
+from stages.parts.run.params import TinyStudentSettings, Train
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons, start_from_word_vectors
-from stages.parts.task.examples import training_messages
-from stages.parts.task.program import IntentClassifier
+from stages.parts.task.program import IntentClassifier, training_messages
 from stages.parts.training import trainer
-from stages.parts.training.checkpoints import CURVE_POINTS, complete_checkpoints, learning_curve
 from stages.parts.training.launch import CONFIGURATIONS
 from stages.parts.training.rows import cut, encode
 from stages.parts.training.shared_prefix import can_share
 from stages.parts.training.trainer import TrainingPlan, fine_tune, rows_at_once
-from stages.parts.training.watch import Watch
+from stages.parts.training.watch import CURVE_POINTS, Watch, complete_checkpoints, learning_curve
 from tests.conftest import ROOT
 
 PROGRAM = IntentClassifier(["card_arrival", "declined_card_payment"], "Classify.", "direct")
@@ -44,23 +42,28 @@ ROWS = [encode(TOKENIZER, messages) for messages in MESSAGES]
 STUDENT = TinyStudentSettings(kind="tiny", hidden_size=32, layers=2, vocabulary=600, epochs=1, learning_rate=0.1)
 
 
-def recipe(**changes: Any) -> TrainingPlan:
-    plain = {
-        "epochs": 2,
-        "batch": 4,
-        "learning_rate": 0.01,
-        "seed": 0,
-        "warm_up": 0.06,
-        "weight_decay": 0.01,
-        "max_grad_norm": 1.0,
-    }
-    return TrainingPlan(**plain | changes)
+SETTINGS = Train(
+    method="lora",
+    epochs=2,
+    batch=4,
+    learning_rate=0.01,
+    targets="hard",
+    embeddings=False,
+    query_dropout=0.0,
+    warm_up=0.06,
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+)
+
+
+def plan(lora: LoraConfig | None = None, at_once: int | None = None, answers: Any = (), **changes: Any) -> TrainingPlan:
+    return TrainingPlan(SETTINGS.model_copy(update=changes), seed=0, answers=answers, at_once=at_once, lora=lora)
 
 
 def train(folder: Path, dropout: float = 0.0, **changes: Any) -> list[dict]:
     set_seed(0)
     lora = LoraConfig(r=4, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
-    settings = recipe(lora=lora, **changes)
+    settings = plan(lora=lora, **changes)
     return fine_tune(build_model(TOKENIZER, STUDENT), TOKENIZER, ROWS, settings, folder, keep_epochs=True)
 
 
@@ -97,7 +100,7 @@ def test_a_tokenizer_without_padding_falls_back_too(tmp_path, monkeypatch):
     bare = copy.deepcopy(TOKENIZER)
     bare.pad_token = None
     monkeypatch.setattr(trainer, "common_prefix_length", lambda rows: 0)
-    assert fine_tune(build_model(TOKENIZER, STUDENT), bare, ROWS, recipe(epochs=1), tmp_path)
+    assert fine_tune(build_model(TOKENIZER, STUDENT), bare, ROWS, plan(epochs=1), tmp_path)
 
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -122,7 +125,7 @@ def test_a_machine_with_several_gpus_trains_on_one(tmp_path, monkeypatch):
             self._n_gpu = 2
 
     monkeypatch.setattr(trainer, "SFTConfig", SeesTwo)
-    made = trainer.make_trainer(build_model(TOKENIZER, STUDENT), TOKENIZER, ROWS, recipe(epochs=1), tmp_path)
+    made = trainer.make_trainer(build_model(TOKENIZER, STUDENT), TOKENIZER, ROWS, plan(epochs=1), tmp_path)
     assert made.args.n_gpu == 1
 
 

@@ -21,10 +21,9 @@ from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run import paths
 from stages.parts.run.files import read_json, write_json
-from stages.parts.task.dspy_context import using
-from stages.parts.task.program import IntentClassifier, predictor
+from stages.parts.task.features import Nearest
+from stages.parts.task.program import IntentClassifier, predictor, using
 from stages.parts.task.prompt import TeacherFormat
-from stages.parts.task.retrieval import Nearest
 from stages.parts.tuning.comparison import Score, choice, folds
 from stages.parts.tuning.optimisers import with_all_labels
 from tests.teachers.dspys_requests import Recorder

@@ -20,9 +20,8 @@ from stages.parts.engines.budget import BudgetExceeded
 from stages.parts.engines.caching_client import CachingClient, ChatClient, was_cut
 from stages.parts.engines.engine import ServedModel
 from stages.parts.engines.http_client import EngineError, QueryRefused, RequestRefused
-from stages.parts.task.dspy_context import using
 from stages.parts.task.label_probabilities import alternatives
-from stages.parts.task.program import IntentClassifier
+from stages.parts.task.program import IntentClassifier, using
 from stages.parts.task.prompt import StudentFormat, answer_form
 
 RETRIES = 5  # with DSPy's exponential back-off, about a minute: enough for a rate limit or an engine's hiccup

@@ -1,1 +1,10 @@
-"""Students: where their base comes from, their weights, and the engines that serve them."""
+"""The student: its base, its weights, its prompt, and the pair that is served.
+
+tiny.py           the embedded profile's student, a Llama built from nothing
+chat_template.py  a hub student's chat template: no date, and the same tokens in training and serving
+weights.py        weights loaded to be trained, kept, merged, exported
+serving.py        which engine serves which student
+scoring.py        a served student's answers to many rows
+search.py         the search for demonstrations
+pair.py           the chosen weights and program: loaded, checked, queried
+"""

@@ -16,8 +16,7 @@ from dspy.teleprompt import BootstrapFewShot, LabeledFewShot
 
 from stages.parts.run.params import Optimize
 from stages.parts.run.progress import Progress
-from stages.parts.task.examples import example, metric
-from stages.parts.task.program import IntentClassifier
+from stages.parts.task.program import IntentClassifier, example, metric
 from stages.parts.task.program_file import program_state
 
 BEFORE_SHUFFLING = 3  # candidates: without demonstrations, with labelled ones, bootstrapped from the rows as they stand

@@ -62,7 +62,9 @@ def merged(base: Path, adapter: Path) -> Path:
     """
     folder = cache() / "merged" / f"{served_name('base', base)}-{served_name('adapter', adapter)}"
     if not folder.is_dir():
-        from stages.parts.students.merge import merge_adapter  # here, since it imports torch, which is needed this once
+        from stages.parts.students.weights import (
+            merge_adapter,  # here, since it imports torch, which is needed this once
+        )
 
         print(f"merging {adapter} into {base}", flush=True)
         try:

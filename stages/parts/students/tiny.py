@@ -18,8 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stages.parts.run.params import TinyStudentSettings
-from stages.parts.task.examples import training_messages
-from stages.parts.task.program import IntentClassifier
+from stages.parts.task.program import IntentClassifier, training_messages
 
 MAX_POSITIONS = 4096
 HEAD_SIZE = 32

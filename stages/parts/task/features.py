@@ -1,7 +1,10 @@
 """Texts as vectors: TF-IDF for the linear teacher and the baselines, LSA to compare texts and to choose among them."""
 
 from collections.abc import Sequence
+from itertools import islice
+from typing import Any
 
+import dspy
 import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import TruncatedSVD
@@ -39,3 +42,27 @@ def cluster_middles(vectors: np.ndarray, count: int, seed: int, weights: Sequenc
     kmeans = KMeans if len(vectors) * count <= EXACT else MiniBatchKMeans
     clusters = kmeans(count, n_init=1, random_state=seed).fit(vectors, sample_weight=weights)
     return np.unique(pairwise_distances_argmin(clusters.cluster_centers_, vectors))
+
+
+class Nearest:
+    """Choose the `count` demonstrations whose queries are most similar to a query, the most similar first.
+
+    Like DSPy's KNNFewShot, without its requests for each demonstration of each query and without dspy.KNN's dense
+    vectors (8.8 ms of processor time a prompt with those, 1.9 ms with sparse ones).
+
+    Similarity is the cosine of TF-IDF vectors of characters, fitted on the demonstrations alone: what a program is
+    saved with determines which are shown, whatever else is in the data. A query never sees itself, so that accuracy on
+    gold rows, which are demonstrations as well, measures the prompt on other rows.
+    """
+
+    def __init__(self, demos: Sequence[Any], count: int) -> None:
+        self.count = count
+        known = {demo["query"]: dspy.Example(demo) for demo in demos}
+        self.demos = list(known.values())
+        self.vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+        self.terms = self.vectorizer.fit_transform(known).T.tocsr()
+
+    def __call__(self, query: str) -> list[Any]:
+        similarity = (self.vectorizer.transform([query]) @ self.terms).toarray()[0]
+        nearest = (self.demos[place] for place in np.argsort(-similarity, kind="stable"))
+        return list(islice((demo for demo in nearest if demo.query != query), self.count))

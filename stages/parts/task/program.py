@@ -1,6 +1,7 @@
-"""The DSPy program that teacher and student run."""
+"""The DSPy program that teacher and student run, what it runs in, and what it learns from."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import dspy
@@ -9,8 +10,8 @@ from dspy.utils.exceptions import AdapterParseError
 from stages.parts.run.params import Style
 from stages.parts.task.label_probabilities import label_probabilities
 from stages.parts.task.labels import UNKNOWN, match_label
-from stages.parts.task.prompt import signature
-from stages.parts.task.safe_text import safe_text
+from stages.parts.task.prompt import TeacherFormat, signature
+from stages.parts.task.text import safe_text
 
 
 class IntentClassifier(dspy.Module):
@@ -72,3 +73,34 @@ def unparsed() -> dspy.Prediction:
 def predictor(program: IntentClassifier) -> dspy.Predict:
     """The program's one predictor, which holds its signature and demonstrations."""
     return program.predictors()[0]
+
+
+@contextmanager
+def using(lm: dspy.LM, prompt_format: dspy.Adapter | None = None) -> Iterator[None]:
+    """Run programs on `lm`, by default in the teacher's format, counting tokens."""
+    with dspy.context(lm=lm, adapter=prompt_format or TeacherFormat(), track_usage=True, disable_history=True):
+        yield
+
+
+def example(row: Any) -> dspy.Example:
+    """A row with `text` and `label` as a DSPy example whose input is `query`."""
+    return dspy.Example(query=row["text"], label=row["label"], reasoning=row.get("reasoning", "")).with_inputs("query")
+
+
+def metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> bool:
+    """Whether the predicted label is the example's; a prediction without a label (an errored row) is wrong."""
+    return bool(example.label == prediction.get("label"))
+
+
+def training_messages(program: IntentClassifier, text: str, label: str, reasoning: str) -> list[dict[str, str]]:
+    """One SFT row as OpenAI messages: what the program would send for the query, and the answer it would parse."""
+    answer = {"reasoning": reasoning, "label": label}
+    wanted = predictor(program).signature
+    outputs = {name: answer[name] for name in wanted.output_fields}
+    row = TeacherFormat().format_finetune_data(
+        wanted, demos=[], inputs={"query": safe_text(text, program.labels)}, outputs=outputs
+    )
+    messages: list[dict[str, str]] = row["messages"]
+    # the end-of-turn token ends the answer, one token sooner
+    messages[-1]["content"] = messages[-1]["content"].rstrip("\n")
+    return messages

@@ -14,8 +14,8 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json
 from stages.parts.run.params import PromptRecipe
 from stages.parts.run.paths import PROMPTS
+from stages.parts.task.features import Nearest
 from stages.parts.task.program import IntentClassifier
-from stages.parts.task.retrieval import Nearest
 
 OPTIMISED: tuple[PromptRecipe, ...] = ("gepa", "miprov2")  # learned from gold rows, so gold rows don't test them
 WHAT_TO_DO = "run `make tune-teacher` again, or remove the file to do without"

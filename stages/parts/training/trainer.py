@@ -15,9 +15,8 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from stages.parts.run.errors import UserError
-from stages.parts.training.checkpoints import complete_checkpoints
-from stages.parts.training.each_epoch import Change, EachEpoch, drawn_answers, query_dropout
-from stages.parts.training.rows import EncodedRow, cut
+from stages.parts.run.params import Train
+from stages.parts.training.rows import Change, EachEpoch, EncodedRow, cut, drawn_answers, query_dropout
 from stages.parts.training.shared_prefix import (
     SHARED_PREFIX,
     SharedPrefixCollator,
@@ -25,29 +24,22 @@ from stages.parts.training.shared_prefix import (
     common_prefix_length,
     share_prefix,
 )
-from stages.parts.training.watch import OneOptimizer, Watch
+from stages.parts.training.watch import OneOptimizer, Watch, complete_checkpoints
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How to train: AdamW, a cosine after a warm-up over the share `warm_up` of the steps, gradients no longer than
-    `max_grad_norm`.
+    """How to train: AdamW with a cosine after a warm-up, as `settings` say.
 
-    `batch` is of all devices together, of which each computes `at_once` rows at a time (None: all of its share). Each
-    epoch drops a share `query_dropout` of the queries' tokens anew, and, where there are `answers`, draws each row's
-    from them by the row's `shares`.
+    `settings.batch` is of all devices together, of which each computes `at_once` rows at a time (None: all of its
+    share). Each epoch drops a share `settings.query_dropout` of the queries' tokens anew and, if there are `answers`,
+    draws each row's from them by the row's `shares`.
     """
 
-    epochs: int
-    batch: int
-    learning_rate: float
+    settings: Train
     seed: int
-    warm_up: float
-    weight_decay: float
-    max_grad_norm: float
-    query_dropout: float = 0.0
     answers: tuple[tuple[int, ...], ...] = ()
     at_once: int | None = None
     lora: LoraConfig | None = None
@@ -89,7 +81,7 @@ def make_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[EncodedRow],
-    recipe: TrainingPlan,
+    plan: TrainingPlan,
     folder: Path,
     *,
     keep_epochs: bool = False,
@@ -97,20 +89,20 @@ def make_trainer(
     """TRL's trainer on encoded rows that fit the model. Rows that share a prompt prefix compute it once
     (shared_prefix.py).
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if recipe.batch % processes:
+    wanted, processes = plan.settings, int(os.environ.get("WORLD_SIZE", "1"))
+    if wanted.batch % processes:
         raise UserError(
-            f"{processes} devices can't share a batch of {recipe.batch} rows evenly: make train.batch a multiple"
+            f"{processes} devices can't share a batch of {wanted.batch} rows evenly: make train.batch a multiple"
         )
     if processes > 1:  # a device with fewer rows than another would see some twice
-        whole = len(rows) // recipe.batch * recipe.batch
+        whole = len(rows) // wanted.batch * wanted.batch
         if not whole:
-            raise UserError(f"{len(rows)} rows are no whole batch of {recipe.batch}: lower train.batch")
+            raise UserError(f"{len(rows)} rows are no whole batch of {wanted.batch}: lower train.batch")
         print(f"{len(rows) - whole} rows beyond the last whole batch are left out")
         rows = rows[:whole]
-    per_device, times = rows_at_once(recipe.batch // processes, recipe.at_once)
+    per_device, times = rows_at_once(wanted.batch // processes, plan.at_once)
     prefix_length = common_prefix_length(rows)
-    obstacle = why_not_shared(model, prefix_length, recipe.lora)
+    obstacle = why_not_shared(model, prefix_length, plan.lora)
     if obstacle:
         print(f"{len(rows)} rows, each computed whole ({obstacle})")
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -120,28 +112,28 @@ def make_trainer(
         print(f"{len(rows)} rows share a prefix of {prefix_length} tokens: computed once a batch")
         collator = SharedPrefixCollator(prefix_length)
     callbacks: list[TrainerCallback] = [
-        Watch(sum(len(row["input_ids"]) for row in rows) / len(rows) * recipe.batch),
+        Watch(sum(len(row["input_ids"]) for row in rows) / len(rows) * wanted.batch),
         OneOptimizer(),
     ]
     changes: list[Change] = []
-    if recipe.query_dropout:
-        changes.append(query_dropout(recipe.query_dropout, rows))
-    if recipe.answers:
-        changes.append(drawn_answers(recipe.answers))
+    if wanted.query_dropout:
+        changes.append(query_dropout(wanted.query_dropout, rows))
+    if plan.answers:
+        changes.append(drawn_answers(plan.answers))
     if changes:
-        collator = EachEpoch(collator, changes, recipe.seed)
+        collator = EachEpoch(collator, changes, plan.seed)
         callbacks.append(collator)
     on_gpu = torch.cuda.is_available()
     settings = SFTConfig(
         output_dir=str(folder),
-        num_train_epochs=recipe.epochs,
+        num_train_epochs=wanted.epochs,
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=times,
-        learning_rate=recipe.learning_rate,
+        learning_rate=wanted.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=recipe.warm_up,
-        max_grad_norm=recipe.max_grad_norm,
-        weight_decay=recipe.weight_decay,
+        warmup_steps=wanted.warm_up,
+        max_grad_norm=wanted.max_grad_norm,
+        weight_decay=wanted.weight_decay,
         bf16=on_gpu,
         use_cpu=not on_gpu,
         gradient_checkpointing=on_gpu,
@@ -151,8 +143,8 @@ def make_trainer(
         disable_tqdm=True,
         save_strategy="epoch" if keep_epochs else "no",
         report_to="none",
-        seed=recipe.seed,
-        data_seed=recipe.seed,
+        seed=plan.seed,
+        data_seed=plan.seed,
         max_length=None,
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -166,7 +158,7 @@ def make_trainer(
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
         data_collator=collator,
-        peft_config=recipe.lora,
+        peft_config=plan.lora,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # a line a step
@@ -177,7 +169,7 @@ def fine_tune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[EncodedRow],
-    recipe: TrainingPlan,
+    plan: TrainingPlan,
     folder: Path,
     *,
     keep_epochs: bool = False,
@@ -191,7 +183,7 @@ def fine_tune(
     rows = cut(rows, min(tokenizer.model_max_length, model.config.max_position_embeddings))
     done = complete_checkpoints(folder)
     with naming_what_to_lower():
-        trainer = make_trainer(model, tokenizer, rows, recipe, folder, keep_epochs=keep_epochs)
+        trainer = make_trainer(model, tokenizer, rows, plan, folder, keep_epochs=keep_epochs)
         trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     if model.config._attn_implementation == SHARED_PREFIX:
         model.set_attn_implementation("sdpa")

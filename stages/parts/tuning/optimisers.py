@@ -14,11 +14,9 @@ from dspy.teleprompt.gepa import InstructionProposer
 from stages.parts.data.rows import Row
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import PromptRecipe
-from stages.parts.task.dspy_context import using
-from stages.parts.task.examples import metric
-from stages.parts.task.program import IntentClassifier, predictor
+from stages.parts.task.program import IntentClassifier, metric, predictor, using
 from stages.parts.task.prompt import TeacherFormat
-from stages.parts.task.safe_text import safe_text
+from stages.parts.task.text import safe_text
 from stages.parts.teachers.inputs import TeacherInputs
 from stages.parts.tuning.session import TeacherSession
 

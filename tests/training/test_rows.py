@@ -4,12 +4,11 @@ from pathlib import Path
 
 from transformers import TrainerState
 
-from stages.lora import with_shares
+from stages.lora import add_shares
 from stages.parts.training import trainer
-from stages.parts.training.each_epoch import Change, EachEpoch, drawn_answers, query_dropout
-from stages.parts.training.rows import EncodedRow
+from stages.parts.training.rows import Change, EachEpoch, EncodedRow, drawn_answers, query_dropout
 from stages.parts.training.shared_prefix import IGNORED
-from tests.training.test_trainer import PROGRAM, ROWS, STUDENT, TOKENIZER, build_model, recipe
+from tests.training.test_trainer import PROGRAM, ROWS, STUDENT, TOKENIZER, build_model, plan
 
 SYSTEM, CLOSING, ANSWER = [1, 2], [3, 4, 5], [6, 7]
 QUERIES = [[number, *range(100, 140), number] for number in range(10, 60)]
@@ -70,7 +69,7 @@ def test_the_training_follows_the_epochs(tmp_path: Path, monkeypatch):
             return super().__call__(rows)
 
     monkeypatch.setattr(trainer, "EachEpoch", Noting)
-    trainer.fine_tune(build_model(TOKENIZER, STUDENT), TOKENIZER, ROWS, recipe(epochs=3, query_dropout=0.3), tmp_path)
+    trainer.fine_tune(build_model(TOKENIZER, STUDENT), TOKENIZER, ROWS, plan(epochs=3, query_dropout=0.3), tmp_path)
     assert epochs == [0] * 5 + [1] * 5 + [2] * 5
 
 
@@ -93,16 +92,16 @@ def test_answers_and_shares_come_from_the_teachers_distribution():
         for number in range(len(ROWS))
     ]
     rows = [dict(row) for row in ROWS]
-    answers = with_shares(rows, lessons)
+    answers = add_shares(rows, lessons)
     assert [TOKENIZER.decode(answer[:1]) for answer in answers] == ["[[ ## label ## ]]\n"] * 2
     assert [TOKENIZER.decode(answer[1:2]) for answer in answers] == list(names)
     assert all(row["shares"] == [2500, 7012] for row in rows)
     lessons[0]["probabilities"] = {}
-    with_shares(rows, lessons)
+    add_shares(rows, lessons)
     assert rows[0]["shares"] == [10_000, 0], "without a distribution its own label"
     with_reasons = [{**row} for row in rows]
     with_reasons[2]["labels"] = [*with_reasons[2]["labels"], 5]
-    assert with_shares(with_reasons, lessons) == (), "reasons are of one label"
+    assert add_shares(with_reasons, lessons) == (), "reasons are of one label"
 
 
 def test_drawn_labels_train(tmp_path: Path):
@@ -111,6 +110,6 @@ def test_drawn_labels_train(tmp_path: Path):
         for number in range(len(ROWS))
     ]
     rows = [dict(row) for row in ROWS]
-    settings = recipe(epochs=2, query_dropout=0.3, answers=with_shares(rows, lessons))
+    settings = plan(epochs=2, query_dropout=0.3, answers=add_shares(rows, lessons))
     log = trainer.fine_tune(build_model(TOKENIZER, STUDENT), TOKENIZER, rows, settings, tmp_path)
     assert len(log) == 10

@@ -11,10 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stages.parts.engines.process import KINDS, prepare, running
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Lora, TinyStudentSettings, load_params
-from stages.parts.students import merge
-from stages.parts.students.merge import export, merge_adapter
+from stages.parts.students import weights
 from stages.parts.students.tiny import build_model, build_tokenizer
-from stages.parts.students.weights import lora_config
+from stages.parts.students.weights import export, lora_config, merge_adapter
 from stages.parts.task.program import IntentClassifier
 
 PROGRAM = IntentClassifier(["card_arrival", "declined_card_payment"], "Classify.", "direct")
@@ -83,7 +82,7 @@ def test_a_failed_merge_leaves_what_was_there(pair, tmp_path, monkeypatch):
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(merge.AutoTokenizer, "from_pretrained", full_disk)
+    monkeypatch.setattr(weights.AutoTokenizer, "from_pretrained", full_disk)
     with pytest.raises(OSError, match="No space"):
         merge_adapter(base, adapter, tmp_path / "merged")
     assert {path.name: path.read_bytes() for path in (tmp_path / "merged").iterdir()} == before
