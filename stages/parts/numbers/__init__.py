@@ -1,1 +1,17 @@
-"""Numbers that can be trusted, and their pictures."""
+"""Figures on the models: how they are measured, what they are worth, and how they are shown.
+
+metrics       what `evaluate` measures: the typed content of reports/metrics.json
+arms          the compared arms: names, prices, and which one to serve
+baselines     the linear model that a student has to beat
+calibration   temperature, and the confidence threshold of the service
+out_of_scope  texts that no label fits
+label_errors  which of a teacher's labels are likely wrong
+statistics    intervals, paired tests, calibration error
+by_label      figures of each label, confusion matrix
+plots         the report's pictures
+render        numbers and templates to text
+cards         metadata of the model card and the data card
+compare       two revisions (`make compare`)
+seeds         several seeds (`make seeds`)
+readme        the results in README.md (`make readme`)
+"""

@@ -1,4 +1,4 @@
-"""Tell MLflow and W&B, as params.yaml's block `tracking` says, of a stage that has just run.
+"""Log a stage that has just run to MLflow and W&B, as params.yaml's block `tracking` says.
 
 python -m stages.parts.tracking STAGE
 """
@@ -6,19 +6,20 @@ python -m stages.parts.tracking STAGE
 import sys
 
 from stages.parts.run.params import load_params
-from stages.parts.tracking.finished_stage import finished
+from stages.parts.tracking.stage_record import read_stage
 
 
 def main() -> None:
-    settings, told = load_params().tracking, finished(sys.argv[1])
+    settings, record = load_params().tracking, read_stage(sys.argv[1])
+    # Each import takes seconds.
     if settings.mlflow:
-        from stages.parts.tracking import to_mlflow  # each takes seconds to import
+        from stages.parts.tracking.mlflow_runs import log_to_mlflow
 
-        to_mlflow.tell(settings.mlflow, told)
+        log_to_mlflow(settings.mlflow, record)
     if settings.wandb:
-        from stages.parts.tracking import to_wandb
+        from stages.parts.tracking.wandb_runs import log_to_wandb
 
-        to_wandb.tell(settings.wandb, told)
+        log_to_wandb(settings.wandb, record)
 
 
 if __name__ == "__main__":

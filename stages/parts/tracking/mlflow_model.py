@@ -3,11 +3,10 @@
 Not `mlflow.dspy`: in 3.17.2 it pickles program and settings even with use_dspy_model_save=True (program.pkl,
 dspy_config.pkl), and its load_model refuses both where pickles are refused.
 
-stages/parts/tracking logs it. Whoever loads it says where the student is served, in ENGINE_API_BASE (ends in /v1) and
-ENGINE_API_KEY:
+ENGINE_API_BASE (ends in /v1) and ENGINE_API_KEY say where the student is served:
 
     model = mlflow.pyfunc.load_model("models:/intent-classifier@served")
-    model.predict(["My card got declined"])  # one dictionary a query: label, confidence, abstained, ...
+    model.predict(["My card got declined"])  # a dictionary for each query: label, confidence, abstained, ...
 """
 
 import os
@@ -28,7 +27,7 @@ class IntentModel(mlflow.pyfunc.PythonModel):
     """Answers queries as the service does."""
 
     def load_context(self, context: Any) -> None:
-        # the pair's three files lie beside each other
+        # The pair's three files are in one folder.
         pair = load_pair(Path(context.artifacts["sidecar"]).parent)
         self.classifier = pair.classifier(KINDS[context.model_config["engine"]])
 
