@@ -16,8 +16,8 @@ from stages.parts.task.program_file import load_sidecar
 
 
 def label_certainty(row: dict[str, Any], teacher_right: float) -> float:
-    """The probability that a held-out row's label is true: 1 by hand, else the teacher's confidence, or how often it is
-    right on gold.
+    """Return the probability that a held-out row's label is true: 1 if a person gave it, else the teacher's confidence,
+    or without one its accuracy on gold rows.
     """
     if row["by"] == "hand":
         return 1.0
@@ -27,24 +27,25 @@ def label_certainty(row: dict[str, Any], teacher_right: float) -> float:
 def main() -> None:
     params = load_params()
     gold = {row["id"]: row["label"] for row in read_jsonl(paths.GOLD)}
-    of_gold = read_jsonl(paths.TEACHER_GOLD)
+    teacher_gold = read_jsonl(paths.TEACHER_GOLD)
     # Laplace's rule of succession
-    teacher_right = (sum(row["label"] == gold[row["id"]] for row in of_gold) + 1) / (len(of_gold) + 2)
+    teacher_right = (sum(row["label"] == gold[row["id"]] for row in teacher_gold) + 1) / (len(teacher_gold) + 2)
     rows = [row for row in read_jsonl(paths.HELD_OUT) if row["probabilities"]]
     labels, certainty = [row["label"] for row in rows], [label_certainty(row, teacher_right) for row in rows]
 
-    # A student may name no label on any row: one too small for its reasons never ends them.
+    # There may be no rows: a student too small to finish its reasoning names no label at all.
     temperature = best_temperature([row["probabilities"] for row in rows], labels, certainty) if rows else 1.0
-    surest = [next(iter(calibrated(row["probabilities"], temperature).items())) for row in rows]
-    confidence = [probability for _, probability in surest]
-    # An answer other than the label counts as wrong, though the label may be: rather too careful than not enough.
+    predicted = [next(iter(calibrated(row["probabilities"], temperature).items())) for row in rows]
+    confidence = [probability for _, probability in predicted]
+    # A prediction other than the label counts as wrong, though the label may be: this errs on the careful side.
     right = [
-        sure if label == wanted else 0.0 for (label, _), wanted, sure in zip(surest, labels, certainty, strict=True)
+        sure if label == wanted else 0.0 for (label, _), wanted, sure in zip(predicted, labels, certainty, strict=True)
     ]
-    # none_of_these is no answer to act on: many right ones must not make up for wrong labels, those of texts that no
-    # label fits among them.
+    # Leave none_of_these out: its easy hits would hide wrong labels.
     named = [
-        (hit, sure) for hit, sure, (label, _) in zip(right, confidence, surest, strict=True) if label != NONE_OF_THESE
+        (hit, sure)
+        for hit, sure, (label, _) in zip(right, confidence, predicted, strict=True)
+        if label != NONE_OF_THESE
     ]
     threshold = lowest_threshold([sure for _, sure in named], [hit for hit, _ in named], params.calibrate.precision)
 
@@ -63,12 +64,12 @@ def main() -> None:
     write_json(paths.CALIBRATION, calibration.model_dump())
     if threshold is None:
         print(
-            f"no confidence is right on {calibration.wanted_precision:.0%} of {len(rows)} rows: the service will "
-            f"abstain on every query"
+            f"no threshold reaches {calibration.wanted_precision:.0%} right answers on {len(rows)} rows: the service "
+            f"will abstain on every query"
         )
     else:
-        answers = f"answers {calibration.coverage:.0%} of rows, {calibration.precision:.1%} of them right"
-        print(f"temperature {temperature:.2f}; from a confidence of {threshold:.2f} on it {answers}")
+        answers = f"{calibration.coverage:.0%} of rows answered, {calibration.precision:.1%} of them right"
+        print(f"temperature {temperature:.2f}, threshold {threshold:.2f}: {answers}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What the linear teacher's cross-fitted gold rows say of it, against the pool's true labels. `make bench-cross-fit`
+"""Compare the linear teacher's cross-fitted accuracy on gold with its accuracy on the pool. `make bench-cross-fit`
 
 python -m tests.bench.cross_fit [--seeds 0 1 2 3 4] [--out reports/bench/cross_fit.json]
 
-`gold`: share of right judgements of gold rows by teachers that don't know their labels; `pool`: the teacher's own, of
-the pool; `folds`: of the pool, by the teachers that judged gold, so that `folds` less `pool` is what their having fewer
-gold rows costs, and the rest of the difference is chance. Brier's scores beside them.
+`gold` is the accuracy on gold rows of teachers fitted without their labels, `pool` that of the teacher on the pool.
+`folds` is the accuracy on the pool of the teachers that predicted gold: `folds` minus `pool` is the cost of their fewer
+gold rows, the rest of the difference is chance. Brier scores are beside them.
 """
 
 import argparse
@@ -21,26 +21,28 @@ from tests.bench.labelled import Labelled, folders, labelled
 from tests.bench.machine import machine
 
 
-def right_and_brier(said: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
-    """Of probabilities [N, K] and class numbers [N]."""
-    right = said.argmax(axis=1) == actual
-    return float(right.mean()), float(((said.max(axis=1) - right) ** 2).mean())
+def accuracy_and_brier(probabilities: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
+    """Return accuracy and Brier score of probabilities [N, K] for class numbers [N]."""
+    right = probabilities.argmax(axis=1) == actual
+    return float(right.mean()), float(((probabilities.max(axis=1) - right) ** 2).mean())
 
 
-def judged(rows: Labelled, seed: int) -> dict[str, float]:
-    of_pool, of_gold = (np.array([rows.labels.index(label) for label in part.label]) for part in (rows.pool, rows.gold))
+def cross_fitted(rows: Labelled, seed: int) -> dict[str, float]:
+    pool_classes, gold_classes = (
+        np.array([rows.labels.index(label) for label in part.label]) for part in (rows.pool, rows.gold)
+    )
     training = SelfTraining(list(rows.pool.text), list(as_rows(rows.gold)), rows.labels, seed)
     seen = [vectors[training.pool] for vectors in training.vectors]
     found = {}
     started = time.process_time()
-    found["pool"], found["pool_brier"] = right_and_brier(
-        training.classifier().probabilities(list(rows.pool.text)), of_pool
+    found["pool"], found["pool_brier"] = accuracy_and_brier(
+        training.classifier().probabilities(list(rows.pool.text)), pool_classes
     )
     fitted = time.process_time()
-    found["gold"], found["gold_brier"] = right_and_brier(training.gold_probabilities(), of_gold)
+    found["gold"], found["gold_brier"] = accuracy_and_brier(training.gold_probabilities(), gold_classes)
     found["seconds_to_fit"], found["seconds_to_judge"] = fitted - started, time.process_time() - fitted
-    of_folds = [mean_probabilities(seen, training.fit(~left_out, quick=True)) for left_out in training.folds()]
-    found["folds"] = mean(right_and_brier(said, of_pool)[0] for said in of_folds)
+    by_fold = [mean_probabilities(seen, training.fit(~left_out, quick=True)) for left_out in training.folds()]
+    found["folds"] = mean(accuracy_and_brier(probabilities, pool_classes)[0] for probabilities in by_fold)
     return found
 
 
@@ -53,7 +55,7 @@ def main() -> None:
     for corpus, folder in folders().items():
         runs[corpus] = {}
         for seed in given.seeds:
-            runs[corpus][str(seed)] = judged(labelled(folder, seed), seed)
+            runs[corpus][str(seed)] = cross_fitted(labelled(folder, seed), seed)
             write_json(given.out, {"machine": machine(), "runs": runs})
             print(corpus, seed, runs[corpus][str(seed)], flush=True)
     print("| corpus | seed | gold | pool | folds | gold_brier | pool_brier |\n|---|---|---|---|---|---|---|")

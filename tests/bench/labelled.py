@@ -1,4 +1,4 @@
-"""Corpora with their true labels, split as the stages filter and split do: for benches that train no student."""
+"""Corpora with true labels, split like the stages filter and split do it, for benches that train no student."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ class Labelled:
 
 
 def folders() -> dict[str, Path]:
-    """Where each corpus that is at hand has train.csv and test.csv."""
+    """Return the folders of train.csv and test.csv, by corpus; Banking77 only if it is there."""
     return {"sample": ROOT / "data/sample"} | ({"banking77": BANKING77} if BANKING77.is_dir() else {})
 
 

@@ -1,10 +1,10 @@
-"""What a hundred looks are worth: the review's queue against random rows, the sealed labels as the person. `make
+"""Compare a review of the queue's hundred rows with one of random rows; the sealed labels stand in for a person. `make
 bench-review`
 
 python -m tests.bench.review [--seeds 0 1] [--rows 100] [--out reports/bench/review.json]
 
-Each arm is `decisions.csv` with that many rows, and the real stages split and teacher behind it. The figure is the
-share of the pool's labels that are right then: the teacher's, and the reviewed rows'.
+Each arm fills `decisions.csv` with that many rows and runs the stages split and teacher. The figure is the share of
+right labels in the pool afterwards, the teacher's and the reviewed ones.
 """
 
 import argparse
@@ -28,24 +28,24 @@ ARMS = ("none", "random", "queue")
 
 
 def share_right(true: dict[str, str]) -> float:
-    """Of the pool as it was before the review."""
+    """Return the share of right labels in the pool as it was before the review."""
     labelled = {row["id"]: row["label"] for path in (paths.TEACHER_LABELS, paths.REVIEWED) for row in read_jsonl(path)}
     return mean(labelled[row] == label for row, label in true.items())
 
 
 def arms(changes: list[str], rows: int) -> dict[str, float]:
-    """The share of right labels of each arm."""
+    """Return the share of right labels of each arm."""
     with cloned() as clone, chdir(clone):
         run_stages(clone, changes, "teacher")
         params = load_params()
         true = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
-        asked: dict[str, list[TeacherLabel]] = {
+        chosen_by: dict[str, list[TeacherLabel]] = {
             "random": random.Random(params.seed).sample(read_jsonl(paths.TEACHER_LABELS), rows),
             "queue": [doubt.row for doubt in rows_to_review(params, rows)],
         }
         found = {"none": share_right(true)}
         before = paths.DECISIONS.read_bytes()
-        for arm, chosen in asked.items():
+        for arm, chosen in chosen_by.items():
             paths.DECISIONS.write_bytes(before)
             add_decisions(
                 paths.DECISIONS, [Decision(row["id"], true[row["id"]], row["label"], now()) for row in chosen]

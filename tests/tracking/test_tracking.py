@@ -1,4 +1,6 @@
-"""Tracking with a real MLflow server and W&B offline, read back through MLflow's API; the logged model in a fresh process."""
+"""Tracking with a real MLflow server and W&B offline, read back through MLflow's API, and the logged model in a fresh
+process.
+"""
 
 import json
 import os

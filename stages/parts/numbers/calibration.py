@@ -1,5 +1,4 @@
-"""Confidence that means what it says: temperature scaling, and the confidence from which answers are right often
-enough.
+"""Calibrated confidence: temperature scaling, and the threshold below which the service abstains.
 
 Temperature scaling: Guo et al. 2017, On Calibration of Modern Neural Networks. Abstaining below a threshold: El-Yaniv
 and Wiener 2010.
@@ -16,13 +15,14 @@ from scipy.optimize import minimize_scalar
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json
 
-TINY = 1e-6  # stands for a probability that an engine did not report
+TINY = 1e-6  # in place of a probability that an engine did not report
 TEMPERATURES = (0.2, 10.0)
 
 
 class Calibration(BaseModel):
-    """How to read the probabilities of the pair with these hashes. `threshold` is the lowest confidence worth an
-    answer, or None where none is; `coverage` and `precision` are what it gave on the `rows` that it was chosen on."""
+    """How to read the probabilities of the pair with these hashes. `threshold` is the lowest confidence that is
+    answered, None if the service abstains on every query; `coverage` and `precision` are those on the `rows` that it
+    was chosen on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +37,7 @@ class Calibration(BaseModel):
 
 
 def load_calibration(path: Path) -> Calibration:
-    """Read a calibration; raises UserError where it is missing or from another version of this project."""
+    """Read a calibration; raises UserError if it is missing or from another version of this project."""
     try:
         return Calibration.model_validate(read_json(path))
     except ValidationError as error:
@@ -45,7 +45,7 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def calibrated(probabilities: Mapping[str, float], temperature: float) -> dict[str, float]:
-    """The same labels at another temperature, summing to 1, likeliest first."""
+    """Return the probabilities at another temperature, summing to 1, the most likely label first."""
     scaled = {label: probability ** (1 / temperature) for label, probability in probabilities.items()}
     total = sum(scaled.values())
     return {label: value / total for label, value in sorted(scaled.items(), key=lambda pair: -pair[1])} if total else {}
@@ -54,9 +54,9 @@ def calibrated(probabilities: Mapping[str, float], temperature: float) -> dict[s
 def best_temperature(
     distributions: Sequence[Mapping[str, float]], labels: Sequence[str], certainty: Sequence[float]
 ) -> float:
-    """The temperature at which labels that are true with probability `certainty` are least surprising."""
+    """Return the temperature with the least log loss on labels that are true with probability `certainty`."""
 
-    def surprise(log_temperature: float) -> float:
+    def log_loss(log_temperature: float) -> float:
         temperature = math.exp(log_temperature)
         likely = [
             calibrated(found, temperature).get(label, 0.0) for found, label in zip(distributions, labels, strict=True)
@@ -65,19 +65,18 @@ def best_temperature(
         return -float(np.mean(sure * np.log(believed) + (1 - sure) * np.log(1 - believed)))
 
     bounds = tuple(math.log(bound) for bound in TEMPERATURES)
-    return math.exp(float(minimize_scalar(surprise, bounds=bounds, method="bounded").x))
+    return math.exp(float(minimize_scalar(log_loss, bounds=bounds, method="bounded").x))
 
 
 def lowest_threshold(confidence: Sequence[float], right: Sequence[float], precision: float) -> float | None:
-    """The lowest confidence such that of the rows at or above it a share of `precision` is right; None where there is
-    none.
+    """Return the lowest confidence at or above which a share of `precision` of the rows is right, if there is one.
 
-    `right` is the probability that a row's answer is. The share is (right + 1) / (rows + 2), Laplace's rule of
-    succession: a lucky handful of rows proves little.
+    `right` is the probability that a row's answer is right. The share is (right + 1) / (rows + 2), Laplace's rule of
+    succession: a few lucky rows prove little.
     """
     order = np.argsort(-np.asarray(confidence), kind="stable")
-    surest = np.asarray(confidence)[order]
+    ranked = np.asarray(confidence)[order]
     share = (np.cumsum(np.asarray(right, float)[order]) + 1) / (np.arange(len(order)) + 3)
-    last_of_its_value = np.append(surest[1:] != surest[:-1], True)
-    enough = np.flatnonzero((share >= precision) & last_of_its_value[: len(surest)])
-    return float(surest[enough[-1]]) if len(enough) else None
+    last_of_its_value = np.append(ranked[1:] != ranked[:-1], True)
+    enough = np.flatnonzero((share >= precision) & last_of_its_value[: len(ranked)])
+    return float(ranked[enough[-1]]) if len(enough) else None

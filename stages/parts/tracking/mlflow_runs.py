@@ -29,7 +29,7 @@ PARAMS_PER_REQUEST, METRICS_PER_REQUEST = 100, 1000  # MLflow's limits
 
 
 def store(uri: str) -> str:
-    """Return the tracking store's URI. A relative SQLite file is in the repository, even if DVC runs the stage elsewhere."""
+    """Return the tracking store's URI. A relative SQLite file is in the repository, wherever DVC runs the stage."""
     prefix = "sqlite:///"
     if uri.startswith(prefix) and not uri.startswith("sqlite:////"):
         return f"{prefix}{paths.cache().parent / uri.removeprefix(prefix)}"
