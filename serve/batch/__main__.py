@@ -28,7 +28,7 @@ from stages.parts.engines.http_client import EngineError, engine_client
 from stages.parts.engines.process import running
 from stages.parts.engines.rate_limit import RateLimit
 from stages.parts.engines.requests import NO_ANSWER, Failure
-from stages.parts.run.append_log import AppendLog, append_log
+from stages.parts.run.answer_store import AnswerStore, answer_store
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import fingerprint, whole_file
 from stages.parts.run.machine import end_on_sigterm
@@ -49,7 +49,7 @@ async def ask(client: CachingClient, student: ServedStudent, number: int, text: 
 
 
 async def classify(
-    student: ServedStudent, texts: Sequence[str], log: AppendLog, at_once: int, timeout_s: float
+    student: ServedStudent, texts: Sequence[str], store: AnswerStore, at_once: int, timeout_s: float
 ) -> list[dict[str, Any]]:
     """Answers in the order of the texts. Raises EngineError, in a group, with the row's number, from 1."""
     answers: list[dict[str, Any]] = []
@@ -60,7 +60,7 @@ async def classify(
             progress.update()
 
         async with engine_client(student.engine.served, timeout_s) as client:
-            caching = CachingClient(client, RateLimit(at_once), log, attempts=ATTEMPTS)
+            caching = CachingClient(client, RateLimit(at_once), store, attempts=ATTEMPTS)
             await caching.send(student.classifier.trial())
             await in_order(lambda row: ask(caching, student, *row), enumerate(texts, start=1), at_once, take)
     return answers
@@ -71,9 +71,9 @@ def batch(source: Path, to: Path, column: str) -> None:
     rows = read_texts(source, column)
     check_target(to)
     student = load_served_student(params)
-    kept = cache() / "batch" / f"{fingerprint(json.dumps([list(rows[column]), student.classifier.request('')]))}.jsonl"
-    with append_log(kept, "another run is classifying the same rows") as log, running(student.engine):
-        work = classify(student, list(rows[column]), log, AT_ONCE, SLOWEST * params.serve.timeout_s)
+    kept = cache() / "batch" / f"{fingerprint(json.dumps([list(rows[column]), student.classifier.request('')]))}.sqlite"
+    with answer_store(kept, "another run is classifying the same rows") as store, running(student.engine):
+        work = classify(student, list(rows[column]), store, AT_ONCE, SLOWEST * params.serve.timeout_s)
         try:
             answers = asyncio.run(work)
         except ExceptionGroup as group:
@@ -83,7 +83,7 @@ def batch(source: Path, to: Path, column: str) -> None:
             found = found.drop(columns="reasoning")
         with whole_file(to) as draft:
             pd.concat([rows, found], axis=1).to_csv(draft, index=False)
-        kept.unlink()
+        store.remove()
     print(f"{len(rows)} rows in {to}, {sum(answer['abstained'] for answer in answers)} of them abstained")
 
 

@@ -1,8 +1,8 @@
 """Classify one parquet file of many, again and again until it is done: what a worker of a large run does (on_ray.py).
 
-Answers are kept in a log beside the output, from which a killed run goes on. When the output is there, whole, its
-footer says what it was made of (the input's bytes, the served pair, the column), and the log goes: a file that is done
-costs one look, and nobody holds the ids of all rows.
+Answers are stored in a file beside the output, from which a killed run goes on. When the output is there, whole, its
+footer says what it was made of (the input's bytes, the served pair, the column), and the store goes: a file that is
+done costs one look, and nobody holds the ids of all rows.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ from stages.parts.engines.engine import ServedModel
 from stages.parts.engines.http_client import EngineError, EngineRefuses, RequestRefused, engine_client
 from stages.parts.engines.rate_limit import RateLimit, backoff_s
 from stages.parts.engines.requests import NO_ANSWER, Failure
-from stages.parts.run.append_log import AppendLog, append_log
+from stages.parts.run.answer_store import AnswerStore, answer_store
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import file_sha256, fingerprint, whole_file
 from stages.parts.students.pair import Classifier
 
 CHANCES = 3  # for a row that fails while others are answered: the engine may have died and come back in between
 LET_GO_S = 30  # a killed run's workers end some seconds after it
-LOGS = ".answers"  # their folder, below the output's: hidden, so that readers of parquet folders pass it by
+STORES = ".answers"  # their folder, below the output's: hidden, so that readers of parquet folders pass it by
 
 
 @dataclass(frozen=True)
@@ -66,27 +66,26 @@ def classify_file(job: Job, name: str, tell: Callable[[int], None]) -> dict[str,
     Raises UserError for a file that can't be classified, EngineError where the engine would refuse every row.
     """
     with open_file(job.source / name, job.column) as file, ExitStack() as stack:
-        log = job.to / LOGS / f"{name}.jsonl"
-        kept = taken(stack, log, name)
+        store = open_store(stack, job.to / STORES / f"{name}.sqlite", name)
         made_of, summary = job.made_of(name), read_summary(job.to / name)
         if summary is None or summary["made_of"] != made_of:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 try:
-                    summary = runner.run(write_answers(job, name, file, kept, made_of, tell))
+                    summary = runner.run(write_answers(job, name, file, store, made_of, tell))
                 except ExceptionGroup as group:
                     raise group.exceptions[0] from None
         else:
             tell(summary["rows"])
-        log.unlink(missing_ok=True)
+        store.remove()
     return summary
 
 
-def taken(stack: ExitStack, log: Path, name: str) -> AppendLog:
-    """The log, once nobody else has it; raises UserError where a run that lives does."""
+def open_store(stack: ExitStack, path: Path, name: str) -> AnswerStore:
+    """Return the store in a file, once no other process has it open; raises UserError if one keeps it."""
     end = time.monotonic() + LET_GO_S
     while True:
         try:
-            return stack.enter_context(append_log(log, f"another run is at work on {name}"))
+            return stack.enter_context(answer_store(path, f"another run is at work on {name}"))
         except UserError:
             if time.monotonic() > end:
                 raise
@@ -94,7 +93,7 @@ def taken(stack: ExitStack, log: Path, name: str) -> AppendLog:
 
 
 async def write_answers(
-    job: Job, name: str, file: pq.ParquetFile, log: AppendLog, made_of: str, tell: Callable[[int], None]
+    job: Job, name: str, file: pq.ParquetFile, store: AnswerStore, made_of: str, tell: Callable[[int], None]
 ) -> dict[str, Any]:
     to = job.to / name
     for draft in to.parent.glob(f".{glob.escape(to.name)}.*"):
@@ -117,7 +116,7 @@ async def write_answers(
             tell(1)
 
         async with engine_client(replace(job.served, key=os.environ.get(ENGINE_KEY, "")), job.timeout_s) as client:
-            caching = CachingClient(client, RateLimit(AT_ONCE), log, attempts=ATTEMPTS)
+            caching = CachingClient(client, RateLimit(AT_ONCE), store, attempts=ATTEMPTS)
             patient = Patient(caching, job.classifier)
             await patient.until_up()
             await in_order(patient.answer, answered.texts(), AT_ONCE, take)

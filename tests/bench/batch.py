@@ -7,7 +7,7 @@ have 10,000 rows of the sample corpus, numbered so that all differ. For each pat
 
 - seconds, processor_s: of the command and all its processes, start included; the engine is not among them.
 - peak_mb: the most that they held together (proportional set size), largest_worker_mb: the most that one worker held.
-- output_bytes_a_row, log_bytes_a_row: of the files on disk beyond the input, and of the answer log.
+- output_bytes_a_row, log_bytes_a_row: of the files on disk beyond the input, and of the store of answers.
 
 `a_row` is the difference between the most and the fewest rows, which leaves the start out.
 """
@@ -64,13 +64,13 @@ def size(folder: Path) -> int:
 class Watch(threading.Thread):
     """Looks at a process and its children every second until it ends."""
 
-    def __init__(self, process: Popen[str], logs: Path) -> None:
+    def __init__(self, process: Popen[str], stores: Path, rows_a_store: int) -> None:
         super().__init__()
         self.process = process
-        self.logs = logs
+        self.stores, self.rows_a_store = stores, rows_a_store
         self.seconds: dict[int, float] = defaultdict(float)
         self.peak = self.largest_worker = 0
-        self.log_bytes_a_row: float | None = None
+        self.log_bytes_a_row = 0.0
 
     def run(self) -> None:
         while self.process.poll() is None:
@@ -78,11 +78,9 @@ class Watch(threading.Thread):
                 self.look(
                     [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
                 )
-            if self.log_bytes_a_row is None:
-                for log in self.logs.rglob("*.jsonl"):
-                    if log.stat().st_size > MB:
-                        with log.open("rb") as file:
-                            self.log_bytes_a_row = MB / file.read(MB).count(b"\n")
+            for store in self.stores.rglob("*.sqlite"):
+                with suppress(FileNotFoundError):
+                    self.log_bytes_a_row = max(self.log_bytes_a_row, store.stat().st_size / self.rows_a_store)
             time.sleep(1)
 
     def look(self, processes: list[psutil.Process]) -> None:
@@ -101,11 +99,12 @@ class Watch(threading.Thread):
         self.peak = max(self.peak, held)
 
 
-def measure(shop: Shop, *command: str) -> dict[str, Any]:
+def measure(shop: Shop, rows: int, *command: str) -> dict[str, Any]:
     """Run a command to its end."""
     began = time.monotonic()
     process = start(shop, *command, RAY_worker_niceness="0", RAY_ADDRESS="local")
-    watch = Watch(process, shop.folder / ("out/.answers" if "--ray" in command else ".cache/batch"))
+    stores, rows_a_store = ("out/.answers", FILE_ROWS) if "--ray" in command else (".cache/batch", rows)
+    watch = Watch(process, shop.folder / stores, rows_a_store)
     watch.start()
     if process.wait():
         sys.exit((shop.folder / "log").read_text()[-3000:])
@@ -125,9 +124,9 @@ def both_paths(rows: int, latency_ms: float) -> dict[str, Any]:
         shop = make_shop(Path(name) / "shop", labels=[f"label_of_some_length_{number}" for number in range(LABELS)])
         before = write_input(shop, rows)
         with ended(start_engine(shop, latency_ms)):
-            found["ray"] = measure(shop, "serve.batch", "--ray", "in", "out")
+            found["ray"] = measure(shop, rows, "serve.batch", "--ray", "in", "out")
             found["ray"]["output_bytes_a_row"] = (size(shop.folder / "out") - before) / rows
-            found["plain"] = measure(shop, "serve.batch", "in.csv", "out.csv")
+            found["plain"] = measure(shop, rows, "serve.batch", "in.csv", "out.csv")
     return found
 
 

@@ -20,6 +20,7 @@ import yaml
 from aiohttp import web
 
 from stages.parts.run import paths
+from stages.parts.run.answer_store import AnswerStore, answer_store
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_jsonl
 from stages.parts.run.machine import free_port
@@ -118,6 +119,13 @@ class Sandbox:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+
+    @contextmanager
+    def answers(self, name: str = "*[0-9a-f].sqlite") -> Iterator[AnswerStore]:
+        """The teacher's stored answers."""
+        [path] = (self.folder / ".cache/answers").glob(name)
+        with answer_store(path, "busy") as store:
+            yield store
 
     def stats(self) -> dict[str, Any]:
         found: dict[str, Any] = requests.get(f"http://127.0.0.1:{self.port}/stats", timeout=30).json()

@@ -13,6 +13,7 @@ import pytest
 
 from stages.parts.data.rows import Row
 from stages.parts.engines import batch_api
+from stages.parts.engines.caching_client import was_cut
 from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.requests import Failure, Outcome, Prediction, ProgramRequests
 from stages.parts.run import paths
@@ -115,9 +116,6 @@ def test_what_was_answered_is_never_asked_again(tmp_path):
         assert not sandbox.label()
         first, asked = sandbox.bytes(), sandbox.stats()["requests"]
         sandbox.set("lora", r=8)
-        [log] = (sandbox.folder / ".cache/answers").iterdir()
-        with log.open("ab") as torn:
-            torn.write(b'{"key": "0123')
         shutil.rmtree(sandbox.folder / paths.TEACHER)
         assert not sandbox.label()
         assert sandbox.stats()["requests"] == asked and sandbox.bytes() == first
@@ -131,13 +129,11 @@ def test_more_tokens_ask_again_for_what_was_cut_alone(tmp_path):
     sandbox.set("teacher", max_tokens=50)
     with sandbox.teacher("--fault", "truncated=0.05"):
         assert not sandbox.label()
-    [log] = (sandbox.folder / ".cache/answers").iterdir()
-    last = {record["key"]: record for record in map(json.loads, log.read_text().splitlines())}
-    for record in list(last.values())[:7]:  # as if twice the tokens had not been enough either
-        record["completion"]["choices"][0] |= {"finish_reason": "length", "message": {"content": "[[ ## reas"}}
-        record["max_tokens"] = 200
-    log.write_text("".join(json.dumps(record) + "\n" for record in last.values()))
-    cut = sum(record["completion"]["choices"][0]["finish_reason"] == "length" for record in last.values())
+    with sandbox.answers() as store:
+        for key, record in store.records()[:7]:  # as if twice the tokens had not been enough either
+            record["completion"]["choices"][0] |= {"finish_reason": "length", "message": {"content": "[[ ## reas"}}
+            store.put(key, {**record, "max_tokens": 200})
+        cut = sum(was_cut(record["completion"]) for _, record in store.records())
     sandbox.set("teacher", max_tokens=400)
     with sandbox.teacher():
         assert not sandbox.label()
@@ -212,7 +208,7 @@ def test_a_row_that_is_refused_for_its_content_stops_no_run(tmp_path, batch, mon
     # behind the first eight: one that is refused before any answer speaks for all
     with sandbox.teacher("--filtered", "query 30"):
         assert not sandbox.label()
-        assert not sandbox.label(), "when all others are in the log, the first real request is refused"
+        assert not sandbox.label(), "when all others are stored, the first real request is refused"
         assert sandbox.report()["failed"] == {"refused": 1} and sandbox.stats()["answers"] == 89
         assert [row["text"] for row in sandbox.rows(paths.TEACHER_FAILED)] == ["query 30"]
 
@@ -335,8 +331,9 @@ def test_a_batch_outlives_trouble_long_lines_and_other_peoples_batches(tmp_path,
             patch.setattr(batch_api.Batches, "ended", None)
             with pytest.raises(TypeError):
                 sandbox.label()
-        [jobs] = (sandbox.folder / ".cache/answers").glob("*.batches.jsonl")
-        jobs.write_text("".join(jobs.read_text().splitlines(keepends=True)[:1]))
+        with sandbox.answers("*.batches.sqlite") as jobs:
+            [(key, job)] = jobs.records()
+            jobs.put(key, {**job, "batch": None})
         assert not sandbox.label()
         assert sandbox.stats()["batches"] == 1 and sandbox.stats()["answers"] == 50 and sandbox.report()["valid"] == 20
 
@@ -348,11 +345,10 @@ def test_a_batch_that_is_asked_again_for_what_was_cut_keeps_its_answers_and_both
     with sandbox.teacher():
         assert not sandbox.label()
         cost, asked = sandbox.report()["cost"], sandbox.stats()
-        [log] = (path for path in (sandbox.folder / ".cache/answers").iterdir() if "batches" not in path.name)
-        records = [json.loads(line) for line in log.read_text().splitlines()]
-        for record in records[:5]:
-            record["completion"]["choices"][0]["finish_reason"] = "length"
-        log.write_text("".join(json.dumps(record) + "\n" for record in records))
+        with sandbox.answers() as store:
+            for key, record in store.records()[:5]:
+                record["completion"]["choices"][0]["finish_reason"] = "length"
+                store.put(key, record)
         sandbox.set("teacher", max_tokens=1600)
         assert not sandbox.label()
         again = sandbox.stats()

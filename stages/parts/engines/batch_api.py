@@ -22,7 +22,7 @@ from stages.parts.engines.budget import BudgetExceeded
 from stages.parts.engines.caching_client import CachingClient, allowed_tokens, compact, content_key, still_answers
 from stages.parts.engines.http_client import EngineClient, EngineError, EngineRefuses, EngineTimeout, RequestRefused
 from stages.parts.engines.rate_limit import backoff_s
-from stages.parts.run.append_log import KEY_LENGTH, AppendLog
+from stages.parts.run.answer_store import KEY_LENGTH, AnswerStore
 from stages.parts.run.progress import Progress
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 100 * 2**20  # in one batch: OpenAI allows 50,000 and 200 MB
@@ -42,19 +42,19 @@ def line_of(key: str, body: Mapping[str, Any]) -> str:
 class Batches:
     """Jobs at one endpoint, whose answers go to the log of `caching`. `jobs` is the other log."""
 
-    def __init__(self, client: EngineClient, caching: CachingClient, jobs: AppendLog) -> None:
-        assert caching.log is not None
+    def __init__(self, client: EngineClient, caching: CachingClient, jobs: AnswerStore) -> None:
+        assert caching.store is not None
         self.client = client
         self.caching = caching
-        self.answers, self.budget = caching.log, caching.budget
+        self.answers, self.budget = caching.store, caching.budget
         self.jobs = jobs
 
     async def complete_all(self, bodies: Iterable[dict[str, Any]]) -> None:
         """Get what the log lacks of the answers to requests that allow as many tokens each, in batches as large as
         limits and budget allow; leaves out what a batch failed to answer. Raises EngineError, and OverBudget."""
-        for job in self.jobs.records():
+        for key, job in self.jobs.records():
             if not job["done"]:
-                await self.finish(job)
+                await self.finish({**job, "key": key})
         wanted: dict[str, dict[str, Any]] = {}
         size = prompt = completion = 0
         for body in bodies:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from stages.parts.engines.budget import Budget
 from stages.parts.engines.http_client import EngineBusy, EngineError, EngineRefuses, QueryRefused, RequestRefused
 from stages.parts.engines.rate_limit import RateLimit, backoff_s
-from stages.parts.run.append_log import KEY_LENGTH, AppendLog
+from stages.parts.run.answer_store import KEY_LENGTH, AnswerStore
 from stages.parts.task.label_probabilities import tokens_of_label
 
 ATTEMPTS = 8  # with the pauses between them, about half a minute and the engine's own Retry-After
@@ -79,7 +79,7 @@ def was_cut(completion: Mapping[str, Any]) -> bool:
 
 
 def still_answers(record: Mapping[str, Any] | None, body: Mapping[str, Any]) -> bool:
-    """Whether what the log has is the answer to a request: not where it was cut short and more tokens are allowed
+    """Whether what the store has is the answer to a request: not where it was cut short and more tokens are allowed
     now.
     """
     return record is not None and not (was_cut(record["completion"]) and record["max_tokens"] < allowed_tokens(body))
@@ -93,7 +93,7 @@ def payments(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class CachingClient:
-    """Completes requests on one engine. With a `log`, answers in it are not requested again. Adds each stored or new
+    """Completes requests on one engine. With a `store`, answers in it are not requested again. Adds each stored or new
     answer to its budget once.
     """
 
@@ -101,13 +101,13 @@ class CachingClient:
         self,
         client: ChatClient,
         rate_limit: RateLimit,
-        log: AppendLog | None = None,
+        store: AnswerStore | None = None,
         budget: Budget | None = None,
         attempts: int = ATTEMPTS,
     ) -> None:
         self.client = client
         self.rate_limit = rate_limit
-        self.log = log
+        self.store = store
         self.budget = budget or Budget()
         self.attempts = attempts
         self.pending: dict[str, asyncio.Event] = {}
@@ -119,7 +119,7 @@ class CachingClient:
         Raises EngineRefuses for what no request can mend, RequestRefused and QueryRefused for what a retry
         would not mend, any other EngineError after the last attempt, and BudgetExceeded.
         """
-        if self.log is None:
+        if self.store is None:
             return (await self.send(body))["completion"]
         key = content_key(body)
         while key in self.pending:  # equal requests are sent once
@@ -129,7 +129,7 @@ class CachingClient:
         self.pending[key] = asyncio.Event()
         try:
             record = self.record(key, await self.send(body))
-            if self.log.first_use(key):
+            if self.store.first_use(key):
                 self.count(body, record["paid_before"])
         finally:
             self.pending.pop(key).set()
@@ -137,27 +137,27 @@ class CachingClient:
         return completion
 
     def record(self, key: str, answer: Mapping[str, Any]) -> dict[str, Any]:
-        """Log an answer with the payments for those it replaces, which were cut short; returns the log's record."""
-        assert self.log is not None
-        before = self.log.get(key)
+        """Store an answer with the payments for those it replaces, which were cut short; returns the record."""
+        assert self.store is not None
+        before = self.store.get(key)
         with_payments = {**answer, "paid_before": payments(before) if before else []}
-        self.log.put(key, with_payments)
+        self.store.put(key, with_payments)
         return with_payments
 
     def stored(self, key: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the log's answer, or None; it is counted the first time it is used."""
-        assert self.log is not None
-        record = self.log.get(key)
+        """Return the store's answer, or None; it is counted the first time it is used."""
+        assert self.store is not None
+        record = self.store.get(key)
         if record is None or not still_answers(record, body):
             return None
-        if self.log.first_use(key):
+        if self.store.first_use(key):
             self.count(body, payments(record))
         self.answered = True  # such requests were not refused
         completion: dict[str, Any] = record["completion"]
         return completion
 
     def count(self, body: Mapping[str, Any], paid: Iterable[Mapping[str, Any]]) -> None:
-        """Count what the log says of answers to a request, at today's price where none was known when they came."""
+        """Add a request's payments to the budget, at the present price if none was known when they were made."""
         for each in paid:
             dollars = each["dollars"]
             self.budget.add(
@@ -165,7 +165,7 @@ class CachingClient:
             )
 
     async def send(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Send a request until it is answered; returns the record for the log: the completion, and what it took."""
+        """Send a request until it is answered; returns the record for the store: the completion, and what it took."""
         for attempt in range(self.attempts):
             try:
                 async with (

@@ -8,7 +8,7 @@ commands    how a command ends: errors in one line, Ctrl-C, SIGTERM
 errors      the error that a user can mend
 machine     ports, GPUs, child processes
 progress    a bar on a terminal, lines in a log
-append_log  paid answers: nothing is lost when a run is killed (key_places: its index)
+answer_store  paid answers in SQLite: nothing is lost when a run is killed
 traces      a sample of DSPy's calls for MLflow
 pages       templates filled in, and the pages' style
 provenance  commit, package versions, dates

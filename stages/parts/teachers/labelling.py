@@ -15,7 +15,7 @@ from stages.parts.engines.budget import BudgetExceeded, Spending
 from stages.parts.engines.caching_client import CachingClient, ChatClient, in_order
 from stages.parts.engines.http_client import EngineClient, EngineError, EngineRefuses
 from stages.parts.engines.requests import Outcome, Prediction, ProgramRequests
-from stages.parts.run.append_log import AppendLog, append_log
+from stages.parts.run.answer_store import AnswerStore, answer_store
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Runtime
 from stages.parts.run.progress import Progress
@@ -126,14 +126,14 @@ class LabellingRun:
         Raises UserError if the teacher refuses to work, the budget would be exceeded, or more than MAX_FAILED of the
         rows fail. The answers until then are kept.
         """
-        log_file = append_log(self.teacher.log, self.teacher.busy) if self.teacher.log else nullcontext()
+        opened = answer_store(self.teacher.store, self.teacher.busy) if self.teacher.store else nullcontext()
         try:
             with (
-                log_file as log,
+                opened as store,
                 Progress(f"querying {self.teacher.name}", self.total) as progress,
                 asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop,
             ):
-                loop.run(self.label_concurrently(log, progress, handle))
+                loop.run(self.label_concurrently(store, progress, handle))
         except ExceptionGroup as group:  # of in_order's tasks
             raise self.reason_to_stop(group.exceptions[0]) from None
         except (EngineError, BudgetExceeded) as error:  # of a batch
@@ -141,10 +141,10 @@ class LabellingRun:
         return self.budget.spent
 
     async def label_concurrently(
-        self, log: AppendLog | None, progress: Progress, handle: Callable[[Row, Outcome], None]
+        self, store: AnswerStore | None, progress: Progress, handle: Callable[[Row, Outcome], None]
     ) -> None:
         async with self.teacher.connect() as client:
-            caching = CachingClient(client, rate_limit(self.runtime), log, self.budget)
+            caching = CachingClient(client, rate_limit(self.runtime), store, self.budget)
             labeller = Labeller(caching, self.requests, self.teacher.votes)
             if self.teacher.batch:
                 await self.complete_in_batches(client, caching)
@@ -158,9 +158,9 @@ class LabellingRun:
             await in_order(outcome, self.rows, self.runtime.max_in_flight, handle)
 
     async def complete_in_batches(self, client: ChatClient, caching: CachingClient) -> None:
-        """Fill the log through the vendor's batch API; what a batch leaves out is requested row by row afterwards."""
-        assert self.teacher.log and isinstance(client, EngineClient)
-        with append_log(self.teacher.log.with_suffix(".batches.jsonl"), self.teacher.busy) as jobs:
+        """Fill the store through the vendor's batch API; what a batch leaves out is requested row by row afterwards."""
+        assert self.teacher.store and isinstance(client, EngineClient)
+        with answer_store(self.teacher.store.with_suffix(".batches.sqlite"), self.teacher.busy) as jobs:
             await Batches(client, caching, jobs).complete_all(self.bodies())
 
     def bodies(self) -> Iterator[dict[str, Any]]:

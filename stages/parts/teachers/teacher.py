@@ -33,7 +33,7 @@ from stages.parts.teachers.inputs import TeacherInputs
 class Teacher:
     """A model that labels. `connect` opens a client, `name` is the model's in requests, `votes` the answers per row.
 
-    `log` is where answers are kept, None for a teacher whose answers cost nothing; `price` is None if it is not known;
+    `store` is the file of its answers, None for a teacher whose answers cost nothing; `price` is None if it is not known;
     `batch` says whether to use the vendor's batch API.
     """
 
@@ -41,7 +41,7 @@ class Teacher:
     kind: EndpointKind
     connect: Callable[[], AbstractAsyncContextManager[ChatClient]]
     max_tokens: int
-    log: Path | None = None
+    store: Path | None = None
     price: Price | None = None
     options: dict[str, Any] = field(default_factory=dict)
     batch: bool = False
@@ -99,7 +99,7 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
                 kind=served.kind,
                 connect=partial(engine_client, served, timeout_s),
                 max_tokens=settings.max_tokens,
-                log=answer_log(name),
+                store=answer_file(name),
                 votes=settings.votes,
             )
     elif isinstance(settings, HostedTeacherSettings):
@@ -110,7 +110,7 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
             kind=served.kind,
             connect=partial(engine_client, served, timeout_s),
             max_tokens=settings.max_tokens,
-            log=answer_log(name),
+            store=answer_file(name),
             price=known_price(settings),
             options=settings.options,
             batch=settings.batch,
@@ -128,7 +128,7 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
         yield Teacher("linear", HostedEndpoint(KEY_NAME), in_process, max_tokens=400, price=Price(0, 0))
 
 
-def answer_log(model: str) -> Path:
+def answer_file(model: str) -> Path:
     """Return the path of a model's answers: a file a model, so that runs with others are not locked out."""
     readable = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in model)[-60:]
-    return cache() / "answers" / f"{readable}-{fingerprint(model)[:8]}.jsonl"
+    return cache() / "answers" / f"{readable}-{fingerprint(model)[:8]}.sqlite"

@@ -13,7 +13,7 @@ from typing import Any
 
 from stages.parts.engines.budget import DISCOUNT, characters
 from stages.parts.engines.caching_client import content_key, still_answers
-from stages.parts.run.append_log import append_log
+from stages.parts.run.answer_store import answer_store
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Runtime, load_params
@@ -81,14 +81,14 @@ def estimate(rows: int, bodies: Iterable[Body], rates: AnswerRates, teacher: Tea
 
 def plan(teacher: Teacher, inputs: TeacherInputs, runtime: Runtime, seed: int) -> dict[str, Estimate]:
     """Estimate the pool, test with gold, and both together; raises UserError as labelling does."""
-    assert teacher.log
+    assert teacher.store
     count = len(inputs.rows)
     sample = rows_at(inputs.rows, set(random.Random(seed).sample(range(count), min(SAMPLE, count))))
     LabellingRun(replace(teacher, batch=False), inputs.program, sample, runtime).label(lambda row, outcome: None)
     requests = teacher.requests(inputs.program)
-    with append_log(teacher.log, teacher.busy) as log:
+    with answer_store(teacher.store, teacher.busy) as store:
         sent = (body for row in sample for body in request_bodies(row["text"], requests, teacher.votes))
-        answered = [(body, record) for body in sent if (record := log.get(content_key(body)))]
+        answered = [(body, record) for body in sent if (record := store.get(content_key(body)))]
         if not answered:
             raise UserError(f"none of {len(sample)} rows was answered: there is nothing to estimate from")
         usages = [record["completion"]["usage"] for _, record in answered]
@@ -102,7 +102,7 @@ def plan(teacher: Teacher, inputs: TeacherInputs, runtime: Runtime, seed: int) -
             """Yield the requests of different texts that have no stored answer."""
             for text in dict.fromkeys(row["text"] for row in rows):
                 for body in request_bodies(text, requests, teacher.votes):
-                    if not still_answers(log.get(content_key(body)), body):
+                    if not still_answers(store.get(content_key(body)), body):
                         yield body
 
         pool, others = (
@@ -139,7 +139,7 @@ def main() -> None:
         params = load_params()
         inputs = read_inputs(params)
         with open_teacher(params, inputs) as teacher:
-            if teacher.log:
+            if teacher.store:
                 print(table(teacher, plan(teacher, inputs, params.runtime, params.seed), params.runtime))
             else:
                 print(f"the {teacher.name} teacher runs in this process: {len(inputs.rows):,} rows cost only a minute")

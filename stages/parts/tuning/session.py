@@ -13,7 +13,7 @@ from stages.parts.engines.caching_client import LIMITS, CachingClient, ChatClien
 from stages.parts.engines.dspy_bridge import CachedDspyEngine, ClientThread, cached_lm, client_thread
 from stages.parts.engines.http_client import EngineError
 from stages.parts.engines.requests import NO_ANSWER, Outcome
-from stages.parts.run.append_log import append_log
+from stages.parts.run.answer_store import answer_store
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Runtime
 from stages.parts.run.progress import Progress
@@ -117,12 +117,12 @@ def reason_to_stop(error: Exception) -> Exception:
 @contextmanager
 def open_session(teacher: Teacher, runtime: Runtime) -> Iterator[TeacherSession]:
     """Yield a session; raises UserError if another run is querying the same teacher."""
-    assert teacher.log
+    assert teacher.store
     budget, limit = teacher.budget(runtime), rate_limit(runtime)
-    with append_log(teacher.log, teacher.busy) as log:
+    with answer_store(teacher.store, teacher.busy) as store:
 
         def caching_client(client: ChatClient) -> CachingClient:
-            return CachingClient(client, limit, log, budget)
+            return CachingClient(client, limit, store, budget)
 
         with client_thread(teacher.connect, caching_client) as thread:
             yield TeacherSession(teacher, thread, runtime.max_in_flight)
