@@ -33,7 +33,7 @@ from stages.parts.teachers.inputs import TeacherInputs
 class Teacher:
     """A model that labels. `connect` opens a client, `name` is the model's in requests, `votes` the answers per row.
 
-    `store` is the file of its answers, None for a teacher whose answers cost nothing; `price` is None if it is not known;
+    `store` is the file of its answers, None if they cost nothing; `price` is None if it is not known;
     `batch` says whether to use the vendor's batch API.
     """
 
