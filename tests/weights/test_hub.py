@@ -1,14 +1,15 @@
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from transformers import AutoTokenizer
 
-from stages.parts.engines import hub
 from stages.parts.run.errors import UserError
 from stages.parts.students.chat_template import freeze_date
 from stages.parts.students.tiny import build_tokenizer
 from stages.parts.task.program import IntentClassifier
+from stages.parts.weights import hub
 
 # The date handling of the two templates in use: Llama 3.2 sets it from the clock where unset, others print the clock.
 SETS = (
@@ -51,7 +52,11 @@ REFUSAL = SimpleNamespace(headers={}, request=None)  # the least of a response t
             "is gated: accept its licence on https://huggingface.co/a/b, then set HF_TOKEN",
         ),
         (RepositoryNotFoundError("404", response=REFUSAL), "the hub has no a/b at"),
-        (OSError("no route to host"), "a/b could not be downloaded: no route to host"),
+        (OSError("no route to host"), "a/b could not be downloaded (no route to host): check the network"),
+        (
+            httpx.ConnectError("[Errno -2] Name or service not known"),
+            "([Errno -2] Name or service not known): check the network",
+        ),
     ],
 )
 def test_what_the_hub_refuses_is_one_clear_line(tmp_path, monkeypatch, error, says):

@@ -1,0 +1,5 @@
+"""Vectors of texts from a pretrained encoder.
+
+encoder.py   a model by the conventions of sentence-transformers, exported to ONNX once: texts in, unit vectors out
+vectors.py   data/embeddings: written by stage embed, read by whatever compares texts
+"""
