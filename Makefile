@@ -4,6 +4,7 @@ VENV := .venv
 HARDWARE ?= $(if $(wildcard $(VENV)/.ready-gpu),gpu,cpu)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(HARDWARE)
+RAY := .venv-ray
 .DEFAULT_GOAL := help
 FOLDER ?= data/mine
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' $(MAKEFILE_LIST))
@@ -53,12 +54,22 @@ review: setup ## look at the ROWS=100 rows that the teacher may have labelled wr
 serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
 
-serve-many: setup ## serve many students on one base: python -m serve.many add NAME REPOSITORY takes one in (serve/README.md)
+serve-many: setup ## serve many students on one base: python -m serve.many add NAME REPOSITORY takes one in (serve/many/README.md)
 	@$(BIN)/python -m serve.many
 
-serve-ray: setup ## serve on Ray: the LLM endpoint and the classifier, each scaled on its own (serve/README.md)
-	@$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-ray.lock
-	@$(BIN)/python -m serve.ray_serve
+serve-ray: setup-ray ## serve on Ray: the LLM endpoint and the classifier, each scaled on its own (serve/ray_serve/README.md)
+	@$(RAY)/bin/python -m serve.ray_serve
+
+setup-ray: $(RAY)/.ready ## create .venv-ray: Ray on top of the packages of .venv, which stays as it is
+
+# Of an environment of its own, so that `make check` and `make test` see the packages that the locks name and no others. Its .pth
+# file names .venv's packages: Ray's workers need them too, and they are 4 GB.
+$(RAY)/.ready: $(READY) requirements-ray.lock
+	@test -x $(RAY)/bin/python || $(BIN)/python -m venv --without-pip $(RAY)
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $(RAY)/base
+	@$(RAY)/bin/python -c "import shutil, sysconfig; shutil.move('$(RAY)/base', sysconfig.get_path('purelib') + '/base.pth')"
+	@$(RAY)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements-ray.lock
+	@touch $@
 
 export: setup ## fold the chosen adapter into its base: models/export, for vLLM and transformers
 	@$(BIN)/python -m serve.export
@@ -94,9 +105,8 @@ bench-review: setup ## a hundred looks at the review's queue against a hundred r
 bench-teacher: setup ## labelling through an endpoint of half a second: rows a second, processor time, memory (reports/bench/teacher.json)
 	@$(BIN)/python -m tests.bench.teacher
 
-bench-batch: setup ## whole files on Ray and on the plain path: rows a second, processor time, memory (reports/bench/batch.json)
-	@$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-ray.lock
-	@$(BIN)/python -m tests.bench.batch
+bench-batch: setup-ray ## whole files on Ray and on the plain path: rows a second, processor time, memory (reports/bench/batch.json)
+	@$(RAY)/bin/python -m tests.bench.batch
 
 bench-cleaning: setup ## what dropping likely label errors is worth, a teacher of 80 % on Banking77: three kinds of errors (reports/bench/cleaning.json)
 	@$(BIN)/python -m tests.bench.cleaning

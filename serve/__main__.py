@@ -1,4 +1,4 @@
-"""Serve the pair that `optimize` chose: its engine, and the program behind HTTP.
+"""Serve the pair that `optimize` chose: an engine for its weights, and its program behind HTTP.
 
 python -m serve [--host 127.0.0.1] [--port 8000]
 """
@@ -8,12 +8,11 @@ import argparse
 import uvloop
 from pydantic import ValidationError
 
-from serve.command import serving_command
 from serve.http.app import create_app
 from serve.http.keys import read_keys
-from serve.http.listen import listen
+from serve.http.server import listen, serving_command
 from serve.service import Service
-from serve.student import ServedStudent, load_served_student, pass_a_query
+from serve.student import ServedStudent, check_engine, load_served_student
 from serve.supervisor import Supervisor
 from stages.parts.engines.http_client import engine_client
 from stages.parts.run.errors import UserError
@@ -21,20 +20,20 @@ from stages.parts.run.machine import check_port
 from stages.parts.run.params import Serve, load_params
 
 
-async def serve(student: ServedStudent, settings: Serve, keys: list[str]) -> None:
-    """Serve until SIGINT or SIGTERM, then answer what was accepted and take the engine down. Raises where the engine
-    never comes up.
+async def serve_student(student: ServedStudent, settings: Serve, keys: list[str]) -> None:
+    """Serve until SIGINT or SIGTERM, then finish the accepted requests and stop the engine. Raises UserError or
+    EngineError if the engine never comes up.
     """
     async with engine_client(student.engine.served, settings.timeout_s) as client:
-        supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client))
+        supervisor = Supervisor(student.engine, lambda: check_engine(student, client))
         service = Service(student.classifier, client, supervisor, settings.queue, settings.cached_answers)
         await listen(create_app(service, keys, settings.examples), supervisor, settings, "/classify_intent")
 
 
-def changed(settings: Serve, wanted: dict[str, object]) -> Serve:
-    """The settings, overridden by the command line's; raises UserError for one that is not valid."""
+def overridden(settings: Serve, options: dict[str, object]) -> Serve:
+    """Return the settings with those of the command line; raises UserError for one that is not valid."""
     try:
-        return Serve.model_validate(settings.model_dump() | wanted)
+        return Serve.model_validate(settings.model_dump() | options)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"--{first['loc'][0]}: {first['msg']} (got {first['input']!r})") from None
@@ -47,13 +46,13 @@ def main() -> None:
         help="address to listen on (default: serve.host of params.yaml); keys are needed unless it is loopback",
     )
     parser.add_argument("--port", type=int, help="port to listen on (default: serve.port of params.yaml)")
-    wanted = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    options = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     with serving_command():
         params = load_params()
-        settings = changed(params.serve, wanted)
+        settings = overridden(params.serve, options)
         keys = read_keys(settings.host)
         check_port(settings.port, settings.host)
-        uvloop.run(serve(load_served_student(params), settings, keys))
+        uvloop.run(serve_student(load_served_student(params), settings, keys))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Answers that are known already: the same queries come again and again in support traffic."""
+"""Predictions that are known already: in support traffic the same queries come again and again."""
 
 import asyncio
 import hashlib
@@ -7,59 +7,61 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from serve.schemas import Classification
+from stages.parts.students.pair import CalibratedPrediction
 
-AnswerSource = Literal["engine", "in_flight", "cache"]
+PredictionSource = Literal["engine", "in_flight", "cache"]
 
 
 @dataclass
-class Asked:
-    """A query on its way to the engine, and how many wait for its answer."""
+class Pending:
+    """A query on its way to the engine, and how many requests wait for its prediction."""
 
-    task: asyncio.Task[Classification]
+    task: asyncio.Task[CalibratedPrediction]
     waiting: int = 0
 
 
 class AnswerCache:
-    """The last `size` answers, and those on their way: queries of the same text share them. With size 0 each query is
-    asked for itself.
+    """The last `size` predictions, and those on their way: queries of the same text share them. With size 0 each query
+    goes to the engine by itself.
 
-    `pair` names weights, program and calibration. Kept are hashes of the texts, never the texts; failures are shared,
-    not kept.
+    `pair` names weights, program and calibration. Texts are kept as hashes only; failures are shared, not kept.
     """
 
     def __init__(self, pair: str, size: int) -> None:
         self.pair = pair
         self.size = size
-        self.kept: OrderedDict[bytes, Classification] = OrderedDict()
-        self.asked: dict[bytes, Asked] = {}
+        self.kept: OrderedDict[bytes, CalibratedPrediction] = OrderedDict()
+        self.pending: dict[bytes, Pending] = {}
 
-    async def answer(
-        self, query: str, ask: Callable[[str], Awaitable[Classification]]
-    ) -> tuple[Classification, AnswerSource]:
-        """The query's answer, by `ask` where there is none yet, and where it came from. Raises what `ask` raises."""
+    async def get(
+        self, query: str, compute: Callable[[str], Awaitable[CalibratedPrediction]]
+    ) -> tuple[CalibratedPrediction, PredictionSource]:
+        """Return the query's prediction, computed if it is not known, and where it came from. Raises what `compute`
+        raises.
+        """
         if not self.size:
-            return await ask(query), "engine"
+            return await compute(query), "engine"
         key = hashlib.blake2b(f"{self.pair}\n{query}".encode(errors="surrogatepass"), digest_size=16).digest()
         if key in self.kept:
             self.kept.move_to_end(key)
             return self.kept[key], "cache"
-        source: AnswerSource = "in_flight" if key in self.asked else "engine"
+        source: PredictionSource = "in_flight" if key in self.pending else "engine"
         if source == "engine":
-            self.asked[key] = Asked(asyncio.ensure_future(ask(query)))
-        return await self.wait(key, self.asked[key]), source
+            self.pending[key] = Pending(asyncio.ensure_future(compute(query)))
+        return await self.wait(key, self.pending[key]), source
 
-    async def wait(self, key: bytes, asked: Asked) -> Classification:
-        """One waiter's turn. The first to see the answer keeps it; the last to give up cancels the question."""
-        asked.waiting += 1
+    async def wait(self, key: bytes, pending: Pending) -> CalibratedPrediction:
+        """Wait for a pending prediction. The first to see it keeps it; the last one to give up cancels the query."""
+        pending.waiting += 1
         try:
-            answer = await asyncio.shield(asked.task)
+            # shielded: a client that hangs up must not take the prediction from others that wait for it
+            prediction = await asyncio.shield(pending.task)
         finally:
-            asked.waiting -= 1
-            if (asked.task.done() or not asked.waiting) and self.asked.get(key) is asked:
-                del self.asked[key]  # who asks from here on finds it kept, or asks anew
-                asked.task.cancel()
-        self.kept[key] = answer
+            pending.waiting -= 1
+            if (pending.task.done() or not pending.waiting) and self.pending.get(key) is pending:
+                del self.pending[key]  # a later query finds it kept, or computes anew
+                pending.task.cancel()
+        self.kept[key] = prediction
         if len(self.kept) > self.size:
             self.kept.popitem(last=False)
-        return answer
+        return prediction

@@ -1,15 +1,25 @@
 """What requests and responses look like: the source of the OpenAPI document."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
-from stages.parts.students.pair import RunnerUp
+from stages.parts.students.pair import CalibratedPrediction, RunnerUp
 
 MAX_QUERY = 4000  # characters
 MAX_BATCH = 256  # queries
 
-QueryText = Annotated[str, Field(min_length=1, max_length=MAX_QUERY, examples=["My card got declined"])]
+
+def not_blank(query: str) -> str:
+    """Return a query as it is; raises ValueError if nothing of it would reach the prompt."""
+    if not query.strip():
+        raise ValueError("the query holds no visible character")
+    return query
+
+
+QueryText = Annotated[
+    str, Field(min_length=1, max_length=MAX_QUERY, examples=["My card got declined"]), AfterValidator(not_blank)
+]
 
 
 class ClassifyRequest(BaseModel):
@@ -21,22 +31,41 @@ class BatchRequest(BaseModel):
 
 
 class Classification(BaseModel):
-    """What the service says of a query. `confidence` is calibrated: of many answers at 0.8, 80 % are right.
+    """The student's answer to a query. `confidence` is calibrated: of many answers at 0.8, 80 % are right.
 
     With `abstained`, the confidence is below the threshold that the wanted precision needs, and `label` is the best
-    guess; it is "unknown" where the model's answer named no label.
+    guess; it is "unknown" if the completion named no label.
     """
 
     label: str = Field(examples=["declined_card_payment"])
     confidence: float = Field(ge=0, le=1)
     abstained: bool
-    runners_up: list[RunnerUp] = Field(description="the next likeliest labels, likeliest first")
-    reasoning: str | None = Field(description="the student's reasons, where the program asks for them")
+    runners_up: list[RunnerUp] = Field(description="the next most likely labels, most likely first")
+    reasoning: str | None = Field(description="the student's reasons, if the program asks for them")
     model: str = Field(description="the weights, by name and hash")
+
+    @classmethod
+    def of(cls, prediction: CalibratedPrediction) -> Self:
+        """Return a prediction in the service's form."""
+        return cls.model_construct(**{name: getattr(prediction, name) for name in cls.model_fields})
 
 
 class Classifications(BaseModel):
     answers: list[Classification] = Field(description="in the order of the queries")
+
+
+class Usage(BaseModel):
+    """The tokens of the completion that the label was read from, in the engine; a cached answer repeats them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def of(cls, prediction: CalibratedPrediction) -> Self:
+        """Return the tokens of a prediction."""
+        prompt, completion = prediction.prompt_tokens, prediction.completion_tokens
+        return cls(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
 class Problem(BaseModel):
@@ -45,7 +74,20 @@ class Problem(BaseModel):
     detail: str
 
 
-# What every route that asks the engine can answer besides 200 and FastAPI's own 422.
+class OpenAIProblemDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIProblem(BaseModel):
+    """The same in OpenAI's form, below /v1."""
+
+    error: OpenAIProblemDetail
+
+
+# What every route that queries the engine can answer besides 200 and FastAPI's own 422.
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": why}
     for status, why in {
@@ -53,6 +95,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         401: "No valid API key",
         408: "The body did not come in time",
         413: "The body, the query or the batch is too large",
+        415: "The body is not sent as JSON; the problem names the header",
         429: "Too many queries in flight; see Retry-After",
         503: "The engine is not up; see Retry-After",
         504: "The engine did not answer in time",

@@ -1,5 +1,5 @@
-"""What the service does with queries, whatever protocol brings them: a bounded queue, one request to the engine each,
-counts.
+"""What the service does with queries, whatever protocol brings them: a bounded number in flight, one request to the
+engine each, counts.
 """
 
 import asyncio
@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
 from serve.answer_cache import AnswerCache
-from serve.metrics import ServiceMetrics
-from serve.schemas import Classification
 from serve.supervisor import Supervisor
 from stages.parts.engines.http_client import EngineClient, EngineError, QueryRefused
-from stages.parts.students.pair import Classifier
+from stages.parts.students.pair import CalibratedPrediction, Classifier
 from stages.parts.task.labels import UNKNOWN
+
+SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 
 class NotReady(Exception):
@@ -33,35 +35,63 @@ class Overloaded(Exception):
 class TooLarge(Exception):
     """More queries in one request than the service ever holds."""
 
-    def __init__(self, places: int) -> None:
-        super().__init__(f"the service holds {places} queries at most: send smaller batches")
+    def __init__(self, capacity: int) -> None:
+        super().__init__(f"the service holds {capacity} queries at most: send smaller batches")
+
+
+class ServiceMetrics:
+    """What Prometheus reads of one app; never the text of a query."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("requests_total", "HTTP requests", ["path", "status"], registry=self.registry)
+        self.seconds = Histogram("request_seconds", "Time to answer", ["path"], buckets=SECONDS, registry=self.registry)
+        self.engine_seconds = Histogram(
+            "engine_seconds", "Time the engine took for one query", buckets=SECONDS, registry=self.registry
+        )
+        self.labels = Counter("labels_total", "Queries by the label they got", ["label"], registry=self.registry)
+        self.answers = Counter("answers_total", "Answers by where they came from", ["source"], registry=self.registry)
+        for source in ("engine", "in_flight", "cache"):
+            self.answers.labels(source)
+        self.abstentions = Counter("abstentions_total", "Queries answered below the threshold", registry=self.registry)
+        self.parse_failures = Counter(
+            "parse_failures_total", "Answers of the model that named no label", registry=self.registry
+        )
+        self.engine_failures = Counter(
+            "engine_failures_total", "Queries the engine did not answer", registry=self.registry
+        )
+        self.in_flight = Gauge("queries_in_flight", "Queries accepted and not answered yet", registry=self.registry)
+        self.ready = Gauge("ready", "1 while the engine answers", registry=self.registry)
 
 
 class Service:
-    """The classifier on its engine. `places` is how many queries may be in flight at a time, each of which gets an
-    answer or an error; `cached` how many answers are kept."""
+    """The classifier on its engine. `capacity` queries may be in flight, each of which gets an answer or an error;
+    `cached` is how many answers are kept. Cancelling a call gives its slots back and cancels its queries.
+    """
 
     def __init__(
-        self, classifier: Classifier, client: EngineClient, supervisor: Supervisor, places: int, cached: int
+        self, classifier: Classifier, client: EngineClient, supervisor: Supervisor, capacity: int, cached: int
     ) -> None:
         self.classifier = classifier
         self.client = client
         self.supervisor = supervisor
-        self.places = places
-        self.taken = 0
-        self.answers = AnswerCache(classifier.pair, cached)
+        self.capacity = capacity
+        self.in_flight = 0
+        self.cache = AnswerCache(classifier.pair, cached)
         self.metrics = ServiceMetrics()
-        self.metrics.in_flight.set_function(lambda: self.taken)
+        self.metrics.in_flight.set_function(lambda: self.in_flight)
         self.metrics.ready.set_function(lambda: self.supervisor.ready)
 
-    async def classify(self, queries: Sequence[str]) -> list[Classification]:
-        """Answers in order; raises NotReady, TooLarge, Overloaded or EngineError, then for all of them."""
+    async def predict(self, queries: Sequence[str]) -> list[CalibratedPrediction]:
+        """Return predictions in the queries' order; raises NotReady, TooLarge, Overloaded or EngineError, which then
+        holds for the whole call.
+        """
         if not self.supervisor.ready:
             raise NotReady
-        with self.accepted(len(queries)):
+        with self.slots(len(queries)):
             if len(queries) == 1:
-                return [await self.answer(queries[0])]
-            tasks = [asyncio.create_task(self.answer(query)) for query in queries]
+                return [await self.predict_one(queries[0])]
+            tasks = [asyncio.create_task(self.predict_numbered(*row)) for row in enumerate(queries)]
             try:
                 return await asyncio.gather(*tasks)
             finally:
@@ -69,37 +99,46 @@ class Service:
                     task.cancel()
 
     @contextmanager
-    def accepted(self, queries: int) -> Iterator[None]:
-        if queries > self.places:
-            raise TooLarge(self.places)
-        if self.taken + queries > self.places:
+    def slots(self, queries: int) -> Iterator[None]:
+        """Hold slots for so many queries; raises TooLarge or Overloaded."""
+        if queries > self.capacity:
+            raise TooLarge(self.capacity)
+        if self.in_flight + queries > self.capacity:
             raise Overloaded
-        self.taken += queries
+        self.in_flight += queries
         try:
             yield
         finally:
-            self.taken -= queries
+            self.in_flight -= queries
 
-    async def answer(self, query: str) -> Classification:
-        answer, source = await self.answers.answer(query, self.ask)
+    async def predict_numbered(self, number: int, query: str) -> CalibratedPrediction:
+        """Predict one query of a batch, with its place in the error if the engine refuses it."""
+        try:
+            return await self.predict_one(query)
+        except QueryRefused as error:
+            raise QueryRefused(f"queries[{number}]: {error}") from None
+
+    async def predict_one(self, query: str) -> CalibratedPrediction:
+        """Predict one query, from the cache if it is there."""
+        prediction, source = await self.cache.get(query, self.query_engine)
         self.metrics.answers.labels(source).inc()
-        self.metrics.labels.labels(answer.label).inc()
-        if answer.abstained:
+        self.metrics.labels.labels(prediction.label).inc()
+        if prediction.abstained:
             self.metrics.abstentions.inc()
-        return answer
+        return prediction
 
-    async def ask(self, query: str) -> Classification:
-        """The engine's answer; raises EngineError."""
+    async def query_engine(self, query: str) -> CalibratedPrediction:
+        """Return the engine's prediction; raises EngineError."""
         started = time.perf_counter()
         try:
             completion = await self.client.complete(self.classifier.request(query))
             self.metrics.engine_seconds.observe(time.perf_counter() - started)
-            answer = Classification(**vars(self.classifier.read(completion)))
+            prediction = self.classifier.read(completion)
         except QueryRefused:
             raise
         except EngineError:
             self.metrics.engine_failures.inc()
             raise
-        if answer.label == UNKNOWN:
+        if prediction.label == UNKNOWN:
             self.metrics.parse_failures.inc()
-        return answer
+        return prediction

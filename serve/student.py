@@ -12,13 +12,13 @@ from stages.parts.students.pair import Classifier, load_pair
 from stages.parts.students.serving import base_engine, shares_an_engine, tuned_engine
 
 ENGINE_KEY = "ENGINE_API_KEY"
-# an engine names its models at once, however busy it is; Ray's proxy holds every request while no replica is there
+# an engine names its models at once, however busy it is, but Ray's proxy holds requests while no replica is there
 LISTING_S = 5
 
 
 @dataclass(frozen=True)
 class ServedStudent:
-    """A classifier, and the engine to ask."""
+    """A classifier, and the engine that it queries."""
 
     classifier: Classifier
     engine: Engine
@@ -53,7 +53,7 @@ def engine_elsewhere(params: Params, names: dict[str, str]) -> RunningEngine:
     return RunningEngine(ServedModel(api_base, names, key, KINDS[params.engine.kind]))
 
 
-async def pass_a_query(student: ServedStudent, client: EngineClient) -> None:
+async def check_engine(student: ServedStudent, client: EngineClient) -> None:
     """Raise EngineError unless the engine serves the student's weights and a query gets a label."""
     name = student.classifier.model
     try:

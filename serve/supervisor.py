@@ -1,4 +1,4 @@
-"""Keeps an engine running: starts it, says when it is ready, starts it again when it dies."""
+"""Keeps an engine running: starts it, knows when it is ready, starts it again when it dies."""
 
 import asyncio
 import logging
@@ -24,10 +24,10 @@ Check = Callable[[], Awaitable[None]]
 
 
 class Supervisor:
-    """Readiness of an engine. `check` sends a real query through; `ready` is true from its success to the engine's end.
+    """Watches over an engine. `check` sends a real query; `ready` is true from its success to the engine's end.
 
     An engine of our own is started, and started again with growing pauses when it ends. One that runs elsewhere is
-    watched. A `patient` supervisor waits for one that is not there yet.
+    checked every second. A `patient` supervisor waits for one that is not up yet.
     """
 
     def __init__(self, engine: Engine, check: Check, patient: bool = False) -> None:
@@ -39,12 +39,13 @@ class Supervisor:
         self.was_ready = asyncio.Event()
 
     async def run(self) -> None:
-        """Runs until it is cancelled. Raises UserError or EngineError where the engine was never ready at all; if it is
-        patient, EngineRefuses alone."""
+        """Run until cancelled. Raises UserError or EngineError if the engine was never ready at all; a patient
+        supervisor raises only EngineRefuses.
+        """
         pause = FIRST_PAUSE_S
         while True:
             try:
-                await (self.live(self.engine) if isinstance(self.engine, EngineProcess) else self.watch())
+                await (self.run_process(self.engine) if isinstance(self.engine, EngineProcess) else self.watch())
             except (UserError, EngineError, OSError) as error:
                 if not self.was_ready.is_set() and (not self.patient or isinstance(error, EngineRefuses)):
                     raise
@@ -56,21 +57,21 @@ class Supervisor:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    async def live(self, engine: EngineProcess) -> None:
-        """One life of the engine, from start to end; raises EngineError at its end."""
+    async def run_process(self, engine: EngineProcess) -> None:
+        """Run the engine once, from start to end; raises EngineError at its end."""
         await asyncio.to_thread(engine.stop)  # what a dead engine left behind: its workers hold memory
         process = engine.start()  # here, not in a thread of the pool: with its thread the engine would end
         await asyncio.to_thread(engine.wait_until_up)
         await self.check()
-        self.now_ready()
+        self.mark_ready()
         while process.poll() is None:
             await asyncio.sleep(WATCH_EVERY_S)
         raise EngineError(f"it ended with code {process.returncode}; its log is {engine.log}")
 
     async def watch(self) -> None:
-        """One stretch of an engine that runs elsewhere; raises EngineError once it does not answer any more."""
+        """Check an engine that runs elsewhere; raises EngineError once it fails several checks in a row."""
         await self.check()
-        self.now_ready()
+        self.mark_ready()
         failed = 0
         while True:
             await asyncio.sleep(CHECK_EVERY_S)
@@ -82,7 +83,7 @@ class Supervisor:
                 if failed == FAILED_CHECKS:
                     raise
 
-    def now_ready(self) -> None:
+    def mark_ready(self) -> None:
         self.ready = True
         self.ready_since = time.monotonic()
         self.was_ready.set()

@@ -19,6 +19,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 VALUES = yaml.safe_load((ROOT / "params.yaml").read_text())
 CHECKED = {"make", "dvc", "python", "python3", "pip", "."}
 FROM_OUTSIDE = {"aws", "curl", "docker", "git", "kubectl", "openssl", "apt-get", "promtool", "vllm", "hf", "export"}
+FROM_OUTSIDE |= {"serve"}  # of Ray
 
 
 def blocks(text: str) -> Iterator[str]:

@@ -1,11 +1,12 @@
-"""Classify a folder of parquet files on Ray: a file of answers for each, made by as many workers as there are cores.
+"""Classify a folder of Parquet files on Ray: a file of answers for each, made by as many workers as there are cores.
 
 The rows of Ray's data set are the files' names. An actor, the worker, has one file at a time: it streams the texts from
-it, asks the engine, and writes the answers in their order (one_file.py). Ray hands out a file where a worker is free,
-on whichever machine, and starts a worker that died again, with the file it had. Texts never pass through Ray's object
-store, so memory does not depend on how many rows there are; as blocks of texts (read_parquet, write_parquet) rows would
-lose their file and their order, and an unfinished block its answers. Ray's own checkpoints are not used: they hold the
-ids of all rows in memory.
+it, queries the engine, and writes the answers in their order (parquet_job.py). Ray hands a file to a free worker, on
+whichever machine, and starts a worker that died again, with the file it had.
+
+Texts never pass through Ray's object store, so memory does not depend on how many rows there are. As blocks of texts
+(read_parquet, write_parquet) rows would lose their file and their order, and an unfinished block its answers. Ray's own
+checkpoints are not used: they hold the ids of all rows in memory.
 """
 
 import asyncio
@@ -20,15 +21,16 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
+from urllib.parse import quote, unquote
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError
 
-from serve.batch.answers import SLOWEST
-from serve.batch.one_file import Job, classify_file
-from serve.batch.parquet import find_files, open_file
-from serve.student import ENGINE_KEY, ServedStudent, load_served_student, pass_a_query
+from serve.batch.answers import PATIENCE
+from serve.batch.parquet import SUFFIXES, find_files, open_file, printable
+from serve.batch.parquet_job import Job, classify_file
+from serve.student import ENGINE_KEY, ServedStudent, check_engine, load_served_student
 from serve.supervisor import Supervisor
 from stages.parts.engines.http_client import EngineError, engine_client
 from stages.parts.engines.process import EngineProcess
@@ -38,15 +40,16 @@ from stages.parts.run.params import load_params
 from stages.parts.run.progress import Progress
 
 LOCAL = "local"
-OBJECT_STORE = 2**27  # bytes: names and counts alone pass through it
-TELL_EVERY = 500  # rows
+OBJECT_STORE = 2**27  # bytes: only names and counts pass through it
+REPORT_EVERY = 500  # rows
+SAMPLE = 100  # files that are opened before the engine starts, until one will do
 
 logger = logging.getLogger("serve")
 
 
 @ray.remote(num_cpus=0)
 class Tally:
-    """Rows that are done so far: a single file may take minutes."""
+    """Counts the rows that are done: a single file may take minutes."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -64,30 +67,33 @@ class Worker:
     def __init__(self, job: Job, tally: Any) -> None:
         self.job = job
         self.tally = tally
-        self.untold = 0
+        self.unreported = 0
 
     def __call__(self, row: dict[str, str]) -> dict[str, Any]:
-        """A file's summary, or what is wrong; `fatal` where that holds for all files."""
+        """Return a file's summary as JSON, or `wrong`: why it was left out; `fatal` if that holds for all files."""
         found: dict[str, Any] = {"summary": "", "wrong": "", "fatal": False}
+        name = unquote(row["name"], errors="surrogateescape")
         try:
-            found["summary"] = json.dumps(classify_file(self.job, row["name"], self.tell))
+            found["summary"] = json.dumps(classify_file(self.job, name, self.report))
         except UserError as error:
-            found["wrong"] = str(error)
-        except OSError as error:
-            found["wrong"] = f"{row['name']}: {error}"
+            found["wrong"] = printable(str(error))
         except EngineError as error:
             found |= {"wrong": str(error), "fatal": True}
-        self.tell(0, now=True)
+        except Exception as error:
+            # Ray would start the worker again with this file, for ever, and the other files would wait for it
+            found["wrong"] = printable(f"{name}: {type(error).__name__}: {error}")
+        self.report(0, now=True)
         return found
 
-    def tell(self, rows: int, now: bool = False) -> None:
-        self.untold += rows
-        if now or self.untold >= TELL_EVERY:
-            self.tally.add.remote(self.untold)
-            self.untold = 0
+    def report(self, rows: int, now: bool = False) -> None:
+        """Add rows to the tally, now and then."""
+        self.unreported += rows
+        if now or self.unreported >= REPORT_EVERY:
+            self.tally.add.remote(self.unreported)
+            self.unreported = 0
 
 
-class Found:
+class Totals:
     """What became of the files."""
 
     def __init__(self) -> None:
@@ -95,8 +101,8 @@ class Found:
         self.failures: Counter[str] = Counter()
         self.wrong: list[str] = []
 
-    def take(self, row: dict[str, Any]) -> None:
-        """Raises EngineError for what would become of all."""
+    def add(self, row: dict[str, Any]) -> None:
+        """Add one file's result; raises EngineError for a failure that holds for all files."""
         if row["fatal"]:
             raise EngineError(row["wrong"])
         self.files += 1
@@ -110,9 +116,9 @@ class Found:
         self.failures.update(summary["failures"])
 
 
-def batch(source: Path, to: Path, column: str) -> None:
-    """Raises UserError for what can't be done and for files that were left out, EngineError for an engine that is not
-    there, or refuses.
+def classify_folder(source: Path, to: Path, column: str) -> None:
+    """Classify every file below a folder into one of the same path below `to`. Raises UserError for what can't be done
+    and for files that were left out, EngineError for an engine that is not there, or refuses.
     """
     source, to = source.resolve(), to.resolve()
     names = files_to_classify(source, to, column)
@@ -126,7 +132,12 @@ def batch(source: Path, to: Path, column: str) -> None:
     student = load_served_student(params)
     os.environ |= {ENGINE_KEY: student.engine.served.key, "RAY_USAGE_STATS_ENABLED": "0"}
     job = Job(
-        student.classifier, replace(student.engine.served, key=""), SLOWEST * params.serve.timeout_s, column, source, to
+        student.classifier,
+        replace(student.engine.served, key=""),
+        PATIENCE * params.serve.timeout_s,
+        column,
+        source,
+        to,
     )
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # that there are no bars
@@ -135,29 +146,42 @@ def batch(source: Path, to: Path, column: str) -> None:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(own if address == LOCAL else {}))
         end_on_sigterm()  # again: Ray sets a handler of its own
         with watched(student, params.serve.timeout_s):
-            found = work_through(job, names)
+            totals = classify_files(job, names)
     except (RayError, ConnectionError) as error:
         raise UserError(
             f"Ray failed ({str(error).splitlines()[0]}): what was answered is kept, run it again to go on"
         ) from None
     finally:
         ray.shutdown()
-    reasons = "".join(f", {count} {reason}" for reason, count in found.failures.most_common())
-    print(f"{found.rows} rows of {found.files} files in {to}, {found.abstained} of them abstained{reasons}")
-    if found.wrong:
+    reasons = "".join(f", {count} {reason}" for reason, count in totals.failures.most_common())
+    print(
+        printable(f"{totals.rows} rows of {totals.files} files in {to}, {totals.abstained} of them abstained{reasons}")
+    )
+    if totals.wrong:
         raise UserError(
-            f"{len(found.wrong)} of {len(names)} files are left out, the others are done; the first: {found.wrong[0]}"
+            f"{len(totals.wrong)} of {len(names)} files are left out, the others are done; the first: {totals.wrong[0]}"
         )
 
 
 def files_to_classify(source: Path, to: Path, column: str) -> list[str]:
-    """Their names; raises UserError for folders that will not do."""
+    """Return their names; raises UserError for folders that will not do, or if no file among the first will."""
     if to == source or source in to.parents:
         raise UserError(f"{to} is in {source}, whose files are read: name a folder outside it")
-    names = find_files(source)
+    names, others = find_files(source, to)
     if not names:
-        raise UserError(f"{source} holds no .parquet files")
-    open_file(source / names[0], column).close()
+        raise UserError(f"{source} holds no {', '.join(SUFFIXES)} files")
+    if others:
+        logger.warning("passed over, not Parquet by name: %d files, the first: %s", len(others), printable(others[0]))
+    first: UserError | None = None
+    for name in names[:SAMPLE]:
+        try:
+            with open_file(source / name, column):
+                break
+        except UserError as error:
+            first = first or error
+    else:
+        assert first
+        raise UserError(printable(str(first)))  # most likely the column's name
     try:
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -165,31 +189,32 @@ def files_to_classify(source: Path, to: Path, column: str) -> list[str]:
     return names
 
 
-def work_through(job: Job, names: Sequence[str]) -> Found:
+def classify_files(job: Job, names: Sequence[str]) -> Totals:
     """Hand out the files. In the main thread, so that Ctrl-C ends Ray Data in good order."""
-    found, tally = Found(), Tally.remote()  # type: ignore[attr-defined]
+    totals, tally = Totals(), Tally.remote()  # type: ignore[attr-defined]
     with Progress("classifying", len(names), "file") as progress:
 
         def tick() -> None:
-            progress.update(found.files - progress.count, f"{ray.get(tally.total.remote())} rows")
+            progress.update(totals.files - progress.count, f"{ray.get(tally.total.remote())} rows")
 
         with every_second(tick):
             for row in data_set(job, names, tally).iter_rows():
-                found.take(row)
+                totals.add(row)
         tick()
-    return found
+    return totals
 
 
 @contextmanager
 def watched(student: ServedStudent, timeout_s: float) -> Iterator[None]:
-    """With an eye on the engine, from a thread: one of our own is started, and again where it dies. Raises UserError or
-    EngineError where it never was there."""
+    """Supervise the engine from a thread: one of our own is started, and started again if it dies. Raises UserError or
+    EngineError if it was never ready.
+    """
     ready: Future[None] = Future()
 
     async def watch() -> None:
         try:
             async with engine_client(student.engine.served, timeout_s) as client, asyncio.TaskGroup() as group:
-                supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client))
+                supervisor = Supervisor(student.engine, lambda: check_engine(student, client))
                 group.create_task(supervisor.run())
                 await supervisor.was_ready.wait()
                 ready.set_result(None)
@@ -229,12 +254,14 @@ def every_second(tick: Callable[[], None]) -> Iterator[None]:
 
 
 def data_set(job: Job, names: Sequence[str], tally: Any) -> Dataset:
-    """The files' names, one a block, through the workers."""
+    """Return the results of the workers, a row a file; the files' names are its input, one a block."""
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = -1  # else half an hour in one file, or without an engine, ends the run
+    context.execution_no_progress_timeout_s = -1  # half an hour in one file, or without an engine, would end the run
     workers = ActorPoolStrategy(
         size=min(len(names), max(1, int(ray.cluster_resources().get("CPU", 1)))), max_tasks_in_flight_per_actor=1
     )
-    files = ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names))
+    # quoted, since Arrow's strings are UTF-8 and a file's name need not be
+    rows = [{"name": quote(name, errors="surrogateescape")} for name in names]
+    files = ray.data.from_items(rows, override_num_blocks=len(names))
     return files.map(Worker, fn_constructor_args=(job, tally), compute=workers, num_cpus=1)

@@ -3,17 +3,21 @@ time.
 """
 
 import json
+import os
+import stat
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.parts.run.errors import UserError
 
+SUFFIXES = (".parquet", ".parq", ".pq")  # in any case
 ROWS_AT_ONCE = 20_000
 SUMMARY = b"classified"  # its key in the footer of a file that is done
 ANSWER = pa.schema(
@@ -27,33 +31,65 @@ ANSWER = pa.schema(
 )
 
 
-def find_files(folder: Path) -> list[str]:
-    """The paths of all parquet files below a folder, relative to it, sorted; but for hidden ones, and Spark's own that
-    begin with _.
+def find_files(folder: Path, to: Path) -> tuple[list[str], list[str]]:
+    """Return the paths of all Parquet files below a folder, relative to it and sorted, and those of all other files.
+
+    Links are followed. Hidden names are passed over, as are Spark's own that begin with _, and the folder `to`, in case
+    a link leads there.
     """
-    found = (path.relative_to(folder) for path in folder.rglob("*.parquet"))
-    return sorted(str(path) for path in found if not any(part.startswith((".", "_")) for part in path.parts))
+    found: list[str] = []
+    others: list[str] = []
+    seen: set[Path] = {to.resolve()}
+    for root, folders, files in os.walk(folder, followlinks=True):
+        here = Path(root)
+        if here.resolve() in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+        for name in files:
+            if not name.startswith((".", "_")):
+                (found if name.lower().endswith(SUFFIXES) else others).append(str((here / name).relative_to(folder)))
+    return sorted(found), sorted(others)
 
 
-def open_file(path: Path, column: str) -> pq.ParquetFile:
-    """A file whose `column` holds texts; raises UserError where it can't be classified."""
+def printable(text: str) -> str:
+    r"""Return a text that shows the bytes of a name that is not UTF-8 as \xe9: Ray and terminals refuse them."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+@contextmanager
+def open_file(path: Path, column: str) -> Iterator[pq.ParquetFile]:
+    """Open a file whose `column` holds texts; raises UserError if it can't be classified."""
     try:
-        file = pq.ParquetFile(path)
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path} is not a file")  # opening a pipe would wait for ever
+        source = path.open("rb")  # Arrow itself opens names in UTF-8 only
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or error}") from None
-    except pa.ArrowException as error:
-        raise UserError(f"{path} is not Parquet ({str(error).splitlines()[0][:80]})") from None
-    schema = file.schema_arrow
-    if column not in schema.names:
-        raise UserError(
-            f"{path} has no column {column!r}; it has {', '.join(schema.names)}: name one with --text-column"
-        )
+    with source:
+        try:
+            file = pq.ParquetFile(source)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{path} is not Parquet ({first_line(error)})") from None
+        check_schema(path, file.schema_arrow, column)
+        yield file
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:80]
+
+
+def check_schema(path: Path, schema: pa.Schema, column: str) -> None:
+    """Raise UserError unless a file has the column once, as text, and room for the answers."""
+    if (count := schema.names.count(column)) != 1:
+        has = f"{count} columns {column!r}" if count else f"no column {column!r}; it has {', '.join(schema.names)}"
+        raise UserError(f"{path} has {has}: name one with --text-column")
     kind = schema.field(column).type
     if not is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
         raise UserError(f"{path}: column {column!r} holds {kind}, not strings")
-    if taken := [name for name in ANSWER.names if name in schema.names]:
-        raise UserError(f"{path} has a column {taken[0]!r} already, which the output needs: rename it")
-    return file
+    if clashing := [name for name in ANSWER.names if name in schema.names]:
+        raise UserError(f"{path} has a column {clashing[0]!r} already, which the output needs: rename it")
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -61,18 +97,19 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def texts_of(column: pa.Array) -> list[str | None]:
-    """Strings; bytes that are no UTF-8, which Parquet does not keep out, become replacement characters."""
+    """Return a column's strings. Bytes that are no UTF-8, which Parquet allows, become replacement characters."""
     return [
         value if value is None else value.decode(errors="replace")
         for value in column.cast(pa.large_binary()).to_pylist()
     ]
 
 
-class Answered:
-    """The rows of one file, on their way into another: `texts` reads them, and a batch is written when `take` has its
-    last answer. Holds a batch or two. A context manager, which completes the new file."""
+class AnsweredFile:
+    """The rows of one file, on their way into another: `texts` reads them, and `add` takes their answers in order; a
+    batch is written with its last answer. Holds a batch or two. A context manager, which completes the new file.
+    """
 
-    def __init__(self, path: Path, file: pq.ParquetFile, column: str, to: Path, *, with_reasons: bool) -> None:
+    def __init__(self, path: Path, file: pq.ParquetFile, column: str, to: IO[bytes], *, with_reasons: bool) -> None:
         self.path = path
         self.file = file
         self.column = column
@@ -91,17 +128,17 @@ class Answered:
         self.writer.close()
 
     def texts(self) -> Iterator[str | None]:
-        """The column's; raises UserError where the file is damaged."""
+        """Yield the column's texts; raises UserError if the file is damaged."""
         try:
             for batch in self.file.iter_batches(ROWS_AT_ONCE):
                 if batch.num_rows:
                     self.waiting.append(batch)
                     yield from texts_of(batch.column(self.column))
-        except pa.ArrowException as error:
-            raise UserError(f"{self.path} is damaged ({str(error).splitlines()[0][:80]})") from None
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{self.path} is damaged ({first_line(error)})") from None
 
-    def take(self, answer: Mapping[str, Any]) -> None:
-        """The next row's answer, by the names of ANSWER."""
+    def add(self, answer: Mapping[str, Any]) -> None:
+        """Add the next row's answer, by the names of ANSWER."""
         self.answers.append(answer)
         if len(self.answers) == self.waiting[0].num_rows:
             found = [pa.array([answer[field.name] for answer in self.answers], field.type) for field in self.fields]
@@ -110,15 +147,16 @@ class Answered:
             )
             self.answers = []
 
-    def sum_up(self, summary: Mapping[str, Any]) -> None:
+    def put_summary(self, summary: Mapping[str, Any]) -> None:
         """Put a summary into the footer."""
         self.writer.add_key_value_metadata({SUMMARY: json.dumps(summary).encode()})
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:
-    """What was written of a file that is done; None where there is none."""
+    """Return the summary of a file that is done; None if there is none."""
     try:
-        metadata: dict[bytes, bytes] = pq.read_metadata(path).metadata or {}
+        with path.open("rb") as file:
+            metadata: dict[bytes, bytes] = pq.read_metadata(file).metadata or {}
     except (OSError, pa.ArrowException):
         return None
     found: dict[str, Any] | None = json.loads(metadata[SUMMARY]) if SUMMARY in metadata else None

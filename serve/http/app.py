@@ -1,70 +1,47 @@
-"""The HTTP app: its routes, and what each failure answers."""
+"""The HTTP app: its routes, and the response to each failure."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from serve.http.chat import chat_router
+from serve.http.failures import add_failure_handlers
 from serve.http.guard import Guard
 from serve.http.keys import KeyCheck
-from serve.http.quick_route import quick_route
+from serve.http.routes import checked_route
 from serve.schemas import PROBLEMS, BatchRequest, Classification, Classifications, ClassifyRequest
-from serve.service import NotReady, Overloaded, Service, TooLarge
-from stages.parts.engines.http_client import EngineError, EngineTimeout, QueryRefused
+from serve.service import NotReady, Service
 from stages.parts.run.pages import PAGE_HEADERS, filled_template
 
 PAGE = Path(__file__).with_name("page.html")
-# Exception -> status, and seconds after which it is worth trying again. The most specific class counts.
-FAILURES: dict[type[Exception], tuple[int, int | None]] = {
-    NotReady: (503, 5),
-    Overloaded: (429, 1),
-    TooLarge: (413, None),
-    QueryRefused: (413, None),
-    EngineTimeout: (504, None),
-    EngineError: (503, 1),
-}
-
-
-async def failure(_: Request, error: Exception) -> JSONResponse:
-    status, retry_after_s = next(FAILURES[kind] for kind in type(error).__mro__ if kind in FAILURES)
-    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
-    return JSONResponse({"detail": str(error)}, status, headers)
-
-
-async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-    """FastAPI's own answer without the input, which may be private, large, or not valid Unicode."""
-    return JSONResponse(
-        {"detail": [{key: problem[key] for key in ("loc", "msg", "type")} for problem in error.errors()]}, 422
-    )
 
 
 def query_router(service: Service, keys: KeyCheck) -> APIRouter:
-    """The route that nearly all requests take."""
+    """Make the route that nearly all requests use."""
 
     async def classify_intent(query: ClassifyRequest) -> Response:
         """Classify one query."""
-        (answer,) = await service.classify([query.query])
-        # ours: FastAPI would check it once more
-        return Response(answer.model_dump_json(), media_type="application/json")
+        (prediction,) = await service.predict([query.query])
+        # ours: FastAPI would validate it once more
+        return Response(Classification.of(prediction).model_dump_json(), media_type="application/json")
 
-    routes = APIRouter(route_class=quick_route(classify_intent, keys))
+    routes = APIRouter(route_class=checked_route(keys, shortcut=classify_intent))
     routes.post("/classify_intent", responses=PROBLEMS, response_model=Classification)(classify_intent)
     return routes
 
 
 def intent_router(service: Service, keys: KeyCheck) -> APIRouter:
-    """The classifier's other routes."""
-    routes = APIRouter(route_class=keys.route())
+    """Make the classifier's other routes."""
+    routes = APIRouter(route_class=checked_route(keys))
 
     @routes.post("/classify_intent/batch", responses=PROBLEMS)
     async def classify_batch(batch: BatchRequest) -> Classifications:
         """Classify many queries: all are answered, or the request fails as a whole."""
-        return Classifications(answers=await service.classify(batch.queries))
+        predictions = await service.predict(batch.queries)
+        return Classifications(answers=[Classification.of(prediction) for prediction in predictions])
 
     @routes.get("/metrics", responses={401: PROBLEMS[401]}, response_class=Response)
     async def metrics() -> Response:
@@ -75,37 +52,40 @@ def intent_router(service: Service, keys: KeyCheck) -> APIRouter:
 
 
 def page_for(service: Service, wants_key: bool, examples: Sequence[str]) -> str:
-    """The page to try queries on, with what it shows of this service."""
+    """Return the page to try queries on, filled with this service's threshold and examples."""
     facts = {"threshold": service.classifier.calibration.threshold, "wants_key": wants_key, "examples": list(examples)}
     return filled_template(PAGE, {"facts": facts})
 
 
 def health_router(service: Service, page: str) -> APIRouter:
-    """What a load balancer asks, and the page: open to whoever can reach the port."""
+    """Make the routes of load balancers, and the page: open to everybody who can reach the port."""
     routes = APIRouter()
 
-    @routes.get("/healthz")
-    async def healthz() -> dict[str, Any]:
+    async def healthz() -> dict[str, str]:
         """Whether the app runs."""
         return {"status": "up"}
 
-    @routes.get("/readyz", responses={503: PROBLEMS[503]})
-    async def readyz() -> dict[str, Any]:
+    async def readyz() -> dict[str, str]:
         """Whether the engine answers: a real query has passed through it."""
         if not service.supervisor.ready:
             raise NotReady
         return {"status": "ready"}
 
-    @routes.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def try_it() -> HTMLResponse:
         return HTMLResponse(page, headers=PAGE_HEADERS)
 
+    routes.get("/healthz")(healthz)
+    routes.get("/readyz", responses={503: PROBLEMS[503]})(readyz)
+    routes.get("/", response_class=HTMLResponse, include_in_schema=False)(try_it)
+    # FastAPI, unlike Starlette, makes no HEAD of a GET; some balancers send nothing else
+    for path, route in (("/healthz", healthz), ("/readyz", readyz), ("/", try_it)):
+        routes.head(path, include_in_schema=False)(route)
     return routes
 
 
 def create_app(service: Service, keys: Sequence[str], examples: Sequence[str] = ()) -> FastAPI:
-    """The app around a service. Queries and metrics need one of `keys`, if there are any; the page offers `examples` to
-    click.
+    """Create the app around a service. Queries and metrics need one of `keys`, if there are any; the page offers
+    `examples` to click.
     """
     app = FastAPI(
         title="Intent classifier",
@@ -113,10 +93,10 @@ def create_app(service: Service, keys: Sequence[str], examples: Sequence[str] = 
             "A distilled student behind one call. Confidence is calibrated; below its threshold an answer abstains."
         ),
         version="1",
+        # A redirect names the scheme that this process sees: behind TLS, http. The body would be sent again in clear.
+        redirect_slashes=False,
     )
-    for kind in FAILURES:
-        app.add_exception_handler(kind, failure)
-    app.add_exception_handler(RequestValidationError, invalid)  # type: ignore[arg-type]
+    add_failure_handlers(app)
     check = KeyCheck(keys)
     with_key = [Depends(check)]
     app.include_router(query_router(service, check), dependencies=with_key)

@@ -1,13 +1,12 @@
-"""API keys: from the environment, compared in constant time, required where others can reach the service."""
+"""API keys: from the environment, compared in constant time, required if others can reach the service."""
 
 import hmac
 import ipaddress
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import Depends, HTTPException, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
@@ -15,13 +14,12 @@ from stages.parts.run.errors import UserError
 
 VARIABLE = "SERVE_API_KEYS"
 SHORTEST = 16  # characters
-Handler = Callable[[Request], Awaitable[Response]]
-bearer = HTTPBearer(auto_error=False, description=f"one of the keys in {VARIABLE}; not asked for where there are none")
+bearer = HTTPBearer(auto_error=False, description=f"One of the keys in {VARIABLE}; not needed if that is empty.")
 
 
 def read_keys(host: str) -> list[str]:
-    """The keys of SERVE_API_KEYS, separated by commas; raises UserError where the service needs some and has none, or
-    weak ones.
+    """Read the keys of SERVE_API_KEYS, separated by commas; raises UserError if the service needs some and has none, or
+    if one is weak.
     """
     keys = [key.strip() for key in os.environ.get(VARIABLE, "").split(",") if key.strip()]
     if not keys and not is_loopback(host):
@@ -37,6 +35,7 @@ def read_keys(host: str) -> list[str]:
 
 
 def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -44,7 +43,7 @@ def is_loopback(host: str) -> bool:
 
 
 class KeyCheck:
-    """A FastAPI dependency that lets a request pass if it brings one of the keys, or if there are none."""
+    """A FastAPI dependency that lets a request pass if it has one of the keys, or if there are no keys."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = [key.encode() for key in keys]
@@ -57,25 +56,9 @@ class KeyCheck:
     def check(self, request: Request) -> None:
         """Raise HTTPException unless the request may pass."""
         scheme, given = get_authorization_scheme_param(request.headers.get("authorization"))
-        # all of them: time tells nothing of which
+        # every key is compared: the time taken must not depend on which one matches
         matches = [hmac.compare_digest(given.encode(), key) for key in self.keys]
         if self.keys and not (scheme.lower() == "bearer" and any(matches)):
             raise HTTPException(
                 401, "a valid API key is needed: Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"}
             )
-
-    def route(self) -> type[APIRoute]:
-        """A class for routes that check the key before they read the body: FastAPI reads it before any dependency."""
-        check = self.check
-
-        class KeyRoute(APIRoute):
-            def get_route_handler(self) -> Handler:  # type: ignore[override]
-                handler: Handler = super().get_route_handler()
-
-                async def handle(request: Request) -> Response:
-                    check(request)
-                    return await handler(request)
-
-                return handle
-
-        return KeyRoute

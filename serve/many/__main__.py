@@ -1,7 +1,8 @@
 """Serve many students on one base: one engine, their adapters beside it.
 
-python -m serve.many                      # serve those in models/students python -m serve.many add NAME REPOSITORY  #
-take in, or replace, the student of another clone; a service that runs takes it up python -m serve.many remove NAME
+python -m serve.many                      # serve those in models/students
+python -m serve.many add NAME REPOSITORY  # add, or replace, the student of another clone; a running service follows
+python -m serve.many remove NAME
 python -m serve.many list
 """
 
@@ -11,9 +12,8 @@ from pathlib import Path
 
 import uvloop
 
-from serve.command import serving_command
 from serve.http.keys import read_keys
-from serve.http.listen import listen
+from serve.http.server import listen, serving_command
 from serve.many.app import Many
 from serve.many.students import add, remove, students
 from serve.student import engine_elsewhere
@@ -28,14 +28,16 @@ from stages.parts.students.pair import check_present
 from stages.parts.students.serving import base_engine
 from stages.parts.task.program_file import load_sidecar
 
-PLACES = 16  # students of one engine
+MAX_STUDENTS = 16  # of one engine
 
 
 def adapter_slots(params: Params) -> AdapterSlots:
-    return AdapterSlots(PLACES, allowed_rank(params.lora.r))
+    """Return the room that the engine keeps for students."""
+    return AdapterSlots(MAX_STUDENTS, allowed_rank(params.lora.r))
 
 
-async def serve(engine: Engine, settings: Serve, keys: list[str]) -> None:
+async def serve_many(engine: Engine, settings: Serve, keys: list[str]) -> None:
+    """Serve, and follow the folder of students, until SIGINT or SIGTERM."""
     async with engine_client(engine.served, settings.timeout_s) as client:
         many = Many(engine, client, settings, keys)
         following = asyncio.create_task(many.follow())
@@ -46,7 +48,7 @@ async def serve(engine: Engine, settings: Serve, keys: list[str]) -> None:
 
 
 def start(params: Params) -> None:
-    """Serve until SIGINT or SIGTERM; raises UserError where the engine never comes up."""
+    """Serve until SIGINT or SIGTERM; raises UserError if the engine never comes up."""
     settings, keys = params.serve, read_keys(params.serve.host)
     check_port(settings.port, settings.host)
     if params.engine.kind != "vllm":
@@ -57,17 +59,17 @@ def start(params: Params) -> None:
         engine = engine_elsewhere(params, {"base": served_name("base", paths.BASE)})
     else:
         engine = base_engine(paths.BASE, {}, params, adapter_slots(params))
-    uvloop.run(serve(engine, settings, keys))
+    uvloop.run(serve_many(engine, settings, keys))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m serve.many", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", metavar="add | remove | list")
-    adding = commands.add_parser("add", help="take in the student that a repository's `dvc repro` chose")
+    adding = commands.add_parser("add", help="add the student that a repository's `dvc repro` chose")
     adding.add_argument("name", help="its path: /NAME/classify_intent")
     adding.add_argument("repository", type=Path, help="a clone with its models/; . is this one")
-    commands.add_parser("remove", help="let a student go").add_argument("name")
-    commands.add_parser("list", help="the students, their labels, and how they did on their dev rows")
+    commands.add_parser("remove", help="remove a student").add_argument("name")
+    commands.add_parser("list", help="list the students, with their labels and dev accuracy")
     given = parser.parse_args()
     with serving_command():
         params = load_params()

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.routing import BaseRoute, Mount, Route
 
-from serve.http.app import create_app, failure
+from serve.http.app import create_app
+from serve.http.failures import add_failure_handlers
 from serve.many.students import ManyStudent, former, read_student, students
 from serve.service import NotReady, Service
 from serve.supervisor import Supervisor
@@ -26,28 +27,32 @@ from stages.parts.run.params import Serve
 
 logger = logging.getLogger("serve")
 
-LOOK_EVERY_S = 1.0
+FOLLOW_EVERY_S = 1.0
 
 
 class Many:
-    """Keeps engine and app in step with the folder of students. An engine that was started again gets its adapters back
-    before it counts as ready; a student that can't be served is told of once and tried again, and the one that it
-    should replace stays."""
+    """Keeps engine and app in step with the folder of students.
+
+    An engine that was started again gets its adapters back before it counts as ready. A student that can't be served is
+    logged once and tried again, and the one that it should replace stays.
+    """
 
     def __init__(self, engine: Engine, client: EngineClient, settings: Serve, keys: Sequence[str]) -> None:
         self.base = engine.served.names["base"]
         self.client = client
         self.settings = settings
         self.keys = keys
-        self.supervisor = Supervisor(engine, self.in_step)
+        self.supervisor = Supervisor(engine, self.synchronise)
         self.served: dict[str, ManyStudent] = {}
-        self.told: set[Path] = set()
+        self.logged: set[Path] = set()
         self.loaded: set[str] = set()
         self.unwanted: dict[str, float] = {}  # loaded, and since when no student is served by it
         self.changing = asyncio.Lock()
-        self.app = Starlette(routes=self.health(), exception_handlers={NotReady: failure})
+        self.app = Starlette(routes=self.health_routes())
+        self.app.router.redirect_slashes = False  # behind TLS a redirect would name http
+        add_failure_handlers(self.app)
 
-    def health(self) -> list[BaseRoute]:
+    def health_routes(self) -> list[BaseRoute]:
         async def healthz(_: Request) -> JSONResponse:
             return JSONResponse({"status": "up"})
 
@@ -59,17 +64,17 @@ class Many:
         return [Route("/healthz", healthz), Route("/readyz", readyz)]
 
     async def follow(self) -> None:
-        """Look at the folder now and then, until it is cancelled."""
+        """Look at the folder every second, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(FOLLOW_EVERY_S)
             if self.supervisor.ready:
                 try:
-                    await self.in_step()
+                    await self.synchronise()
                 except (EngineError, OSError) as error:
                     logger.error("the students are not in step with their folder: %s", error)
 
-    async def in_step(self) -> None:
-        """Serve what the folder holds, and nothing else; raises EngineError where the engine does not answer."""
+    async def synchronise(self) -> None:
+        """Serve what the folder holds, and nothing else; raises EngineError if the engine does not answer."""
         async with self.changing:
             wanted, present = students(), set(await self.client.models())
             if self.base not in present:
@@ -78,9 +83,9 @@ class Many:
                     f"{self.base}"
                 )
             for name in self.served.keys() - wanted.keys():
-                self.put(name, None)
+                self.mount(name, None)
             for name, folder in wanted.items():
-                await self.take_up(name, folder, present)
+                await self.serve_name(name, folder, present)
             await self.unload(present)
             for name, folder in wanted.items():
                 if name in self.served and self.served[name].folder == folder:
@@ -89,7 +94,7 @@ class Many:
                             await asyncio.to_thread(shutil.rmtree, old, ignore_errors=True)
 
     async def unload(self, present: set[str]) -> None:
-        """Unload the adapters that no query can be on its way to any more."""
+        """Unload the adapters that no query can be on its way to."""
         unwanted = (self.loaded & present) - {student.classifier.model for student in self.served.values()}
         now = time.monotonic()
         self.unwanted = {model: self.unwanted.get(model, now) for model in unwanted}
@@ -98,19 +103,19 @@ class Many:
                 await unload_adapter(self.client, model)
                 logger.info("%s is unloaded", model)
 
-    async def take_up(self, name: str, folder: Path, present: set[str]) -> None:
-        """Serve the student in a folder, or where that fails the one that had its name before."""
+    async def serve_name(self, name: str, folder: Path, present: set[str]) -> None:
+        """Serve the student in a folder; if that fails, the one that had its name before."""
         for candidate in (folder, *former(name)):
             try:
-                await self.serve(name, candidate, present)
+                await self.serve_folder(name, candidate, present)
                 return
             except Exception as error:  # whatever is wrong with one student, the others are served
-                if candidate not in self.told:
+                if candidate not in self.logged:
                     logger.error("%s can't be served by %s: %s", name, candidate.name, error)
-                self.told.add(candidate)
+                self.logged.add(candidate)
 
-    async def serve(self, name: str, folder: Path, present: set[str]) -> None:
-        """Load a student's adapter where the engine lacks it, and put its app in place once a query has passed."""
+    async def serve_folder(self, name: str, folder: Path, present: set[str]) -> None:
+        """Load a student's adapter if the engine lacks it, and mount its app once a query has passed."""
         known = self.served.get(name)
         student = (
             known
@@ -122,10 +127,10 @@ class Many:
         self.loaded.add(student.classifier.model)
         if student is not known:
             student.classifier.read(await self.client.complete(student.classifier.trial()))
-            self.put(name, student)
+            self.mount(name, student)
             logger.info("%s is served by %s", name, student.classifier.model)
 
-    def put(self, name: str, student: ManyStudent | None) -> None:
+    def mount(self, name: str, student: ManyStudent | None) -> None:
         """Put a student's app in the place of the one under its name, or take that away."""
         routes = [route for route in self.app.router.routes if getattr(route, "name", None) != name]
         self.served.pop(name, None)
@@ -133,6 +138,11 @@ class Many:
             service = Service(
                 student.classifier, self.client, self.supervisor, self.settings.queue, self.settings.cached_answers
             )
+
+            async def to_page(_: Request) -> RedirectResponse:
+                return RedirectResponse(f"{name}/")  # relative: it keeps scheme, host and a proxy's path
+
+            routes.append(Route(f"/{name}", to_page, name=name))
             routes.append(Mount(f"/{name}", create_app(service, self.keys), name=name))
             self.served[name] = student
         self.app.router.routes = routes

@@ -1,9 +1,9 @@
 """The students that are served together: models/students.
 
-models/students/NAME is a link to NAME-HASH, a folder with adapter, program, sidecar and calibration that never changes,
-and the adapter's name in the engine; another student under the same name is another folder. The engine may read an
-adapter again at any time: from a path whose weights had changed it would answer wrongly under the old name. A student
-that another one replaces stays until the service has that one in its place.
+models/students/NAME is a link to NAME-HASH, a folder with adapter, program, sidecar and calibration that never changes.
+The folder's name is also the adapter's name in the engine, so another student under the same NAME is another folder.
+The engine may read an adapter again at any time: from a path whose weights had changed it would answer wrongly under
+the old name. A student that is replaced stays until the service has the new one in its place.
 """
 
 import re
@@ -39,19 +39,19 @@ class ManyStudent:
 
 
 def students() -> dict[str, Path]:
-    """The folders of the students, by name; absolute paths."""
+    """Return the folders of the students, by name; absolute paths."""
     return {link.name: link.resolve() for link in sorted(STUDENTS.glob("[a-z]*")) if link.is_symlink()}
 
 
 def former(name: str) -> list[Path]:
-    """The folders of a name that its link does not name any more, newest first; what `add` is about to link is younger
-    than the link.
+    """Return the folders that a name was linked to before, newest first. What `add` is about to link is younger than
+    the link.
     """
     link = STUDENTS / name
     try:
         since, current = link.lstat().st_mtime_ns, link.resolve()
         written = {folder.resolve(): folder.stat().st_mtime_ns for folder in STUDENTS.glob(f"{name}-*")}
-    except FileNotFoundError:  # somebody removes them
+    except FileNotFoundError:  # they are being removed
         return []
     return sorted(
         (folder for folder in written if folder != current and written[folder] <= since),
@@ -59,21 +59,21 @@ def former(name: str) -> list[Path]:
     )
 
 
-def edition(files: Iterable[Path]) -> str:
-    """The hash in a folder's name: of program, sidecar and calibration, which hold that of the adapter."""
+def files_fingerprint(files: Iterable[Path]) -> str:
+    """Return the hash in a folder's name: of program, sidecar and calibration, which hold the hash of the adapter."""
     return fingerprint("".join(map(file_sha256, files)))
 
 
 def is_whole(folder: Path) -> bool:
     """Whether a student's folder is what `add` wrote."""
     files = [folder / file for file in PAIR_FILES]
-    if not all(file.is_file() for file in files) or folder.name.rpartition("-")[2] != edition(files):
+    if not all(file.is_file() for file in files) or folder.name.rpartition("-")[2] != files_fingerprint(files):
         return False
     return folder_sha256(folder / ADAPTER) == load_sidecar(folder / paths.SIDECAR.name).checkpoint_sha256
 
 
 def read_student(name: str, folder: Path, kind: EngineKind) -> ManyStudent:
-    """Read a student, whose adapter is served under its folder's name; raises UserError where something is missing or
+    """Read a student, whose adapter is served under its folder's name; raises UserError if something is missing or
     changed.
     """
     if not is_whole(folder):
@@ -82,9 +82,9 @@ def read_student(name: str, folder: Path, kind: EngineKind) -> ManyStudent:
 
 
 def add(name: str, repository: Path, base: Path, slots: AdapterSlots) -> None:
-    """Take in, under a name, the student that `optimize` chose in a repository, in the place of one that has the name.
+    """Add, under a name, the student that `optimize` chose in a repository; it replaces one of the same name.
 
-    Raises UserError where it is not whole, or could not be served on this base.
+    Raises UserError if it is not whole, or could not be served on this base.
     """
     if not NAME.fullmatch(name):
         raise UserError(
@@ -98,9 +98,9 @@ def add(name: str, repository: Path, base: Path, slots: AdapterSlots) -> None:
         raise UserError(f"the student of {repository} stands on another base ({wanted[:12]}) than {base} ({own[:12]})")
     known = students()
     if len(known.keys() | {name}) > slots.count:
-        raise UserError(f"{STUDENTS} is full: an engine has places for {slots.count} students; remove one")
+        raise UserError(f"{STUDENTS} is full: an engine has slots for {slots.count} students; remove one")
 
-    folder = STUDENTS / f"{name}-{edition(pair.folder / file for file in PAIR_FILES)}"
+    folder = STUDENTS / f"{name}-{files_fingerprint(pair.folder / file for file in PAIR_FILES)}"
     if not is_whole(folder):
         with whole_folder(folder) as draft:
             shutil.copytree(repository / pair.checkpoint, draft / ADAPTER)
@@ -112,19 +112,17 @@ def add(name: str, repository: Path, base: Path, slots: AdapterSlots) -> None:
     link.replace(STUDENTS / name)
 
 
-def check_adapter(checkpoint: Path, highest_rank: int) -> None:
-    """Raise UserError where a checkpoint could not stand beside a base."""
+def check_adapter(checkpoint: Path, max_rank: int) -> None:
+    """Raise UserError if a checkpoint can't be served beside a base."""
     if not is_adapter(checkpoint):
         raise UserError(f"{checkpoint} is a whole model, no adapter: train it with train.method lora")
     refuse_trained_modules([checkpoint], "vLLM")
-    if (rank := adapter_rank(checkpoint)) > highest_rank:
-        raise UserError(
-            f"{checkpoint} has rank {rank}, the engine takes up to {highest_rank}: raise lora.r in params.yaml"
-        )
+    if (rank := adapter_rank(checkpoint)) > max_rank:
+        raise UserError(f"{checkpoint} has rank {rank}, the engine takes up to {max_rank}: raise lora.r in params.yaml")
 
 
 def remove(name: str) -> None:
-    """Let a student go; raises UserError where there is none of that name."""
+    """Remove a student; raises UserError if there is none of that name."""
     known = students()
     if name not in known:
         raise UserError(f"no student is called {name!r}; there are: {', '.join(known) or 'none'}")

@@ -16,21 +16,21 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 
-from serve.command import serving_command
 from serve.http.keys import is_loopback, read_keys
+from serve.http.server import http_address, serving_command
 from serve.ray_serve.apps import RayEndpoint, Where, classifier, llm
 from serve.student import ENGINE_KEY
 from stages.parts.run.errors import UserError
 from stages.parts.run.machine import check_port
 from stages.parts.run.params import load_params
 
-CPUS = 8  # that Ray may hand out, whatever the machine has: replicas that wait for one would wait forever
+CPUS = 8  # that Ray may assign, whatever the machine has: a replica that waits for one waits for ever
 LOGS = "/tmp/ray/session_latest/logs/serve"
 
 
 @contextmanager
 def ray_ended() -> Iterator[None]:
-    """Takes Ray down with the block; raises UserError for what it could not start."""
+    """Stop Ray with the block; raises UserError for what it could not start."""
     try:
         yield
     except (RayError, RuntimeError, ConnectionError) as error:  # a failed deployment is a RuntimeError
@@ -62,7 +62,8 @@ def main() -> None:
         serve.start(http_options=HTTPOptions(host=given.host, port=given.port))
         serve.run(llm(Where(folder=folder)), name="llm", route_prefix="/llm")
         serve.run(classifier(endpoint), name="classifier", route_prefix="/")
-        print(f"serving on http://{given.host}:{given.port}/classify_intent, the LLM endpoint on /llm/v1", flush=True)
+        address = http_address(given.host, given.port)
+        print(f"serving on {address}/classify_intent, the LLM endpoint on /llm/v1", flush=True)
         threading.Event().wait()
 
 

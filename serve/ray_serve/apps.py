@@ -23,7 +23,7 @@ from ray.serve import Application
 from serve.http.app import create_app
 from serve.http.keys import VARIABLE, read_keys
 from serve.service import Service
-from serve.student import ENGINE_KEY, load_served_student, pass_a_query
+from serve.student import ENGINE_KEY, check_engine, load_served_student
 from serve.supervisor import Supervisor
 from stages.parts.engines.http_client import engine_client
 from stages.parts.engines.process import EngineProcess
@@ -108,7 +108,7 @@ class RayClassifier:
         student = load_served_student(params.model_copy(update={"engine": elsewhere}), where.base)
         self.ends = AsyncExitStack()
         client = await self.ends.enter_async_context(engine_client(student.engine.served, params.serve.timeout_s))
-        supervisor = Supervisor(student.engine, lambda: pass_a_query(student, client), patient=True)
+        supervisor = Supervisor(student.engine, lambda: check_engine(student, client), patient=True)
         self.watching = asyncio.create_task(supervisor.run())
         ready = asyncio.create_task(supervisor.was_ready.wait())
         await asyncio.wait([self.watching, ready], timeout=FIRST_CHECK_S, return_when=asyncio.FIRST_COMPLETED)

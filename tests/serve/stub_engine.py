@@ -4,7 +4,8 @@ failures on demand.
 python -m tests.serve.stub_engine --port 8001 --model NAME --key KEY [--latency-ms 100]
 
 A query with SIMULATE-500, SIMULATE-HANG, SIMULATE-GARBAGE or SIMULATE-REFUSE fails in that way. GET /last is the last
-request's body, as it came; GET /asked says how many requests came, and for how many different queries.
+request's body, as it came; GET /counts has the requests that came, the different queries among them, and how many
+requests their client gave up. The query of those who check the engine, "ready?", is not counted and takes no time.
 """
 
 import argparse
@@ -58,9 +59,11 @@ def answer(body: dict) -> dict:
 def create_app(model: str, key: str, latency_s: float) -> web.Application:
     last = {"body": b"{}"}
     served: dict[str, str] = {model: ""}  # names and adapters' folders
-    asked: Counter[str] = Counter()
+    queries: Counter[str] = Counter()
+    cancelled = 0
 
     async def chat(request: web.Request) -> web.Response:
+        nonlocal cancelled
         if key and request.headers.get("Authorization") != f"Bearer {key}":
             return web.json_response({"error": "Unauthorized"}, status=401)
         last["body"] = await request.read()
@@ -68,8 +71,9 @@ def create_app(model: str, key: str, latency_s: float) -> web.Application:
         if body["model"] not in served:
             return web.json_response({"error": {"message": f"The model `{body['model']}` does not exist."}}, status=404)
         query = body["messages"][-2]["content"]
-        if "ready?" not in query:  # of who watches the engine
-            asked[query] += 1
+        checking = "ready?" in query
+        if not checking:
+            queries[query] += 1
         if "SIMULATE-500" in query:
             return web.json_response({"error": "the engine broke"}, status=500)
         if "SIMULATE-REFUSE" in query:
@@ -82,7 +86,11 @@ def create_app(model: str, key: str, latency_s: float) -> web.Application:
             return web.json_response({"error": {"message": "upstream"}})
         if "SIMULATE-GARBAGE" in query:
             return web.Response(text="<html>a proxy's error page", content_type="text/html")
-        await asyncio.sleep(3600 if "SIMULATE-HANG" in query else latency_s)
+        try:
+            await asyncio.sleep(3600 if "SIMULATE-HANG" in query else 0 if checking else latency_s)
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise
         return web.json_response(answer(body))
 
     async def models(_: web.Request) -> web.Response:
@@ -108,13 +116,14 @@ def create_app(model: str, key: str, latency_s: float) -> web.Application:
     async def show_last(_: web.Request) -> web.Response:
         return web.Response(body=last["body"], content_type="application/json")
 
-    async def show_asked(_: web.Request) -> web.Response:
-        return web.json_response({"requests": asked.total(), "queries": len(asked)})
+    async def show_counts(_: web.Request) -> web.Response:
+        counts = {"requests": queries.total(), "queries": len(queries), "cancelled": cancelled}
+        return web.json_response(counts)
 
     app = web.Application(client_max_size=2**24)
     app.add_routes([web.post("/v1/chat/completions", chat), web.get("/v1/models", models)])
     app.add_routes([web.post("/v1/load_lora_adapter", load), web.post("/v1/unload_lora_adapter", unload)])
-    app.add_routes([web.get("/last", show_last), web.get("/asked", show_asked)])
+    app.add_routes([web.get("/last", show_last), web.get("/counts", show_counts)])
     return app
 
 

@@ -1,4 +1,4 @@
-"""Shared answers: who asks the engine, what is kept, and what happens when one of several waiters gives up."""
+"""Shared predictions: which queries reach the engine, what is kept, and what a waiting request that gives up does."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,28 +6,28 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from serve.answer_cache import AnswerCache
-from serve.schemas import Classification
 from stages.parts.engines.http_client import EngineError
+from stages.parts.students.pair import CalibratedPrediction
 
 
-def made(label: str) -> Classification:
-    return Classification(label=label, confidence=0.5, abstained=False, runners_up=[], reasoning=None, model="m")
+def prediction(label: str) -> CalibratedPrediction:
+    return CalibratedPrediction(label, 0.5, abstained=False, runners_up=[], reasoning=None, model="m")
 
 
 class Engine:
-    """Counts what it is asked, and answers once it may."""
+    """Records its queries, and answers once it may."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.queries: list[str] = []
         self.may_answer = asyncio.Event()
         self.fails = False
 
-    async def ask(self, query: str) -> Classification:
-        self.asked.append(query)
+    async def predict(self, query: str) -> CalibratedPrediction:
+        self.queries.append(query)
         await self.may_answer.wait()
         if self.fails:
             raise EngineError("down")
-        return made(query)
+        return prediction(query)
 
 
 def with_engine(test: Callable[[Engine], Awaitable[None]]) -> None:
@@ -38,26 +38,26 @@ def with_engine(test: Callable[[Engine], Awaitable[None]]) -> None:
 
 
 async def together(cache: AnswerCache, engine: Engine, *queries: str) -> list[asyncio.Task]:
-    tasks = [asyncio.create_task(cache.answer(query, engine.ask)) for query in queries]
+    tasks = [asyncio.create_task(cache.get(query, engine.predict)) for query in queries]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return tasks
 
 
-def test_equal_queries_are_asked_once_in_flight_and_later():
+def test_equal_queries_reach_the_engine_once():
     async def test(engine):
         cache = AnswerCache("pair", 10)
         tasks = await together(cache, engine, "a", "a", "b", "a")
         engine.may_answer.set()
         found = await asyncio.gather(*tasks)
-        assert engine.asked == ["a", "b"]
-        assert [(answer.label, source) for answer, source in found] == [
+        assert engine.queries == ["a", "b"]
+        assert [(found_one.label, source) for found_one, source in found] == [
             ("a", "engine"),
             ("a", "in_flight"),
             ("b", "engine"),
             ("a", "in_flight"),
         ]
-        assert (await cache.answer("a", engine.ask))[1] == "cache" and not cache.asked
+        assert (await cache.get("a", engine.predict))[1] == "cache" and not cache.pending
         assert not any(key == b"a" or key == b"b" for key in cache.kept)
 
     with_engine(test)
@@ -68,18 +68,18 @@ def test_the_least_recently_used_answer_goes_first():
         engine.may_answer.set()
         cache = AnswerCache("pair", 2)
         for query in ("a", "b", "a", "c", "a", "b"):
-            await cache.answer(query, engine.ask)
-        assert engine.asked == ["a", "b", "c", "b"] and len(cache.kept) == 2
+            await cache.get(query, engine.predict)
+        assert engine.queries == ["a", "b", "c", "b"] and len(cache.kept) == 2
 
     with_engine(test)
 
 
-def test_size_0_asks_for_each():
+def test_size_0_keeps_nothing():
     async def test(engine):
         engine.may_answer.set()
         cache = AnswerCache("pair", 0)
-        assert [(await cache.answer("a", engine.ask))[1] for _ in range(2)] == ["engine", "engine"]
-        assert engine.asked == ["a", "a"] and not cache.kept
+        assert [(await cache.get("a", engine.predict))[1] for _ in range(2)] == ["engine", "engine"]
+        assert engine.queries == ["a", "a"] and not cache.kept
 
     with_engine(test)
 
@@ -90,14 +90,14 @@ def test_a_failure_is_shared_but_not_kept():
         tasks = await together(cache, engine, "a", "a")
         engine.may_answer.set()
         assert all(isinstance(error, EngineError) for error in await asyncio.gather(*tasks, return_exceptions=True))
-        assert not cache.asked and not cache.kept
+        assert not cache.pending and not cache.kept
         engine.fails = False
-        assert (await cache.answer("a", engine.ask))[1] == "engine"
+        assert (await cache.get("a", engine.predict))[1] == "engine"
 
     with_engine(test)
 
 
-def test_one_that_gives_up_takes_the_answer_from_nobody_else():
+def test_a_request_that_gives_up_leaves_the_others_their_prediction():
     async def test(engine):
         cache = AnswerCache("pair", 10)
         first, second = await together(cache, engine, "a", "a")
@@ -110,15 +110,15 @@ def test_one_that_gives_up_takes_the_answer_from_nobody_else():
     with_engine(test)
 
 
-def test_when_all_give_up_the_question_is_cancelled_and_the_next_asks_anew():
+def test_when_all_give_up_the_query_is_cancelled_and_the_next_starts_anew():
     async def test(engine):
         cache = AnswerCache("pair", 10)
         (only,) = await together(cache, engine, "a")
         only.cancel()
         with pytest.raises(asyncio.CancelledError):
             await only
-        assert not cache.asked
+        assert not cache.pending
         engine.may_answer.set()
-        assert (await cache.answer("a", engine.ask))[1] == "engine" and engine.asked == ["a", "a"]
+        assert (await cache.get("a", engine.predict))[1] == "engine" and engine.queries == ["a", "a"]
 
     with_engine(test)

@@ -18,9 +18,7 @@ import requests
 from tests.conftest import ROOT, run
 from tests.serve.shop import ENGINE_KEY, LABELS, Shop, ended, make_shop, start, start_engine
 
-pytest.importorskip(
-    "ray", reason="needs Ray: .venv/bin/pip install --no-deps --require-hashes -r requirements-ray.lock"
-)
+pytest.importorskip("ray", reason="needs Ray: make setup-ray, then .venv-ray/bin/python -m pytest")
 
 PATIENCE_S = 400
 ON_RAY = ("serve.batch", "--ray", "in", "out")
@@ -51,9 +49,9 @@ def read(shop: Shop, name: str) -> pd.DataFrame:
     return pd.read_parquet(shop.folder / "out" / name)
 
 
-def asked(shop: Shop) -> dict[str, int]:
+def counts(shop: Shop) -> dict[str, int]:
     """How many requests the engine got, and for how many different queries."""
-    found: dict[str, int] = requests.get(f"{shop.engine}/asked", timeout=30).json()
+    found: dict[str, int] = requests.get(f"{shop.engine}/counts", timeout=30).json()
     return found
 
 
@@ -110,13 +108,13 @@ def test_files_are_answered_as_on_the_plain_path_and_bad_rows_and_files_stop_not
         }
 
         # Again: only what is new is asked for, and the answers of another column or text are not taken for this one's.
-        before, kept = asked(shop), (shop.folder / "out/day=2/b.parquet").stat().st_mtime_ns
+        before, kept = counts(shop), (shop.folder / "out/day=2/b.parquet").stat().st_mtime_ns
         for name in ("d.parquet", "e.parquet"):
             (shop.folder / "in" / name).unlink()
         write(shop, "c.parquet", ["fine", "new"])
         again = batch(shop, *ON_RAY)
         assert again.returncode == 0 and "1402 rows of 3 files" in again.stdout, again.stderr
-        assert asked(shop)["requests"] == before["requests"] + 2
+        assert counts(shop)["requests"] == before["requests"] + 2
         assert len(read(shop, "c.parquet")) == 2 and (shop.folder / "out/day=2/b.parquet").stat().st_mtime_ns == kept
 
 
@@ -126,7 +124,7 @@ def test_a_run_that_is_killed_goes_on_and_asks_nothing_twice(tmp_path):
         write(shop, f"{part}.parquet", [f"query {part} {number}" for number in range(2000)])
     with ended(start_engine(shop, latency_ms=300)):
         driver = start(shop, *ON_RAY, **RAY)
-        until(lambda: asked(shop)["requests"] > 4000, driver, shop.folder / "log")
+        until(lambda: counts(shop)["requests"] > 4000, driver, shop.folder / "log")
         everything = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
         for process in everything:
             process.kill()
@@ -134,7 +132,7 @@ def test_a_run_that_is_killed_goes_on_and_asks_nothing_twice(tmp_path):
         psutil.wait_procs(everything)
         done = batch(shop, *ON_RAY)
         assert done.returncode == 0 and "6000 rows of 3 files" in done.stdout, done.stderr
-        found = asked(shop)
+        found = counts(shop)
         assert found["queries"] == 6000 and found["requests"] <= 6000 + IN_FLIGHT
     rows = pd.concat([read(shop, f"{part}.parquet") for part in range(3)])
     assert list(rows.text) == [f"query {part} {number}" for part in range(3) for number in range(2000)]
@@ -148,16 +146,16 @@ def test_a_dead_worker_and_a_dead_engine_are_waited_for(tmp_path):
     engine = start_engine(shop, latency_ms=300)
     try:
         driver = start(shop, *ON_RAY, **RAY)
-        until(lambda: asked(shop)["requests"] > 1000, driver, log)
+        until(lambda: counts(shop)["requests"] > 1000, driver, log)
         [worker] = [
             process
             for process in psutil.Process(driver.pid).children(recursive=True)
             if "MapWorker" in " ".join(process.cmdline())
         ]
         worker.kill()
-        before = asked(shop)["requests"]
-        until(lambda: asked(shop)["requests"] > before + 1000, driver, log)
-        assert asked(shop)["requests"] <= asked(shop)["queries"] + 256
+        before = counts(shop)["requests"]
+        until(lambda: counts(shop)["requests"] > before + 1000, driver, log)
+        assert counts(shop)["requests"] <= counts(shop)["queries"] + 256
         engine.send_signal(signal.SIGKILL)
         engine.wait()
         until(lambda: "the engine is gone" in log.read_text(), driver, log)

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from serve.http.app import create_app
-from serve.metrics import ServiceMetrics
+from serve.service import ServiceMetrics
 from stages.parts.run.params import load_params
 from tests.conftest import ROOT, run
 
@@ -168,7 +168,7 @@ class _NoService:
     """An app to read routes from: it is never asked."""
 
     metrics = ServiceMetrics()
-    classifier = SimpleNamespace(calibration=SimpleNamespace(threshold=0.5))
+    classifier = SimpleNamespace(calibration=SimpleNamespace(threshold=0.5), model="m")
 
 
 def metric_names() -> set[str]:

@@ -112,7 +112,7 @@ def test_what_could_not_be_served_is_refused_in_a_line(house, pair, tmp_path):
     for name in ("../good", "Good", "go-od", "healthz", ""):
         with pytest.raises(UserError, match="is no name for a student"):
             add(name, good.folder, paths.BASE, slots)
-    with pytest.raises(UserError, match="is full: an engine has places for 1 students"):
+    with pytest.raises(UserError, match="is full: an engine has slots for 1 students"):
         add("better", good.folder, paths.BASE, slots)
     assert "no student is called 'better'; there are: good" in many(house, "remove", "better")
     assert (house.folder / STUDENTS / "good").resolve() == before and before.is_dir()
@@ -177,7 +177,7 @@ def test_a_student_goes_only_once_another_is_in_its_place_and_no_query_on_its_wa
         write_json(light / file, json.loads((light / file).read_text()) | fields)
 
     def look(many: Many) -> str:
-        asyncio.run(many.in_step())
+        asyncio.run(many.synchronise())
         return many.served["cards"].folder.name
 
     def start_service() -> Many:

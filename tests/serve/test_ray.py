@@ -16,22 +16,21 @@ import requests
 import yaml
 
 from serve.schemas import Classification
+from stages.parts.run import commands
 from stages.parts.run.machine import free_port
 from stages.parts.run.params import load_params
 from tests.conftest import ROOT
 from tests.serve.shop import ENGINE_KEY, LABELS, Shop, ended, last_request, make_shop, start_engine, until
 from tests.students.test_weights import pair
 
-pytest.importorskip(
-    "ray", reason="needs Ray: .venv/bin/pip install --no-deps --require-hashes -r requirements-ray.lock"
-)
+pytest.importorskip("ray", reason="needs Ray: make setup-ray, then .venv-ray/bin/python -m pytest")
 
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
-from serve import command, supervisor
+from serve import supervisor
 from serve.ray_serve import apps
 from serve.ray_serve.__main__ import main
 from serve.ray_serve.apps import RayEndpoint, Where, classifier, llm
@@ -144,7 +143,7 @@ def test_what_ray_can_not_deploy_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(made.folder)
     monkeypatch.setenv("ENGINE_API_KEY", ENGINE_KEY)
     monkeypatch.setattr("sys.argv", ["serve", "--port", str(free_port())])
-    monkeypatch.setattr(command, "end_on_sigterm", lambda: None)
+    monkeypatch.setattr(commands, "end_on_sigterm", lambda: None)
     monkeypatch.setattr(ray, "init", failed)
     with pytest.raises(SystemExit) as ended_by:
         main()

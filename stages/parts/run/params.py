@@ -139,6 +139,8 @@ class Serve(Block):
     queue: Positive
     cached_answers: Annotated[int, Field(ge=0)]
     timeout_s: Positive
+    root_path: Annotated[str, Field(pattern=r"^(/[\w.~-]+)*$")]
+    trusted_proxies: list[str]
     examples: list[str]
 
 

@@ -36,7 +36,7 @@ class RunnerUp:
 class CalibratedPrediction:
     """What the pair says of a query: the label, or UNKNOWN where the completion names none; its calibrated
     probability; whether that is below the threshold; the next most likely labels; the reasoning, where the program
-    asks for one; the weights, by name and hash.
+    asks for one; the weights, by name and hash; the completion's tokens.
     """
 
     label: str
@@ -45,6 +45,8 @@ class CalibratedPrediction:
     runners_up: list[RunnerUp]
     reasoning: str | None
     model: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 class Classifier:
@@ -59,6 +61,10 @@ class Classifier:
     @property
     def model(self) -> str:
         return self.requests.model
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.requests.program.labels
 
     @property
     def pair(self) -> str:
@@ -87,6 +93,8 @@ class Classifier:
             runners_up=[RunnerUp(other, likely[other]) for other in others],
             reasoning=found.reasoning,
             model=self.model,
+            prompt_tokens=found.prompt_tokens,
+            completion_tokens=found.completion_tokens,
         )
 
 
