@@ -16,6 +16,7 @@ from stages.parts.run.stage import run_stage
 from stages.parts.students.chat_template import freeze_date
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons, start_from_word_vectors
 from stages.parts.task.program import IntentClassifier
+from stages.parts.task.text import safe_text
 from stages.parts.training.rows import encode
 from stages.parts.training.trainer import TrainingPlan, fine_tune
 from stages.parts.weights.fetch import place
@@ -48,7 +49,8 @@ def main() -> None:
 
     set_seed(params.seed)
     program = IntentClassifier(read_json(LABELS), params.program.instructions, params.program.style)
-    texts = [row["text"] for path in (GOLD, REVIEWED, POOL) for row in read_jsonl(path)]
+    # as prompts will show them: the tokenizer and the word vectors are made of these
+    texts = [safe_text(row["text"], program.labels) for path in (GOLD, REVIEWED, POOL) for row in read_jsonl(path)]
     tokenizer = build_tokenizer(texts, program, student.vocabulary)
     model = build_model(tokenizer, student)
     start_from_word_vectors(model, tokenizer, texts, params.seed)

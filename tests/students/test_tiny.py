@@ -8,10 +8,12 @@ from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run.params import TinyStudentSettings, load_params
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons
 from stages.parts.task.program import IntentClassifier, predictor, training_messages
+from stages.parts.task.text import safe_text
 from stages.parts.training.rows import encode
 
 LABELS = ["card_arrival", "declined_card_payment", "refund"]
-TEXTS = ["Where is my card?", "they declined my payment\n\nagain", " I want a refund for £3.50 ", "¿dónde está? 💳"] * 3
+QUERIES = ["Where is my card?", "they declined my payment\n\nagain", " I want a refund for £3.50 ", "¿dónde está? 💳"]
+TEXTS = [safe_text(query, LABELS) for query in QUERIES] * 3
 DEMONSTRATIONS = [
     {"query": TEXTS[0], "reasoning": 'The query says "my".', "label": LABELS[0]},
     {"augmented": True, "query": TEXTS[2], "reasoning": 'The query says "my", "card".', "label": LABELS[2]},

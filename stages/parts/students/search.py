@@ -26,7 +26,7 @@ def candidates(plain: IntentClassifier, train: list[Any], settings: Optimize) ->
     """Programs to choose from. Demonstrations are rows of `train`, and right answers of the model that DSPy is set
     to.
     """
-    rows = [example(row) for row in train]
+    rows = [example(row, plain.labels) for row in train]
     yield plain
     yield LabeledFewShot(k=settings.labeled_demos).compile(plain, trainset=rows)
     for seed in range(-1, settings.candidate_programs):

@@ -12,16 +12,30 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.preprocessing import normalize
 
+from stages.parts.task.text import normalized
+
 TOPICS = 100  # LSA dimensions
 EXACT = 10**7  # rows times clusters up to which k-means reads all rows in each step, a matter of seconds
 
 
+def lower_case(text: str) -> str:
+    """Return what vectorizers see of a text: what language models see of it, in lower case."""
+    return normalized(text).lower()
+
+
 def words(longest: int) -> TfidfVectorizer:
-    return TfidfVectorizer(ngram_range=(1, longest), sublinear_tf=True, min_df=2)
+    return TfidfVectorizer(preprocessor=lower_case, ngram_range=(1, longest), sublinear_tf=True, min_df=2)
 
 
-def characters(shortest: int, longest: int) -> TfidfVectorizer:
-    return TfidfVectorizer(analyzer="char_wb", ngram_range=(shortest, longest), sublinear_tf=True, min_df=2)
+def characters(shortest: int, longest: int, min_df: int = 2) -> TfidfVectorizer:
+    """Return TF-IDF of characters within words, which also works where words can't be told apart."""
+    return TfidfVectorizer(
+        preprocessor=lower_case,
+        analyzer="char_wb",
+        ngram_range=(shortest, longest),
+        sublinear_tf=True,
+        min_df=min_df,
+    )
 
 
 def topic_vectors(texts: Sequence[str], seed: int) -> np.ndarray:
@@ -57,12 +71,12 @@ class Nearest:
 
     def __init__(self, demos: Sequence[Any], count: int) -> None:
         self.count = count
-        known = {demo["query"]: dspy.Example(demo) for demo in demos}
+        known = {normalized(demo["query"]): dspy.Example(demo) for demo in demos}
         self.demos = list(known.values())
-        self.vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+        self.vectorizer = characters(2, 5, min_df=1)
         self.terms = self.vectorizer.fit_transform(known).T.tocsr()
 
     def __call__(self, query: str) -> list[Any]:
         similarity = (self.vectorizer.transform([query]) @ self.terms).toarray()[0]
         nearest = (self.demos[place] for place in np.argsort(-similarity, kind="stable"))
-        return list(islice((demo for demo in nearest if demo.query != query), self.count))
+        return list(islice((demo for demo in nearest if normalized(demo.query) != normalized(query)), self.count))

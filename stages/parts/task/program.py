@@ -82,9 +82,12 @@ def using(lm: dspy.LM, prompt_format: dspy.Adapter | None = None) -> Iterator[No
         yield
 
 
-def example(row: Any) -> dspy.Example:
-    """A row with `text` and `label` as a DSPy example whose input is `query`."""
-    return dspy.Example(query=row["text"], label=row["label"], reasoning=row.get("reasoning", "")).with_inputs("query")
+def example(row: Any, labels: Sequence[str]) -> dspy.Example:
+    """Return a row with `text` and `label` as a DSPy example whose input is `query`: its text as prompts show it, since
+    an example becomes a demonstration.
+    """
+    shown = safe_text(row["text"], labels)
+    return dspy.Example(query=shown, label=row["label"], reasoning=row.get("reasoning", "")).with_inputs("query")
 
 
 def metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> bool:
