@@ -259,7 +259,8 @@ def test_an_overloaded_teacher_is_asked_less_at_a_time(tmp_path):
     assert sandbox.report()["failed"] == {}
 
 
-def test_a_second_run_is_told_to_wait_and_minutes_have_a_limit(tmp_path):
+@pytest.mark.slow
+def test_a_second_run_has_to_wait_and_requests_a_minute_are_limited(tmp_path):
     sandbox = Sandbox(tmp_path, pool=40)
     sandbox.set("runtime", requests_per_minute=120)
     with sandbox.teacher():
