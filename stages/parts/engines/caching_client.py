@@ -111,7 +111,6 @@ class CachingClient:
         self.budget = budget or Budget()
         self.attempts = attempts
         self.pending: dict[str, asyncio.Event] = {}
-        self.answered = False
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return a compact chat completion, stored or new.
@@ -152,7 +151,6 @@ class CachingClient:
             return None
         if self.store.first_use(key):
             self.count(body, payments(record))
-        self.answered = True  # such requests were not refused
         completion: dict[str, Any] = record["completion"]
         return completion
 
@@ -177,12 +175,8 @@ class CachingClient:
                     self.rate_limit.correct(sum(expected), usage["prompt_tokens"] + usage["completion_tokens"])
                     dollars = self.budget.cost(usage)
                     self.budget.add(body, usage, dollars)
-            except QueryRefused:
+            except (QueryRefused, RequestRefused):
                 raise
-            except RequestRefused as error:
-                if self.answered:
-                    raise
-                raise EngineRefuses(str(error)) from None  # nothing was ever answered: all requests are refused alike
             except EngineBusy as error:
                 if (error.retry_after_s or 0) > LONGEST_RETRY_AFTER_S:
                     raise EngineRefuses(f"{error} (and to ask again in {error.retry_after_s:.0f} s)") from None
@@ -193,7 +187,6 @@ class CachingClient:
             except EngineError as error:
                 last = error
             else:
-                self.answered = True
                 self.rate_limit.grow()
                 return {
                     "max_tokens": allowed_tokens(body),

@@ -61,4 +61,8 @@ def message_in(message: str) -> str:
         shown = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
         shown = message
-    return " ".join(shown.split())[:SHOWN] or "no message"
+    return in_one_line(shown) or "no message"
+
+
+def in_one_line(text: str) -> str:
+    return " ".join(text.split())[:SHOWN]

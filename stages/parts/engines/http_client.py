@@ -16,7 +16,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from stages.parts.engines.endpoint import HostedEndpoint
+from stages.parts.engines.endpoint import HostedEndpoint, in_one_line, message_in
 from stages.parts.engines.engine import ServedModel
 
 JSON = {"Content-Type": "application/json"}
@@ -67,13 +67,20 @@ class EngineClient:
             async with self.session.post(self.url, data=orjson.dumps(body), headers=JSON) as response:
                 if response.status != 200:
                     raise self.failure(response.status, response.headers, await response.text(errors="replace"))
-                found = orjson.loads(await response.read())  # a third of the time for 20 log-probabilities
+                content = await response.read()
         except TimeoutError:
             raise EngineTimeout("the engine did not answer in time") from None
         except (aiohttp.ClientError, ValueError) as error:
-            raise EngineError(f"the engine failed: {type(error).__name__}") from None
+            raise EngineError(f"the engine failed: {in_one_line(f'{type(error).__name__}: {error}')}") from None
+        try:
+            found = orjson.loads(content)  # a third of the json module's time for 20 log-probabilities
+        except ValueError:
+            raise EngineError(
+                f"the answer is no JSON; it begins with {in_one_line(content[:60].decode(errors='replace'))!r}"
+            ) from None
         if not isinstance(found, dict) or "choices" not in found:
-            raise EngineError("the engine's answer is no chat completion with log-probabilities")
+            # Gateways answer 200 with {"error": ...} when the model behind them fails.
+            raise EngineError(f"the answer is no chat completion: {message_in(content.decode(errors='replace'))}")
         return found
 
     async def models(self) -> list[str]:

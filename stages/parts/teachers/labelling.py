@@ -14,17 +14,26 @@ from stages.parts.engines.batch_api import Batches
 from stages.parts.engines.budget import BudgetExceeded, Spending
 from stages.parts.engines.caching_client import CachingClient, ChatClient, in_order
 from stages.parts.engines.http_client import EngineClient, EngineError, EngineRefuses
-from stages.parts.engines.requests import Outcome, Prediction, ProgramRequests
+from stages.parts.engines.requests import (
+    NO_ANSWER,
+    NO_PREDICTION,
+    Failure,
+    Outcome,
+    Prediction,
+    ProgramRequests,
+)
 from stages.parts.run.answer_store import AnswerStore, answer_store
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Runtime
 from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN
 from stages.parts.task.program import IntentClassifier
+from stages.parts.teachers.causes import Causes, FailFastClient
 from stages.parts.teachers.inputs import RowSource
 from stages.parts.teachers.teacher import Teacher, rate_limit
 
 MAX_FAILED = 0.02  # share of the rows, and one row in any case: more is a fault of the teacher, not of the rows
+ALL_FAILED = 10  # rows, the first ones, all without a label: the others will have none either
 VOTE_TEMPERATURE = 0.7  # as in Wang et al.
 RETRIES = 2  # of an answer without a label: at 2 % random failures one retry leaves 2 of 5,000 rows, two leave none
 
@@ -118,6 +127,7 @@ class LabellingRun:
         self.requests = teacher.requests(program)
         self.budget = teacher.budget(runtime)
         self.failed: list[dict[str, str]] = []  # rows without a label: id, text, reason, message
+        self.causes = Causes()
         self.done, self.total = 0, len(rows)
 
     def label(self, handle: Callable[[Row, Outcome], None]) -> Spending:
@@ -144,13 +154,17 @@ class LabellingRun:
         self, store: AnswerStore | None, progress: Progress, handle: Callable[[Row, Outcome], None]
     ) -> None:
         async with self.teacher.connect() as client:
-            caching = CachingClient(client, rate_limit(self.runtime), store, self.budget)
+            caching = CachingClient(FailFastClient(client), rate_limit(self.runtime), store, self.budget)
             labeller = Labeller(caching, self.requests, self.teacher.votes)
             if self.teacher.batch:
                 await self.complete_in_batches(client, caching)
 
             async def outcome(row: Row) -> Outcome:
-                found = await labeller.outcome(row)
+                try:
+                    found = await labeller.outcome(row)
+                except EngineRefuses as error:
+                    self.add_failed(row, Failure(NO_ANSWER, str(error)))
+                    raise
                 self.count(row, found)
                 progress.update(note=f"{spent(self.budget.spent)}, {len(self.failed) / self.done:.1%} invalid")
                 return found
@@ -171,21 +185,27 @@ class LabellingRun:
         """Count a row; raises TooManyFailures as soon as the run can only end with too many."""
         self.done += 1
         if failure := outcome.failure:
-            self.failed.append(
-                {"id": row["id"], "text": row["text"], "reason": failure.reason, "message": failure.message}
-            )
-            if len(self.failed) > max(1, MAX_FAILED * self.total):
+            self.add_failed(row, failure)
+            # An unusable answer's message is the model's own text, another one for each row.
+            engine_failed = outcome.prediction is NO_PREDICTION
+            self.causes.add(f"{failure.reason}: {failure.message}" if engine_failed else failure.reason)
+            failed = len(self.failed)
+            if failed > max(1, MAX_FAILED * self.total) or failed == self.done == ALL_FAILED:
                 raise TooManyFailures
+
+    def add_failed(self, row: Row, failure: Failure) -> None:
+        self.failed.append({"id": row["id"], "text": row["text"], "reason": failure.reason, "message": failure.message})
 
     def reason_to_stop(self, error: Exception) -> Exception:
         """Return a UserError for an error that ended the run, if a user can mend it; else the error itself."""
         labelled = f"{self.done} of {self.total} rows are labelled"
         if isinstance(error, TooManyFailures):
-            counts = Counter(row["reason"] for row in self.failed)
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
+            rows = f"more than {MAX_FAILED:.0%} of {self.total} rows"
+            if len(self.failed) == self.done:
+                rows = f"all of the first {self.done} rows"
             return UserError(
-                f"more than {MAX_FAILED:.0%} of {self.total} rows got no label ({reasons}, of {self.done} queried): "
-                "check the teacher and run `dvc repro` again; the answers so far are kept"
+                f"{rows} got no label: {self.causes}; check the teacher and run `dvc repro` again, the answers so far "
+                "are kept"
             )
         if isinstance(error, BudgetExceeded):
             return UserError(

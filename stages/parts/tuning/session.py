@@ -18,6 +18,7 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.params import Runtime
 from stages.parts.run.progress import Progress
 from stages.parts.task.program import IntentClassifier
+from stages.parts.teachers.causes import FailFastClient
 from stages.parts.teachers.labelling import Labeller, spent
 from stages.parts.teachers.teacher import Teacher, rate_limit
 
@@ -122,7 +123,7 @@ def open_session(teacher: Teacher, runtime: Runtime) -> Iterator[TeacherSession]
     with answer_store(teacher.store, teacher.busy) as store:
 
         def caching_client(client: ChatClient) -> CachingClient:
-            return CachingClient(client, limit, store, budget)
+            return CachingClient(FailFastClient(client), limit, store, budget)
 
         with client_thread(teacher.connect, caching_client) as thread:
             yield TeacherSession(teacher, thread, runtime.max_in_flight)
