@@ -1,6 +1,7 @@
 """A folder with rows in which `python -m stages.teacher` runs for real, and the simulated teacher that it asks."""
 
 import asyncio
+import io
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,6 +26,7 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_jsonl
 from stages.parts.run.machine import free_port
 from stages.parts.run.params import load_params
+from stages.parts.tuning import plan
 from stages.parts.tuning.__main__ import tune
 from stages.teacher import main
 from tests.conftest import ROOT
@@ -89,6 +91,16 @@ class Sandbox:
             except UserError as error:
                 return str(error)
         return ""
+
+    def plan(self) -> str:
+        """Estimate what labelling takes, in this process; returns what is printed, or the line that it ends with."""
+        printed = io.StringIO()
+        with chdir(self.folder), patch.dict(os.environ, TEACHER_API_KEY=self.key), redirect_stdout(printed):
+            try:
+                plan.main()
+            except SystemExit as error:
+                return str(error.code)
+        return printed.getvalue()
 
     def label_and_kill(self, answers: int) -> None:
         """Run the stage and kill -9 it as soon as it is seen to have got so many answers."""

@@ -14,7 +14,8 @@ errors   random: any other label, for any row alike
 taught   what rids it of its errors where the prompt has it: descriptions (of the true label), examples (with the true
 label),
          instruction (a sentence that it writes itself, as GEPA's and MIPROv2's reflection)
-faults   429, 500, cut (the connection, half-way), html, hang, truncated (finish_reason length), no_label, form
+faults   429, 500, cut (the connection, half-way), html, hang, truncated (finish_reason length), no_label, form,
+         error200 (an error with status 200), no_choices, memory (500), daily (a limit a day)
 """
 
 import argparse
@@ -41,7 +42,27 @@ CURRENT = re.compile(r"\[\[ ## (?:current|basic)_instruction ## \]\]\n(.*?)\n\n\
 ERRORS = ("random", "hard", "class")
 TAUGHT = ("descriptions", "examples", "instruction")
 INSIGHT = "Decide by what the customer wants done."
-FAULTS = ("429", "500", "cut", "html", "hang", "truncated", "no_label", "form")
+FAULTS = (
+    "429",
+    "500",
+    "cut",
+    "html",
+    "hang",
+    "truncated",
+    "no_label",
+    "form",
+    "error200",
+    "no_choices",
+    "memory",
+    "daily",
+)
+FAULTY: dict[str, tuple[int, dict[str, Any]]] = {
+    "500": (500, {"error": {"message": "internal error"}}),
+    "error200": (200, {"error": {"message": "Provider returned error", "code": 502}}),
+    "no_choices": (200, {"id": "chatcmpl-1", "choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 0}}),
+    "memory": (500, {"error": "model requires more system memory (42.1 GiB) than is available (15.2 GiB)"}),
+    "daily": (429, {"error": {"message": "Limit 200 requests per day reached.", "code": "rate_limit_exceeded"}}),
+}
 WRONG_KEY = (401, "invalid_api_key", "Incorrect API key provided.")
 PRICE = (0.15, 0.60)  # dollars for a million tokens: gpt-4o-mini's in DSPy's table
 CORRUPTED = 0.9  # share of a corrupted class's rows that are taken for another class
@@ -241,6 +262,8 @@ class SimulatedTeacher:
             )
         if any(f"{text}\n" in body["messages"][-1]["content"] for text in options.filtered):
             return 400, "content_filter", "The response was filtered due to the content management policy."
+        if options.memory_after is not None and self.stats["answers"] >= options.memory_after:
+            return 500, "out_of_memory", "model requires more system memory"
         if options.credit is not None and self.stats["answers"] >= options.credit:
             return (
                 429,
@@ -271,8 +294,9 @@ class SimulatedTeacher:
             await asyncio.sleep(self.options.latency_ms / 1000)
             if fault == "429":
                 return self.busy()
-            if fault == "500":
-                return web.json_response({"error": {"message": "internal error"}}, status=500)
+            if fault in FAULTY:
+                status, content = FAULTY[fault]
+                return web.json_response(content, status=status)
             if fault == "html":
                 return web.Response(text="<html>Bad gateway</html>", content_type="text/html")
             completion = self.answer(body, fault)
@@ -405,6 +429,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--key", default="key")
     parser.add_argument("--model", default="gpt-4o-mini")
     parser.add_argument("--credit", type=int, help="answers until no credit is left")
+    parser.add_argument("--memory-after", type=int, help="answers until every request fails with status 500")
     parser.add_argument("--refuse", help="a parameter that is refused")
     parser.add_argument("--filtered", nargs="*", default=[], help="texts that are refused for their content")
     parser.add_argument("--sampled", action="store_true", help="at a temperature above 0 answers vary")

@@ -147,7 +147,11 @@ def test_more_tokens_ask_again_for_what_was_cut_alone(tmp_path):
         ((), "wrong", "the endpoint refuses the key in TEACHER_API_KEY: Incorrect API key provided."),
         (("--model", "other"), KEY, "the endpoint has no such model or path: The model `gpt-4o-mini` does not exist"),
         (("--credit", "0"), KEY, "the endpoint says that no credit is left: You exceeded your current quota"),
-        (("--refuse", "top_logprobs"), KEY, "the endpoint answered 400: Unsupported parameter: 'top_logprobs'"),
+        (
+            ("--refuse", "top_logprobs"),
+            KEY,
+            "no request succeeds: the endpoint answered 400: Unsupported parameter: 'top_logprobs'",
+        ),
     ],
 )
 def test_what_no_request_can_mend_stops_the_run_at_once(tmp_path, options, key, says):
@@ -196,21 +200,21 @@ def test_a_row_that_keeps_failing_is_named_and_many_end_the_run(tmp_path):
     assert {row["id"] for row in labelled if not row["valid"]} == {row["id"] for row in failed}
     shutil.rmtree(sandbox.folder / ".cache")
     with sandbox.teacher("--fault", "form=0.8"):
-        assert sandbox.label().startswith("more than 2% of 430 rows got no label (it is not in the form")
+        assert sandbox.label().startswith("more than 2% of 430 rows got no label: it is not in the form")
         assert sandbox.stats()["requests"] < 400
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_a_row_that_is_refused_for_its_content_stops_no_run(tmp_path, batch, monkeypatch):
+@pytest.mark.parametrize("refused", ["query 0", "query 30"])
+def test_a_row_that_is_refused_for_its_content_stops_no_run(tmp_path, batch, refused, monkeypatch):
     monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
     sandbox = Sandbox(tmp_path, pool=60)
     sandbox.set("teacher", batch=batch)
-    # behind the first eight: one that is refused before any answer speaks for all
-    with sandbox.teacher("--filtered", "query 30"):
+    with sandbox.teacher("--filtered", refused):
         assert not sandbox.label()
         assert not sandbox.label(), "when all others are stored, the first real request is refused"
         assert sandbox.report()["failed"] == {"refused": 1} and sandbox.stats()["answers"] == 89
-        assert [row["text"] for row in sandbox.rows(paths.TEACHER_FAILED)] == ["query 30"]
+        assert [row["text"] for row in sandbox.rows(paths.TEACHER_FAILED)] == [refused]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
@@ -265,10 +265,17 @@ class TokenPrice(Block):
     completion: Annotated[float, Field(ge=0)]
 
 
+def without_route(api_base: str) -> str:
+    """Check an address that a route is appended to."""
+    if api_base.rstrip("/").endswith("/completions"):
+        raise ValueError("it should end before /chat/completions")
+    return api_base
+
+
 class HostedTeacherSettings(LanguageModelSettings):
     kind: Literal["endpoint"]
     model: str
-    api_base: str | None
+    api_base: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$"), AfterValidator(without_route)] | None
     options: dict[str, Any]
     price: TokenPrice | None
     batch: bool

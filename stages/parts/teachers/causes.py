@@ -32,7 +32,8 @@ class Causes:
     def __str__(self) -> str:
         """The first SHOWN distinct messages with their counts, and how many failures have other causes."""
         kinds = list(self.counts)
-        shown = [f"{self.first[kind]} ({self.counts[kind]} times)" for kind in kinds[:SHOWN]]
+        times = {kind: "once" if count == 1 else f"{count} times" for kind, count in self.counts.items()}
+        shown = [f"{self.first[kind]} ({times[kind]})" for kind in kinds[:SHOWN]]
         others = sum(self.counts[kind] for kind in kinds[SHOWN:])
         return "; ".join([*shown, f"{others} with other messages"] if others else shown)
 

@@ -1,6 +1,7 @@
 """A hosted teacher behind OpenAI's protocol: its address, its name there, its key, and the price of its tokens."""
 
 import os
+import re
 
 from stages.parts.engines.budget import Price
 from stages.parts.engines.endpoint import HostedEndpoint
@@ -24,9 +25,11 @@ ADDRESSES = {
 
 def hosted_model(settings: HostedTeacherSettings) -> ServedModel:
     """Return where and under which name the model is served; raises UserError without a key or an address."""
-    key = os.environ.get(KEY_NAME)
+    key = os.environ.get(KEY_NAME, "").strip()  # files and secrets end in a line end
     if not key:
         raise UserError(f"the api profile needs its teacher's key: set {KEY_NAME}")
+    if not re.fullmatch(r"[!-~]+", key):
+        raise UserError(f"{KEY_NAME} holds a blank or a character that no key has: set it anew")
     provider, _, name = settings.model.partition("/")
     known = provider in ADDRESSES or provider == "hosted_vllm"
     api_base = settings.api_base or ADDRESSES.get(provider)

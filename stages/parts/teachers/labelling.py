@@ -128,7 +128,7 @@ class LabellingRun:
         self.budget = teacher.budget(runtime)
         self.failed: list[dict[str, str]] = []  # rows without a label: id, text, reason, message
         self.causes = Causes()
-        self.done, self.total = 0, len(rows)
+        self.labelled, self.total = 0, len(rows)
 
     def label(self, handle: Callable[[Row, Outcome], None]) -> Spending:
         """Call `handle` with each row and its outcome, in order; returns what the answers cost.
@@ -166,7 +166,8 @@ class LabellingRun:
                     self.add_failed(row, Failure(NO_ANSWER, str(error)))
                     raise
                 self.count(row, found)
-                progress.update(note=f"{spent(self.budget.spent)}, {len(self.failed) / self.done:.1%} invalid")
+                invalid = len(self.failed) / (self.labelled + len(self.failed))
+                progress.update(note=f"{spent(self.budget.spent)}, {invalid:.1%} invalid")
                 return found
 
             await in_order(outcome, self.rows, self.runtime.max_in_flight, handle)
@@ -183,14 +184,15 @@ class LabellingRun:
 
     def count(self, row: Row, outcome: Outcome) -> None:
         """Count a row; raises TooManyFailures as soon as the run can only end with too many."""
-        self.done += 1
+        if not outcome.failure:
+            self.labelled += 1
         if failure := outcome.failure:
             self.add_failed(row, failure)
             # An unusable answer's message is the model's own text, another one for each row.
             engine_failed = outcome.prediction is NO_PREDICTION
             self.causes.add(f"{failure.reason}: {failure.message}" if engine_failed else failure.reason)
             failed = len(self.failed)
-            if failed > max(1, MAX_FAILED * self.total) or failed == self.done == ALL_FAILED:
+            if failed > max(1, MAX_FAILED * self.total) or (failed == ALL_FAILED and not self.labelled):
                 raise TooManyFailures
 
     def add_failed(self, row: Row, failure: Failure) -> None:
@@ -198,11 +200,11 @@ class LabellingRun:
 
     def reason_to_stop(self, error: Exception) -> Exception:
         """Return a UserError for an error that ended the run, if a user can mend it; else the error itself."""
-        labelled = f"{self.done} of {self.total} rows are labelled"
+        labelled = f"{self.labelled} of {self.total} rows are labelled"
         if isinstance(error, TooManyFailures):
             rows = f"more than {MAX_FAILED:.0%} of {self.total} rows"
-            if len(self.failed) == self.done:
-                rows = f"all of the first {self.done} rows"
+            if not self.labelled:
+                rows = f"the first {len(self.failed)} rows all"
             return UserError(
                 f"{rows} got no label: {self.causes}; check the teacher and run `dvc repro` again, the answers so far "
                 "are kept"
