@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from stages.parts.run.files import fingerprint, whole_folder
 from stages.parts.run.params import EncoderSettings
 from stages.parts.run.paths import cache
+from stages.parts.task.text import normalized
 from stages.parts.weights.fetch import fetch
 
 MODEL, TOKENIZER, DESCRIPTION = "encoder.onnx", "tokenizer.json", "encoder.json"
@@ -49,7 +50,7 @@ class Encoder:
 
     def vectors(self, texts: Iterable[str]) -> np.ndarray:
         """Return the texts' unit vectors [N, D], float32."""
-        encodings = self.tokenizer.encode_batch([self.prompt + text for text in texts])
+        encodings = self.tokenizer.encode_batch([self.prompt + normalized(text) for text in texts])
         found = list(self.workers.map(self.vector, [encoding.ids for encoding in encodings]))
         return np.stack(found) if found else np.empty((0, self.size), np.float32)
 

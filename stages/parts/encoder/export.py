@@ -1,6 +1,7 @@
 """A model by the conventions of sentence-transformers as one ONNX graph: token numbers in, unit vectors out."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -110,7 +111,8 @@ def write_graph(module: torch.nn.Module, example: Mapping[str, torch.Tensor], fi
     everywhere are worth the bit.
     """
     free = {0: "texts", 1: "tokens"}
-    with TemporaryDirectory(dir=file.parent) as scratch:
+    with TemporaryDirectory(dir=file.parent) as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a page on deprecation and traced constants; tests compare the vectors
         plain = Path(scratch) / "plain.onnx"
         # The exporter through TorchScript: two seconds where torch.export takes eleven and wants two more packages.
         torch.onnx.export(
