@@ -1,6 +1,7 @@
 """Texts as vectors: TF-IDF for the linear teacher and the baselines, LSA to compare texts and to choose among them."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,6 +16,13 @@ from sklearn.preprocessing import normalize
 from stages.parts.task.text import normalized
 
 TOPICS = 100  # LSA dimensions
+WORD = re.compile(r"\b\w\w+\b")
+# Thai, Lao, Tibetan, Burmese and Khmer; kana, and Han characters. Korean has blanks between words.
+UNSPACED = re.compile(
+    r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3031-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    r"\U00020000-\U0003ffff]+"
+)
+RUN = re.compile(f"{UNSPACED.pattern}|[^{UNSPACED.pattern[1:-2]}]+")
 EXACT = 10**7  # rows times clusters up to which k-means reads all rows in each step, a matter of seconds
 
 
@@ -23,13 +31,60 @@ def lower_case(text: str) -> str:
     return normalized(text).lower()
 
 
+def tokens(text: str) -> list[str]:
+    """Return the words of a text, at least one for a text that is not blank.
+
+    Words have two letters or more, as scikit-learn's. Scripts without blanks between words count by overlapping pairs
+    of characters, as in Lucene's CJK analyser. A text with neither, such as emoji alone, counts by characters.
+    """
+    if text.isascii():
+        found = WORD.findall(text)
+    else:
+        found = []
+        for run in RUN.findall(text):
+            if UNSPACED.match(run):
+                found += [run[place : place + 2] for place in range(max(1, len(run) - 1))]
+            else:
+                found += WORD.findall(run)
+    return found or [character for character in text if not character.isspace()]
+
+
+class TermVectorizer(TfidfVectorizer):
+    """TF-IDF that counts every term if no term is in `min_df` texts, instead of raising ValueError."""
+
+    min_df: int
+
+    def fit_transform(self, raw_documents: Iterable[str], y: object = None) -> Any:
+        texts = list(raw_documents)
+        try:
+            return super().fit_transform(texts)
+        except ValueError:
+            min_df, self.min_df = self.min_df, 1
+            try:
+                return super().fit_transform(texts)
+            finally:
+                self.min_df = min_df
+
+    def fit(self, raw_documents: Iterable[str], y: object = None) -> "TermVectorizer":
+        self.fit_transform(raw_documents)
+        return self
+
+
 def words(longest: int) -> TfidfVectorizer:
-    return TfidfVectorizer(preprocessor=lower_case, ngram_range=(1, longest), sublinear_tf=True, min_df=2)
+    """Return TF-IDF of words and of runs of up to `longest` words."""
+    return TermVectorizer(
+        preprocessor=lower_case,
+        tokenizer=tokens,
+        token_pattern=None,
+        ngram_range=(1, longest),
+        sublinear_tf=True,
+        min_df=2,
+    )
 
 
 def characters(shortest: int, longest: int, min_df: int = 2) -> TfidfVectorizer:
     """Return TF-IDF of characters within words, which also works where words can't be told apart."""
-    return TfidfVectorizer(
+    return TermVectorizer(
         preprocessor=lower_case,
         analyzer="char_wb",
         ngram_range=(shortest, longest),
