@@ -14,20 +14,23 @@ from serve.http.server import listen, serving_command
 from serve.service import Service
 from serve.student import ServedStudent, check_engine, load_served_student
 from serve.supervisor import Supervisor
+from serve.traffic import traffic
 from stages.parts.engines.http_client import engine_client
 from stages.parts.run.errors import UserError
 from stages.parts.run.machine import check_port
-from stages.parts.run.params import Serve, load_params
+from stages.parts.run.params import Params, Serve, load_params
 
 
-async def serve_student(student: ServedStudent, settings: Serve, keys: list[str]) -> None:
+async def serve_student(student: ServedStudent, params: Params, keys: list[str]) -> None:
     """Serve until SIGINT or SIGTERM, then finish the accepted requests and stop the engine. Raises UserError or
     EngineError if the engine never comes up.
     """
+    settings = params.serve
     async with engine_client(student.engine.served, settings.timeout_s) as client:
         supervisor = Supervisor(student.engine, lambda: check_engine(student, client))
         service = Service(student.classifier, client, supervisor, settings.queue, settings.cached_answers)
-        await listen(create_app(service, keys, settings.examples), supervisor, settings, "/classify_intent")
+        async with traffic(params, student.classifier, service.metrics.registry) as service.traffic:
+            await listen(create_app(service, keys, settings.examples), supervisor, settings, "/classify_intent")
 
 
 def overridden(settings: Serve, options: dict[str, object]) -> Serve:
@@ -52,7 +55,8 @@ def main() -> None:
         settings = overridden(params.serve, options)
         keys = read_keys(settings.host)
         check_port(settings.port, settings.host)
-        uvloop.run(serve_student(load_served_student(params), settings, keys))
+        params = params.model_copy(update={"serve": settings})
+        uvloop.run(serve_student(load_served_student(params), params, keys))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What requests and responses look like: the source of the OpenAPI document."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field
 
@@ -31,7 +31,8 @@ class BatchRequest(BaseModel):
 
 
 class Classification(BaseModel):
-    """The student's answer to a query. `confidence` is calibrated: of many answers at 0.8, 80 % are right.
+    """The answer to a query, by the student unless `answered_by` says otherwise. `confidence` is calibrated: of many
+    answers at 0.8, 80 % are right.
 
     With `abstained`, the confidence is below the threshold that the wanted precision needs, and `label` is the best
     guess; it is "unknown" if the completion named no label.
@@ -43,6 +44,8 @@ class Classification(BaseModel):
     runners_up: list[RunnerUp] = Field(description="the next most likely labels, most likely first")
     reasoning: str | None = Field(description="the student's reasons, if the program asks for them")
     model: str = Field(description="the weights, by name and hash")
+    answered_by: Literal["student", "teacher"] = Field(description="the teacher, if serve.when_unsure says so")
+    price_usd: float | None = Field(description="what the teacher's answer cost, if it is known")
 
     @classmethod
     def of(cls, prediction: CalibratedPrediction) -> Self:

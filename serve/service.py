@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serve.answer_cache import AnswerCache
 from serve.supervisor import Supervisor
+from serve.traffic import Traffic
 from stages.parts.engines.http_client import EngineClient, EngineError, QueryRefused
 from stages.parts.students.pair import CalibratedPrediction, Classifier
 from stages.parts.task.labels import UNKNOWN
@@ -69,6 +70,9 @@ class Service:
     `cached` is how many answers are kept. Cancelling a call gives its slots back and cancels its queries.
     """
 
+    traffic: Traffic | None = None
+    """What happens after a prediction: the teacher, rows, audits. None: nothing."""
+
     def __init__(
         self, classifier: Classifier, client: EngineClient, supervisor: Supervisor, capacity: int, cached: int
     ) -> None:
@@ -121,6 +125,8 @@ class Service:
     async def predict_one(self, query: str) -> CalibratedPrediction:
         """Predict one query, from the cache if it is there."""
         prediction, source = await self.cache.get(query, self.query_engine)
+        if self.traffic:
+            prediction = await self.traffic.after(query, prediction)
         self.metrics.answers.labels(source).inc()
         self.metrics.labels.labels(prediction.label).inc()
         if prediction.abstained:

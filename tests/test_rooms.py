@@ -23,7 +23,7 @@ KNOWS = {
     "training": {"run", "training"},
     "numbers": {"run", "task", "data", "encoder", "numbers"},
     "tracking": BELOW | {"numbers", "students", "tracking"},
-    "traffic": BELOW | {"teachers", "traffic"},
+    "traffic": BELOW | {"teachers", "numbers", "traffic"},
     "review": {"run", "task", "data", "encoder", "numbers", "review"},
     "tuning": BELOW | {"encoder", "teachers", "numbers", "tuning"},
 }

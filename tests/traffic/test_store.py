@@ -120,9 +120,9 @@ def test_a_purged_text_is_nowhere_on_the_disk(tmp_path):
 
 def test_a_file_that_is_no_store_is_one_clear_line(tmp_path):
     (tmp_path / "served.sqlite").write_text("id,text\n" * 100)
-    with pytest.raises(UserError, match=r"served.sqlite can't be used \(file is not a database\)"):
+    with pytest.raises(UserError, match=r"served.sqlite is damaged \(file is not a database\)"):
         opened(tmp_path)
     with sqlite3.connect(tmp_path / "other.sqlite") as other:
         other.execute("CREATE TABLE served (text)")
-    with pytest.raises(UserError, match="can't be used"):
+    with pytest.raises(UserError, match=r"other\.sqlite can't be read and written"):
         TrafficStore(tmp_path / "other.sqlite", keep_days=1, keep_rows=1)

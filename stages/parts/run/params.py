@@ -139,6 +139,13 @@ class Serve(Block):
     queue: Positive
     cached_answers: Annotated[int, Field(ge=0)]
     timeout_s: Positive
+    when_unsure: Literal["abstain", "teacher"]
+    teacher_timeout_s: Annotated[float, Field(gt=0)]
+    budget_usd_per_day: Annotated[float, Field(gt=0)] | None
+    audit: Annotated[float, Field(ge=0, le=1)]
+    keep: Literal["none", "doubtful", "all"]
+    keep_days: Annotated[float, Field(gt=0)]
+    keep_rows: Positive
     root_path: Annotated[str, Field(pattern=r"^(/[\w.~-]+)*$")]
     trusted_proxies: list[str]
     examples: list[str]

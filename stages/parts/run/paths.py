@@ -64,6 +64,7 @@ TIMES = REPORTS / "times"
 COMPARE = REPORTS / "compare"  # this and seeds: of `make compare` and `make seeds`, no stage's
 SEEDS = REPORTS / "seeds"  # PROFILE-SOURCE.json
 TUNING_REPORT = REPORTS / "teacher_tuning.json"  # of `make tune-teacher`
+TRAFFIC = Path("data/served/traffic.sqlite")  # of `make serve`: texts of users, never in Git
 TRACES = Path(".cache/traces")  # of a run's own folder: not shared with runs that DVC starts elsewhere
 
 

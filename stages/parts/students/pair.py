@@ -8,7 +8,7 @@ calibration.json. They lie in `models` of a repository, and travel together wher
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stages.parts.engines.engine import EndpointKind
 from stages.parts.engines.requests import ProgramRequests
@@ -47,6 +47,8 @@ class CalibratedPrediction:
     model: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    answered_by: Literal["student", "teacher"] = "student"
+    price_usd: float | None = None  # of the teacher's answer, if it is known
 
 
 class Classifier:

@@ -9,11 +9,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from stages.parts.engines.budget import BudgetExceeded
+from stages.parts.engines.budget import Budget, BudgetExceeded
+from stages.parts.engines.caching_client import CachingClient, ChatClient
 from stages.parts.engines.http_client import EngineError
 from stages.parts.engines.requests import NO_ANSWER, Outcome
+from stages.parts.run.errors import UserError
+from stages.parts.run.params import Runtime
+from stages.parts.run.provenance import today
+from stages.parts.task.program import IntentClassifier
+from stages.parts.teachers.labelling import Labeller
+from stages.parts.teachers.teacher import Teacher, rate_limit
+from stages.parts.traffic.store import TrafficStore
 
 FAILURES_TO_OPEN = 5  # in a row
+ATTEMPTS = 2  # of a request: a client waits for its end
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 
 Reason = Literal["slow", "down", "budget", "refused"]
@@ -121,3 +130,62 @@ class Escalation:
             raise TeacherUnavailable("refused")
         label = outcome.prediction.label
         return TeacherAnswer(label, outcome.prediction.probabilities.get(label), self.price(outcome))
+
+
+class DailyTeacher:
+    """The profile's teacher with a budget for each day, which begins at 0:00 UTC and outlives a restart."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        program: IntentClassifier,
+        client: ChatClient,
+        runtime: Runtime,
+        store: TrafficStore,
+        budget_usd: float | None,
+    ) -> None:
+        if budget_usd and not teacher.price:
+            raise UserError(
+                f"budget_usd_per_day of serve needs a price, and {teacher.name}'s is not known: set teacher.price in "
+                "its profile, or leave the budget empty"
+            )
+        self.teacher = teacher
+        self.client = CachingClient(client, rate_limit(runtime), attempts=ATTEMPTS)
+        self.labeller = Labeller(self.client, teacher.requests(program), teacher.votes)
+        self.store = store
+        self.budget_usd = budget_usd
+        self.day = ""
+        self.noted = 0.0  # of today's dollars, in the store
+
+    async def predict(self, text: str) -> Outcome:
+        """Return a text's outcome; raises EngineRefuses and BudgetExceeded."""
+        if self.day != today():
+            self.begin_day()
+        try:
+            return await self.labeller.outcome({"id": "", "text": text})
+        finally:  # answers without a label cost money, too
+            self.note_spending()
+
+    def begin_day(self) -> None:
+        self.day = today()
+        self.client.budget = Budget(self.teacher.price, self.budget_usd)
+        self.noted = self.store.spending(self.day)[1]
+        if self.teacher.price:
+            self.client.budget.spent.dollars = self.noted
+
+    def note_spending(self) -> None:
+        """Write down what was spent since the last note, whichever of the queries in flight it was for."""
+        new, self.noted = self.dollars - self.noted, max(self.noted, self.dollars)
+        if new > 0:
+            self.store.add_spending(self.day, new)
+
+    @property
+    def dollars(self) -> float:
+        """What the teacher has cost today; 0 if its price is not known."""
+        return self.client.budget.spent.dollars or 0.0
+
+    def price(self, outcome: Outcome) -> float | None:
+        """Return the price of the answer behind an outcome, without those that were retried."""
+        found = outcome.prediction
+        usage = {"prompt_tokens": found.prompt_tokens, "completion_tokens": found.completion_tokens}
+        return self.client.budget.cost(usage)

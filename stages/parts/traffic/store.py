@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, Self
 
-from stages.parts.run.errors import UserError
+from stages.parts.run.answer_store import file_error
 
 AnsweredBy = Literal["student", "teacher"]
 DAY_S = 86_400
@@ -80,7 +80,7 @@ class TrafficStore:
             self.file.execute(f"SELECT {', '.join(COLUMNS)} FROM served LIMIT 0")  # a table of somebody else's
             self.delete_beyond_limits()
         except (sqlite3.Error, OSError) as error:
-            raise UserError(f"{path} can't be used ({error}): check its folder, or move the file away") from None
+            raise file_error(path, error) from None
 
     def add(self, row: ServedRow) -> int:
         """Append a row, stamped with the time if it has none; returns its number. Raises OSError on a full disk."""

@@ -1,0 +1,219 @@
+"""What the service does after a student's prediction, if params.yaml asks for it: `serve.when_unsure`, `serve.keep` and
+`serve.audit`. With all of them off there is no `Traffic`, and an answer costs what it costs without it.
+
+- Unsure queries go to the teacher, within `serve.teacher_timeout_s` and `serve.budget_usd_per_day`. Whatever the
+  teacher does, the client gets an answer: the student's abstention, if nothing better.
+- Queries and answers are kept as rows (stages/parts/traffic/store.py), before the answer is sent.
+- A share of confident answers is compared with the teacher's in the background; a fall in agreement raises an alarm.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from serve.answer_cache import AnswerCache
+from stages.parts.run.files import read_jsonl
+from stages.parts.run.params import Params, Serve
+from stages.parts.run.paths import HELD_OUT, TRAFFIC
+from stages.parts.students.pair import CalibratedPrediction, Classifier
+from stages.parts.teachers.inputs import read_inputs
+from stages.parts.teachers.teacher import open_teacher
+from stages.parts.traffic.audit import expected_agreement
+from stages.parts.traffic.change_detector import ChangeDetector
+from stages.parts.traffic.escalation import DailyTeacher, Escalation, TeacherAnswer, TeacherUnavailable
+from stages.parts.traffic.store import ServedRow, TrafficStore
+
+logger = logging.getLogger("serve")
+
+# Of the service's slots, how many may wait for the teacher: the student's answers go on while it is slow.
+ESCALATED_SHARE = 0.25
+AUDITS_AT_ONCE = 8  # beyond them a confident answer is not audited
+
+
+class TrafficMetrics:
+    """What Prometheus reads of escalation, store and audit; never the text of a query."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.teacher_answers = Counter(
+            "teacher_answers_total", "Labels of the teacher, by what they were for", ["purpose"], registry=registry
+        )
+        self.teacher_failures = Counter(
+            "teacher_failures_total", "Queries that the teacher gave no label, by reason", ["reason"], registry=registry
+        )
+        self.dollars = Gauge("teacher_dollars_today", "What the teacher has cost since 0:00 UTC", registry=registry)
+        self.rows = Counter(
+            "served_rows_total", "Served rows, by whether they were stored", ["stored"], registry=registry
+        )
+        self.agreement = Gauge(
+            "audit_agreement", "Share of audits in which student and teacher agree", registry=registry
+        )
+        self.expected = Gauge(
+            "audit_agreement_expected", "The share below which the alarm is raised", registry=registry
+        )
+        self.audits = Counter("audits_total", "Confident answers compared with the teacher's", registry=registry)
+        self.alarm = Gauge("audit_alarm", "1 since agreement with the teacher has fallen", registry=registry)
+
+
+class Traffic:
+    """The seam between the service and its traffic: `after` is called with each of the student's predictions.
+
+    `agreement` is the share of confident predictions that the teacher is expected to agree with.
+    """
+
+    def __init__(
+        self,
+        settings: Serve,
+        store: TrafficStore,
+        escalation: Escalation | None,
+        cache: AnswerCache,
+        agreement: float,
+        metrics: TrafficMetrics,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.escalation = escalation
+        self.cache = cache
+        self.metrics = metrics
+        self.detector = ChangeDetector(agreement)
+        self.metrics.expected.set(agreement)
+        self.draw = random.Random()
+        self.free_escalations = max(1, int(settings.queue * ESCALATED_SHARE))
+        self.audits: set[asyncio.Task[None]] = set()
+
+    async def after(self, query: str, prediction: CalibratedPrediction) -> CalibratedPrediction:
+        """Return what the client gets: the prediction, or the teacher's answer if it is unsure. Never raises."""
+        answer = prediction
+        if prediction.abstained and self.settings.when_unsure == "teacher":
+            answer = await self.escalate(query, prediction)
+        number = self.record(query, answer) if self.keeps(prediction) else None
+        if not prediction.abstained and self.draw.random() < self.settings.audit:
+            self.start_audit(query, prediction, number)
+        return answer
+
+    def keeps(self, prediction: CalibratedPrediction) -> bool:
+        return self.settings.keep == "all" or (self.settings.keep == "doubtful" and prediction.abstained)
+
+    async def escalate(self, query: str, prediction: CalibratedPrediction) -> CalibratedPrediction:
+        """Return the teacher's answer, or the student's abstention if the teacher gives none."""
+        assert self.escalation
+
+        async def by_teacher(text: str) -> CalibratedPrediction:
+            assert self.escalation
+            found = await self.escalation.query(text)
+            return replace(
+                prediction,
+                label=found.label,
+                confidence=prediction.confidence if found.confidence is None else found.confidence,
+                abstained=False,
+                answered_by="teacher",
+                price_usd=found.dollars,
+            )
+
+        if not self.free_escalations:
+            self.metrics.teacher_failures.labels("busy").inc()
+            return prediction
+        self.free_escalations -= 1
+        try:
+            answer, _ = await self.cache.get(query, by_teacher)
+        except TeacherUnavailable as error:
+            self.metrics.teacher_failures.labels(error.reason).inc()
+            return prediction
+        finally:
+            self.free_escalations += 1
+        self.metrics.teacher_answers.labels("unsure").inc()
+        return answer
+
+    def record(self, query: str, answer: CalibratedPrediction) -> int | None:
+        """Store a row; returns its number, None if the disk does not take it."""
+        by_teacher = answer.answered_by == "teacher"
+        row = ServedRow(
+            text=query,
+            label=answer.label,
+            confidence=answer.confidence,
+            abstained="unsure" if answer.abstained else None,
+            answered_by=answer.answered_by,
+            model=answer.model,
+            teacher_label=answer.label if by_teacher else None,
+            teacher_confidence=answer.confidence if by_teacher else None,
+            dollars=answer.price_usd,
+        )
+        try:
+            number = self.store.add(row)
+        except OSError as error:
+            self.metrics.rows.labels("no").inc()
+            logger.error("a served row is not stored: %s", error)
+            return None
+        self.metrics.rows.labels("yes").inc()
+        return number
+
+    def start_audit(self, query: str, prediction: CalibratedPrediction, number: int | None) -> None:
+        """Compare a confident prediction with the teacher's label in the background: the client does not wait."""
+        if len(self.audits) < AUDITS_AT_ONCE:
+            task = asyncio.create_task(self.audit(query, prediction, number))
+            self.audits.add(task)
+            task.add_done_callback(self.audits.discard)
+
+    async def audit(self, query: str, prediction: CalibratedPrediction, number: int | None) -> None:
+        assert self.escalation
+        try:
+            found: TeacherAnswer = await self.escalation.query(query)
+            if number is not None:
+                self.store.add_teacher(number, found.label, found.confidence, found.dollars)
+        except TeacherUnavailable as error:
+            self.metrics.teacher_failures.labels(error.reason).inc()
+            return
+        except OSError as error:
+            logger.error("a teacher's label is not stored: %s", error)
+        self.metrics.teacher_answers.labels("audit").inc()
+        self.metrics.audits.inc()
+        before = self.detector.alarm_at
+        self.metrics.alarm.set(self.detector.observe(found.label == prediction.label))
+        self.metrics.agreement.set(self.detector.agreed / self.detector.observed)
+        if before is None and self.detector.alarm_at:
+            logger.error(
+                "the student agrees with the teacher in %.1f %% of %d audits, %.1f %% were expected: look at the "
+                "served rows, and train a new student",
+                100 * self.detector.agreed / self.detector.observed,
+                self.detector.observed,
+                100 * self.detector.rate,
+            )
+
+
+@asynccontextmanager
+async def traffic(params: Params, classifier: Classifier, registry: CollectorRegistry) -> AsyncIterator[Traffic | None]:
+    """Open what `serve.when_unsure`, `serve.keep` and `serve.audit` need, until the block ends; None if all are off.
+
+    Raises UserError if the teacher can't be reached or started, or the store can't be opened.
+    """
+    settings = params.serve
+    queries_teacher = settings.when_unsure == "teacher" or settings.audit > 0
+    if not queries_teacher and settings.keep == "none":
+        yield None
+        return
+    metrics = TrafficMetrics(registry)
+    cache = AnswerCache(classifier.pair, settings.cached_answers)
+    agreement = expected_agreement(read_jsonl(HELD_OUT), classifier.calibration)
+    with TrafficStore(TRAFFIC, settings.keep_days, settings.keep_rows) as store:
+        if not queries_teacher:
+            yield Traffic(settings, store, None, cache, agreement, metrics)
+            return
+        inputs = read_inputs(params)
+        with open_teacher(params, inputs) as teacher:
+            async with teacher.connect() as client:
+                daily = DailyTeacher(
+                    teacher, inputs.program, client, params.runtime, store, settings.budget_usd_per_day
+                )
+                metrics.dollars.set_function(lambda: daily.dollars)
+                escalation = Escalation(daily.predict, daily.price, settings.teacher_timeout_s)
+                served = Traffic(settings, store, escalation, cache, agreement, metrics)
+                try:
+                    yield served
+                finally:
+                    for task in served.audits:
+                        task.cancel()
+                    await asyncio.gather(*served.audits, return_exceptions=True)

@@ -1,0 +1,181 @@
+"""After an answer: the teacher, rows and audits, through the real command. The engine is a stub that is 60 % sure of
+every query; the teacher is simulated, behind OpenAI's protocol.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import requests
+import yaml
+
+from stages.parts.run import paths
+from stages.parts.run.files import write_json, write_jsonl
+from stages.parts.run.machine import free_port
+from tests.serve.shop import LABELS, Shop, ended, make_shop, serving, start, start_engine, until, wait_until
+
+LABELS = list(LABELS)
+pytestmark = pytest.mark.slow  # each starts the service, the stub and the teacher
+TRUTH = {f"query {number}": LABELS[number % len(LABELS)] for number in range(200)}
+PRICED = {"prompt": 1000.0, "completion": 0.0}  # dollars for a million tokens: a query costs some cents
+
+
+def make_traffic_shop(folder, threshold: float, **serve: object) -> tuple[Shop, int]:
+    """A shop whose profile has a hosted teacher, and the teacher's port."""
+    shop, port = make_shop(folder, threshold=threshold, **serve), free_port()
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    teacher = params["profiles"]["api"]["teacher"] | {"api_base": f"http://127.0.0.1:{port}/v1", "price": PRICED}
+    params["profiles"]["embedded"]["teacher"] = teacher
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    write_json(folder / paths.LABELS, LABELS)
+    write_json(folder / paths.DESCRIPTIONS, {})
+    for file in (paths.GOLD, paths.POOL, paths.TEST, paths.REVIEWED):
+        write_jsonl(folder / file, [])
+    held_out = {"by": "teacher", "label": LABELS[0], "probabilities": {LABELS[0]: 0.99}, "confidence": None}
+    write_jsonl(folder / paths.HELD_OUT, [{"id": str(number), **held_out} for number in range(300)])
+    write_jsonl(folder / "truth.jsonl", [{"text": text, "label": label} for text, label in TRUTH.items()])
+    return shop, port
+
+
+@contextmanager
+def teaching(shop: Shop, port: int, *options: str) -> Iterator[str]:
+    module = ["tests.teachers.simulated_teacher", "--port", str(port), "--rows", str(shop.folder / "truth.jsonl")]
+    with ended(start(shop, *module, *options)):
+        wait_until(f"http://127.0.0.1:{port}/stats")
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def whole_shop(folder, threshold: float, *teacher: str, **serve: object) -> Iterator[tuple[str, str, Shop]]:
+    """The service's URL, the teacher's, and the shop."""
+    shop, port = make_traffic_shop(folder, threshold, **serve)
+    with (
+        ended(start_engine(shop)),
+        teaching(shop, port, *teacher) as teacher_url,
+        serving(shop, TEACHER_API_KEY="key") as url,
+    ):
+        yield url, teacher_url, shop
+
+
+def classified(url: str, query: str) -> dict:
+    response = requests.post(f"{url}/classify_intent", json={"query": query}, timeout=30)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def metric(url: str, name: str) -> float:
+    lines = requests.get(f"{url}/metrics", timeout=5).text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+
+def served_rows(shop: Shop) -> list[tuple]:
+    with sqlite3.connect(shop.folder / paths.TRAFFIC) as file:
+        return file.execute(
+            "SELECT text, label, abstained, answered_by, teacher_label, dollars FROM served ORDER BY number"
+        ).fetchall()
+
+
+def test_the_teacher_answers_what_the_student_is_unsure_of_and_the_row_is_kept(tmp_path):
+    unsure = {"when_unsure": "teacher", "keep": "doubtful"}
+    with whole_shop(tmp_path / "shop", 0.9, **unsure) as (url, teacher_url, shop):
+        for text, label in list(TRUTH.items())[:20]:
+            answer = classified(url, text)
+            assert (answer["label"], answer["answered_by"], answer["abstained"]) == (label, "teacher", False)
+            assert answer["price_usd"] > 0
+        again = classified(url, "query 3")  # from the cache
+        assert again["label"] == TRUTH["query 3"]
+        assert requests.get(f"{teacher_url}/stats", timeout=5).json()["answers"] == 20
+        rows = served_rows(shop)
+        assert [row[:5] for row in rows[:20]] == [
+            (text, label, None, "teacher", label) for text, label in list(TRUTH.items())[:20]
+        ]
+        assert metric(url, "teacher_dollars_today") == pytest.approx(sum(row[5] for row in rows[:20]))
+
+
+def test_a_teacher_in_trouble_is_never_an_error_to_a_client(tmp_path):
+    trouble = ["--fault", "500=0.3", "429=0.2", "hang=0.1", "html=0.1"]
+    unsure = {"when_unsure": "teacher", "teacher_timeout_s": 0.5}
+    with whole_shop(tmp_path / "shop", 0.9, *trouble, **unsure) as (url, _, shop):
+        started = time.monotonic()
+        with ThreadPoolExecutor(16) as clients:
+            answers = list(clients.map(lambda text: classified(url, text), TRUTH))
+        assert time.monotonic() - started < 60
+        by = [answer["answered_by"] for answer in answers]
+        assert by.count("teacher") > 0 and by.count("student") > 0
+        for (_, label), answer in zip(TRUTH.items(), answers, strict=True):
+            assert answer["abstained"] if answer["answered_by"] == "student" else answer["label"] == label
+        assert metric(url, "teacher_failures_total") == by.count("student")
+        assert not (shop.folder / paths.TRAFFIC).exists() or served_rows(shop) == []  # keep: none
+
+
+def test_a_day_budget_holds_over_a_restart(tmp_path):
+    shop, port = make_traffic_shop(tmp_path / "shop", 0.9, when_unsure="teacher", budget_usd_per_day=2.0)
+    with ended(start_engine(shop)), teaching(shop, port) as teacher_url:
+        for _ in range(2):
+            with serving(shop, TEACHER_API_KEY="key") as url:
+                by = [classified(url, text)["answered_by"] for text in TRUTH]
+                assert metric(url, "teacher_dollars_today") <= 2.0
+                assert by[-1] == "student"
+        stats = requests.get(f"{teacher_url}/stats", timeout=5).json()
+    assert 0 < stats["answers"] < 50
+
+
+def test_no_answer_is_paid_twice_and_no_row_is_lost_when_the_service_is_killed(tmp_path):
+    shop, port = make_traffic_shop(tmp_path / "shop", 0.9, when_unsure="teacher", keep="all")
+    answered: list[str] = []
+    with ended(start_engine(shop)), teaching(shop, port) as teacher_url:
+        for _ in range(3):
+            own_port = free_port()
+            service = start(shop, "serve", "--port", str(own_port), TEACHER_API_KEY="key")
+            url = f"http://127.0.0.1:{own_port}"
+            wait_until(f"{url}/readyz")
+
+            def send(text: str, url: str = url) -> None:
+                try:
+                    requests.post(f"{url}/classify_intent", json={"query": text}, timeout=5).raise_for_status()
+                    answered.append(text)
+                except requests.RequestException:
+                    pass
+
+            with ThreadPoolExecutor(8) as clients:
+                sent = [clients.submit(send, text) for text in TRUTH if text not in answered]
+                until(lambda: len(answered) % 60 > 30)
+                service.kill()
+                for each in sent:
+                    each.cancel()
+            service.wait()
+        stats = requests.get(f"{teacher_url}/stats", timeout=5).json()
+    assert set(answered) <= {row[0] for row in served_rows(shop)}
+    assert stats["answers"] - stats["distinct"] <= 3 * 8  # those in flight at a kill
+
+
+def test_audits_run_in_the_background_and_raise_the_alarm_on_disagreement_alone(tmp_path):
+    with whole_shop(tmp_path / "shop", 0.5, audit=1.0, keep="all") as (url, _, shop):
+        answers = {text: classified(url, text) for text in list(TRUTH)[:60]}
+        assert {answer["answered_by"] for answer in answers.values()} == {"student"}
+        until(lambda: metric(url, "audits_total") >= 20)
+        # The stub's labels have nothing to do with the truth, so the student agrees by chance.
+        assert metric(url, "audit_alarm") == 1 and metric(url, "audit_agreement_expected") > 0.98
+        rows = served_rows(shop)
+        assert [row[3] for row in rows] == ["student"] * 60 and sum(row[4] is not None for row in rows) >= 20
+
+    like_student = [{"text": text, "label": answer["label"]} for text, answer in answers.items()]
+    shop, port = make_traffic_shop(tmp_path / "agreeing", 0.5, audit=1.0)
+    write_jsonl(shop.folder / "truth.jsonl", like_student)
+    with ended(start_engine(shop)), teaching(shop, port), serving(shop, TEACHER_API_KEY="key") as url:
+        for text in answers:
+            classified(url, text)
+            until(lambda: metric(url, "teacher_answers_total") == metric(url, "audits_total"))
+        until(lambda: metric(url, "audits_total") >= 50)
+        assert metric(url, "audit_alarm") == 0 and metric(url, "audit_agreement") == 1
+
+
+def test_with_all_of_it_off_there_is_no_store_and_no_teacher(tmp_path):
+    shop = make_shop(tmp_path / "shop", threshold=0.9)  # no data at all, and no key for a teacher
+    with ended(start_engine(shop)), serving(shop) as url:
+        answer = classified(url, "query 1")
+        assert answer["abstained"] and answer["answered_by"] == "student" and answer["price_usd"] is None
+    assert not (shop.folder / "data").exists()
