@@ -26,6 +26,7 @@ NO_STAGES = (
     paths.PROMPTS,
     paths.TUNING_REPORT,
     paths.TRACES,
+    paths.TRAFFIC,
 )
 # What these change is when a result comes, or whether a run goes on, never what it is.
 ENGINES = Path("stages/parts/engines")
