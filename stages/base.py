@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from stages.parts.run.files import read_json, read_jsonl
-from stages.parts.run.machine import gpu_memory
+from stages.parts.run.machine import visible_gpus
 from stages.parts.run.params import PretrainedStudentSettings, Train, load_params
 from stages.parts.run.paths import BASE, GOLD, LABELS, POOL, REVIEWED
 from stages.parts.run.stage import run_stage
@@ -42,7 +42,7 @@ def main() -> None:
     student = params.student
     if isinstance(student, PretrainedStudentSettings):
         if student.device == "gpu":
-            gpu_memory()
+            visible_gpus()
         place(student.weights, BASE)
         freeze_date(BASE)
         return

@@ -18,6 +18,7 @@ from stages.parts.engines.layout import Layout
 from stages.parts.engines.process import prepare
 from stages.parts.engines.sglang import Sglang, one_of
 from stages.parts.run.errors import UserError
+from stages.parts.run.machine import Gpu
 from stages.parts.run.params import load_params
 from stages.parts.task.prompt import answer_form
 from tests.conftest import ROOT
@@ -123,7 +124,9 @@ def test_the_server_gets_its_key_as_an_argument_of_its_own_process_alone(tmp_pat
 def test_an_adapter_is_asked_for_behind_its_base(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sglang, "PYTHON", Path(sys.executable))
-    monkeypatch.setattr(process, "gpu_memory", lambda: [80 * 2**30])
+    monkeypatch.setattr(
+        process, "visible_gpus", lambda: [Gpu(0, "GPU-a", "H100", 80 * 2**30, 80 * 2**30, (9, 0), "580")]
+    )
     monkeypatch.setattr(process, "model_shape", lambda *_: None)
     monkeypatch.setattr(process, "plan", lambda *_: Layout(1, 1, 1))
     (tmp_path / "epoch-6").mkdir()

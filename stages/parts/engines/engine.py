@@ -13,7 +13,10 @@ from typing import Any, Protocol
 from stages.parts.engines.layout import Layout
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import folder_sha256
+from stages.parts.run.machine import Gpu
 from stages.parts.task.prompt import AnswerForm
+
+NATIVE_FP8 = (8, 9)  # compute capability; weights of 8 bits are unpacked on older GPUs, caches are not
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,16 @@ class Precision:
 
     weights: str | None = None
     kv_cache: str = "auto"
+
+    def check(self, gpus: Sequence[Gpu]) -> None:
+        """Raise UserError for a precision that these GPUs lack, before anything is downloaded for them."""
+        for gpu in gpus:
+            if self.kv_cache == "fp8" and gpu.capability < NATIVE_FP8:
+                raise UserError(
+                    f"kv_cache_dtype fp8 needs compute capability {NATIVE_FP8[0]}.{NATIVE_FP8[1]} (Ada, Hopper and "
+                    f"later), and {gpu.name} has {gpu.capability[0]}.{gpu.capability[1]}: set teacher.kv_cache_dtype "
+                    f"to auto"
+                )
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,8 @@ class AdapterSlots:
 @dataclass(frozen=True)
 class Launch:
     """What an engine is started with. `adapters` are folders by the names they are served under, `slots` for others
-    that are loaded while it runs; `layout` None means a CPU."""
+    that are loaded while it runs; `layout` None means a CPU. On GPUs, it takes `memory_share` of each of `devices`, as
+    CUDA_VISIBLE_DEVICES names them."""
 
     model: Path
     name: str
@@ -49,6 +63,8 @@ class Launch:
     kv_cache_gib: int
     precision: Precision = Precision()
     slots: AdapterSlots | None = None
+    devices: str = ""
+    memory_share: float = 0.9
 
 
 class EndpointKind(Protocol):
@@ -121,13 +137,14 @@ class OwnEngineErrors:
 @dataclass(frozen=True)
 class ServedModel:
     """Where an engine answers: `api_base` ends in /v1; `names` maps "base" and each adapter to its name there; it wants
-    `key`.
+    `key`. `copies` of the model share the requests.
     """
 
     api_base: str
     names: Mapping[str, str]
     key: str
     kind: EndpointKind
+    copies: int = 1
 
 
 class Engine(Protocol):

@@ -18,12 +18,13 @@ from stages.parts.engines.layout import model_shape, plan
 from stages.parts.engines.sglang import Sglang
 from stages.parts.engines.vllm import Vllm
 from stages.parts.run.errors import UserError
-from stages.parts.run.machine import HOST, bypass_proxy, check_port, dying_with_parent, free_port, gpu_memory
+from stages.parts.run.machine import HOST, Gpu, bypass_proxy, check_port, dying_with_parent, free_port, visible_gpus
 from stages.parts.run.params import EngineName, Runtime
 from stages.parts.run.paths import cache
 from stages.parts.run.progress import Progress
 
 KINDS: Mapping[EngineName, EngineKind] = {"vllm": Vllm(), "sglang": Sglang()}  # by their names in params.yaml
+LOADED_PER_S = 100 * 10**6  # bytes of weights, from a slow disk: on top of runtime.engine_start_s
 LOG_LINES = 15  # of a failed engine's log that the user sees
 
 
@@ -117,7 +118,14 @@ def prepare(
     Raises UserError where there are no GPUs, or the port is taken.
     """
     precision = precision or Precision()
-    layout = plan(model_shape(model, precision.weights), gpu_memory()) if on_gpus else None
+    gpus = visible_gpus() if on_gpus else []
+    layout, patience_s, devices = None, runtime.engine_start_s, ""
+    if gpus:
+        precision.check(gpus)
+        shape = model_shape(model, precision.weights)
+        layout = plan(shape, [gpu.memory for gpu in gpus], runtime.gpu_memory_share)
+        patience_s += shape.weight_bytes // LOADED_PER_S
+        devices = engine_devices(gpus)
     if runtime.port:
         check_port(runtime.port)
     base = name or served_name("base", model)
@@ -133,10 +141,27 @@ def prepare(
         kv_cache_gib=runtime.kv_cache_gib,
         precision=precision,
         slots=slots,
+        devices=devices,
+        memory_share=runtime.gpu_memory_share,
     )
     names = {"base": base} | {key: kind.adapter_model(base, adapter) for key, adapter in loaded.items()}
-    served = ServedModel(f"http://{HOST}:{launch.port}/v1", names, launch.key, kind)
-    return EngineProcess(kind, launch, served, runtime.engine_start_s)
+    served = ServedModel(f"http://{HOST}:{launch.port}/v1", names, launch.key, kind, layout.copies if layout else 1)
+    return EngineProcess(kind, launch, served, patience_s)
+
+
+def engine_devices(gpus: Sequence[Gpu]) -> str:
+    """Return CUDA_VISIBLE_DEVICES for an engine, as indices; raise UserError for MIG slices, which have none.
+
+    A single slice that CUDA shows by itself needs no name.
+    """
+    if not any(gpu.is_slice for gpu in gpus):
+        return ",".join(str(gpu.index) for gpu in gpus)
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        raise UserError(
+            "engines can't be given a MIG slice by name: unset CUDA_VISIBLE_DEVICES in a container that has one slice, "
+            "or use a whole GPU"
+        )
+    return str(gpus[0].index)
 
 
 @contextmanager

@@ -19,6 +19,9 @@ PYTHON = REPOSITORY / ".venv-sglang/bin/python"  # its own: it pins another torc
 INSTALL = "python3 -m venv .venv-sglang && .venv-sglang/bin/pip install sglang==0.5.23"
 
 
+ACTIVATION_SHARE = 0.05  # of a GPU's memory
+
+
 class Sglang(OwnEngineErrors):
     """SGLang's OpenAI server (https://docs.sglang.ai), on GPUs alone: its PyPI wheels have no CPU kernels."""
 
@@ -48,6 +51,8 @@ class Sglang(OwnEngineErrors):
         line += ["--sampling-defaults", "openai", "--log-level-http", "warning", "--dtype", "bfloat16"]
         line += ["--tensor-parallel-size", str(layout.tensor), "--pipeline-parallel-size", str(layout.pipeline)]
         line += ["--data-parallel-size", str(layout.copies)]
+        # Weights and cache alone; activations and CUDA graphs come on top.
+        line += ["--mem-fraction-static", f"{launch.memory_share - ACTIVATION_SHARE:.2f}"]
         if launch.precision.weights:
             line += ["--quantization", launch.precision.weights]
         if launch.precision.kv_cache == "fp8":
@@ -64,7 +69,7 @@ class Sglang(OwnEngineErrors):
 
     def environment(self, launch: Launch) -> dict[str, str]:
         path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))  # for sglang_server
-        return {"PYTHONPATH": path, "SGLANG_SERVER_KEY": launch.key}
+        return {"PYTHONPATH": path, "SGLANG_SERVER_KEY": launch.key, "CUDA_VISIBLE_DEVICES": launch.devices}
 
     def adapter_model(self, base: str, adapter: str) -> str:
         return f"{base}:{adapter}"  # the adapter's name alone is answered by the base, without an error

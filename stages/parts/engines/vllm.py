@@ -20,6 +20,7 @@ from stages.parts.run.paths import cache
 from stages.parts.task.prompt import AnswerForm
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+ON_LOADING = {"fp8": "fp8_per_tensor"}  # its `fp8` reads checkpoints that hold 8 bits already
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM allocates for
 
 
@@ -52,8 +53,9 @@ class Vllm(OwnEngineErrors):
         if layout := launch.layout:
             line += ["--dtype", "bfloat16", "--enable-chunked-prefill"]
             line += ["--tensor-parallel-size", str(layout.tensor), "--pipeline-parallel-size", str(layout.pipeline)]
+            line += ["--gpu-memory-utilization", str(launch.memory_share)]
             if launch.precision.weights:
-                line += ["--quantization", launch.precision.weights]
+                line += ["--quantization", ON_LOADING[launch.precision.weights]]
             line += ["--kv-cache-dtype", launch.precision.kv_cache]
             if layout.copies > 1:
                 line += ["--data-parallel-size", str(layout.copies)]
@@ -74,8 +76,9 @@ class Vllm(OwnEngineErrors):
     def environment(self, launch: Launch) -> dict[str, str]:
         # Without it vLLM would not take `uni` on a CPU, since that leaves the number of threads to whoever starts it.
         one_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(compute_threads())}
+        # It reads indices alone, where CUDA takes UUIDs as well.
         return {
-            **({} if launch.layout else one_process),
+            **({"CUDA_VISIBLE_DEVICES": launch.devices} if launch.layout else one_process),
             # for vllm_guard
             "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))),
             "VLLM_API_KEY": launch.key,

@@ -1,11 +1,18 @@
 """This machine: its ports, its GPUs, and processes that end when they should."""
 
+import csv
 import errno
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+import psutil
 
 from stages.parts.run.errors import UserError
 
@@ -38,18 +45,121 @@ def check_port(port: int, host: str = HOST) -> None:
         raise UserError(f"can't listen on {host}, port {port}: {error.strerror}") from None
 
 
-def gpu_memory() -> list[int]:
-    """Return the bytes of memory of each NVIDIA GPU; raise UserError if there is none."""
-    memory: list[int] = []
-    if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-        answer = subprocess.run(query, capture_output=True, text=True, check=False)
-        memory = [int(line) * 2**20 for line in answer.stdout.split()] if answer.returncode == 0 else []
-    if not memory:
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU that this process may use, or a MIG slice of one.
+
+    `memory` and `free` are bytes, `capability` is the compute capability, (8, 9) for example. `index` is nvidia-smi's,
+    which is CUDA's as well under CUDA_DEVICE_ORDER=PCI_BUS_ID (stages/__init__.py).
+    """
+
+    index: int
+    uuid: str
+    name: str
+    memory: int
+    free: int
+    capability: tuple[int, int]
+    driver: str
+    is_slice: bool = False
+
+
+GPU_FIELDS = "index,uuid,name,memory.total,memory.free,compute_cap,driver_version,mig.mode.current"
+MIB, GIB = 2**20, 2**30
+
+
+def visible_gpus() -> list[Gpu]:
+    """Return the GPUs that CUDA shows to this process, in CUDA's order; raise UserError if there is none.
+
+    CUDA_VISIBLE_DEVICES counts as it does for CUDA: indices, UUIDs or beginnings of UUIDs. An entry that names no GPU
+    hides itself and all after it, and an empty value hides all.
+    """
+    installed = installed_gpus()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        # Slices are shown one at a time, and only if there is no whole GPU.
+        visible = [gpu for gpu in installed if not gpu.is_slice] or installed[:1]
+    else:
+        named = (named_gpu(entry.strip(), installed) for entry in chosen.split(","))
+        visible = [gpu for gpu in takewhile(bool, named) if gpu]
+    if not visible and installed:
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES={chosen!r} shows none of this machine's GPUs: unset it, or name them as "
+            f"`nvidia-smi -L` does"
+        )
+    if not visible:
         raise UserError(
             "this profile needs an NVIDIA GPU and nvidia-smi finds none: use profile=embedded, or a machine with GPUs"
         )
-    return memory
+    return visible
+
+
+def named_gpu(entry: str, installed: list[Gpu]) -> Gpu | None:
+    """Return what an entry of CUDA_VISIBLE_DEVICES names; of a GPU in MIG mode that is its first slice."""
+    for gpu in installed:
+        if entry == str(gpu.index) or (entry.startswith(("GPU-", "MIG-")) and gpu.uuid.startswith(entry)):
+            return gpu
+    return None
+
+
+def installed_gpus() -> list[Gpu]:
+    """Return this machine's GPUs; a GPU in MIG mode as its slices."""
+    gpus: list[Gpu] = []
+    listed = nvidia_smi(f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader,nounits")
+    rows = [
+        row for row in csv.reader(listed.splitlines(), skipinitialspace=True) if len(row) == GPU_FIELDS.count(",") + 1
+    ]
+    slices = mig_slices() if any(row[-1] == "Enabled" for row in rows) else {}
+    unified = psutil.virtual_memory()  # of GPUs that share the processor's memory and report none of their own
+    for index, uuid, name, total, free, capability, driver, mig in rows:
+        major, _, minor = capability.partition(".")
+        gpu = Gpu(
+            index=int(index),
+            uuid=uuid,
+            name=name,
+            memory=mebibytes(total, f"memory of GPU {index}", unified.total),
+            free=mebibytes(free, f"free memory of GPU {index}", unified.available),
+            capability=(int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0),
+            driver=driver,
+        )
+        if mig == "Enabled":
+            for slice_uuid, memory in slices.get(gpu.index, []):
+                gpus.append(replace(gpu, uuid=slice_uuid, memory=memory, free=memory, is_slice=True))
+        else:
+            gpus.append(gpu)
+    return gpus
+
+
+def mig_slices() -> dict[int, list[tuple[str, int]]]:
+    """Return the UUID and the bytes of each MIG slice, by the index of its GPU."""
+    slices: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    index = -1
+    for line in nvidia_smi("-L").splitlines():
+        if found := re.match(r"GPU (\d+):", line):
+            index = int(found[1])
+        # The profile's name holds the nominal gigabytes, of which about a twentieth is reserved.
+        elif found := re.match(r"\s+MIG \S*?(\d+)gb\S*\s.*UUID: (MIG-[^)]+)\)", line):
+            slices[index].append((found[2], int(int(found[1]) * 0.95 * GIB)))
+    return slices
+
+
+def mebibytes(value: str, what: str, unified: int) -> int:
+    """Return a size of nvidia-smi in bytes; `unified` if it has none to report; raise UserError for an error."""
+    if value in ("[N/A]", "[Not Supported]"):
+        return unified
+    if not value.isdigit():
+        raise UserError(f"nvidia-smi reports {value} as the {what}: check the GPU and its driver")
+    return int(value) * MIB
+
+
+def nvidia_smi(*arguments: str) -> str:
+    """Return the output of nvidia-smi; nothing if it is missing, fails or hangs."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    try:
+        done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:  # a GPU that fell off the bus
+        return ""
+    return done.stdout if done.returncode == 0 else ""
 
 
 def end_on_sigterm() -> None:

@@ -131,6 +131,7 @@ class Runtime(Block):
     port: Port | None
     engine_start_s: Positive
     kv_cache_gib: Positive
+    gpu_memory_share: Annotated[float, Field(ge=0.1, le=0.98)]
 
 
 class Serve(Block):

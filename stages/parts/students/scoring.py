@@ -82,6 +82,7 @@ def score(served: ServedModel, requests: ProgramRequests, rows: Sequence[Any], a
     Raises UserError where the engine fails.
     """
     started = time.monotonic()
+    at_once *= served.copies
     try:
         readings = asyncio.run(ask_all(served, requests, [row["text"] for row in rows], at_once))
     except ExceptionGroup as group:

@@ -30,7 +30,7 @@ from stages.parts.task.labels import UNKNOWN
 from stages.parts.task.program import IntentClassifier
 from stages.parts.teachers.causes import Causes, FailFastClient
 from stages.parts.teachers.inputs import RowSource
-from stages.parts.teachers.teacher import Teacher, rate_limit
+from stages.parts.teachers.teacher import Teacher
 
 MAX_FAILED = 0.02  # share of the rows, and one row in any case: more is a fault of the teacher, not of the rows
 ALL_FAILED = 10  # rows, the first ones, all without a label: the others will have none either
@@ -154,7 +154,7 @@ class LabellingRun:
         self, store: AnswerStore | None, progress: Progress, handle: Callable[[Row, Outcome], None]
     ) -> None:
         async with self.teacher.connect() as client:
-            caching = CachingClient(FailFastClient(client), rate_limit(self.runtime), store, self.budget)
+            caching = CachingClient(FailFastClient(client), self.teacher.rate_limit(self.runtime), store, self.budget)
             labeller = Labeller(caching, self.requests, self.teacher.votes)
             if self.teacher.batch:
                 await self.complete_in_batches(client, caching)
@@ -170,7 +170,7 @@ class LabellingRun:
                 progress.update(note=f"{spent(self.budget.spent)}, {invalid:.1%} invalid")
                 return found
 
-            await in_order(outcome, self.rows, self.runtime.max_in_flight, handle)
+            await in_order(outcome, self.rows, self.teacher.max_in_flight(self.runtime), handle)
 
     async def complete_in_batches(self, client: ChatClient, caching: CachingClient) -> None:
         """Fill the store through the vendor's batch API; what a batch leaves out is requested row by row afterwards."""

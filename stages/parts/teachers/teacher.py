@@ -19,7 +19,7 @@ from stages.parts.engines.rate_limit import RateLimit
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import fingerprint
-from stages.parts.run.machine import gpu_memory
+from stages.parts.run.machine import visible_gpus
 from stages.parts.run.params import HostedTeacherSettings, Params, Runtime, ServedTeacherSettings
 from stages.parts.run.paths import cache
 from stages.parts.task.program import IntentClassifier
@@ -34,7 +34,7 @@ class Teacher:
     """A model that labels. `connect` opens a client, `name` is the model's in requests, `votes` the answers per row.
 
     `store` is the file of its answers, None if they cost nothing; `price` is None if it is not known;
-    `batch` says whether to use the vendor's batch API.
+    `batch` says whether to use the vendor's batch API; `copies` of the model share the requests.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Teacher:
     options: dict[str, Any] = field(default_factory=dict)
     batch: bool = False
     votes: int = 1
+    copies: int = 1
 
     @property
     def without_price(self) -> str:
@@ -62,6 +63,13 @@ class Teacher:
         """Return what builds a program's requests to this teacher and parses its completions."""
         return ProgramRequests(program, self.kind, self.name, self.max_tokens, TeacherFormat(), self.options)
 
+    def max_in_flight(self, runtime: Runtime) -> int:
+        """Return how many requests may be in flight: as many as allowed to one model, for each copy of it."""
+        return runtime.max_in_flight * self.copies
+
+    def rate_limit(self, runtime: Runtime) -> RateLimit:
+        return RateLimit(self.max_in_flight(runtime), runtime.requests_per_minute, runtime.tokens_per_minute)
+
     def budget(self, runtime: Runtime) -> Budget:
         """Return the run's token budget; raises UserError for a budget in dollars if the price is not known."""
         if runtime.budget_usd and not self.price:
@@ -69,16 +77,13 @@ class Teacher:
         return Budget(self.price, runtime.budget_usd, runtime.budget_tokens)
 
 
-def rate_limit(runtime: Runtime) -> RateLimit:
-    return RateLimit(runtime.max_in_flight, runtime.requests_per_minute, runtime.tokens_per_minute)
-
-
 @contextmanager
 def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
     """Yield the profile's teacher; raises UserError if it can't be reached or started."""
     settings, timeout_s = params.teacher, params.runtime.timeout_s
     if isinstance(settings, ServedTeacherSettings):
-        gpu_memory()  # before anything large is downloaded
+        precision = Precision(settings.quantization, settings.kv_cache_dtype)
+        precision.check(visible_gpus())  # before anything large is downloaded
         weights = fetch(settings.weights)
         # Stands for a hash of 140 GB of weights, and for the precision they are computed in: answers are kept by it.
         name = "@".join(filter(None, (settings.model, revision(settings.weights), settings.quantization)))
@@ -90,7 +95,7 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
             on_gpus=True,
             name=name,
             max_model_len=settings.max_model_len,
-            precision=Precision(settings.quantization, settings.kv_cache_dtype),
+            precision=precision,
         )
         with running(engine) as served:
             yield Teacher(
@@ -100,6 +105,7 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
                 max_tokens=settings.max_tokens,
                 store=answer_file(name),
                 votes=settings.votes,
+                copies=served.copies,
             )
     elif isinstance(settings, HostedTeacherSettings):
         served = hosted_model(settings)

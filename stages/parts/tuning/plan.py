@@ -67,7 +67,7 @@ def estimate(rows: int, bodies: Iterable[Body], rates: AnswerRates, teacher: Tea
         requests += 1
         length += characters(body)
     prompt, completion = rates.prompt * length, rates.completion * requests
-    seconds = rates.seconds * requests / runtime.max_in_flight
+    seconds = rates.seconds * requests / teacher.max_in_flight(runtime)
     if runtime.requests_per_minute:
         seconds = max(seconds, 60 * requests / runtime.requests_per_minute)
     if runtime.tokens_per_minute:
@@ -125,9 +125,10 @@ def table(teacher: Teacher, estimates: Mapping[str, Estimate], runtime: Runtime)
         time = "1 day" if teacher.batch else duration(part.seconds)
         tokens = f"{part.prompt_tokens:>15,.0f}{part.completion_tokens:>13,.0f}"
         lines.append(f"{name:15}{part.rows:>10,}{part.requests:>10,}{tokens}{price:>12}{time:>10}")
+    at_once = teacher.max_in_flight(runtime)
     lines.append(
-        f"estimated from {SAMPLE} rows, whose answers are kept; time: with {runtime.max_in_flight} requests in flight, "
-        f"if {teacher.name} allows them"
+        f"estimated from {SAMPLE} rows, whose answers are kept; time: with {at_once} requests in flight, if "
+        f"{teacher.name} allows them"
     )
     if not teacher.price:
         lines.append(f"no price is known for {teacher.name}: {teacher.without_price}")

@@ -20,7 +20,7 @@ from stages.parts.run.progress import Progress
 from stages.parts.task.program import IntentClassifier
 from stages.parts.teachers.causes import FailFastClient
 from stages.parts.teachers.labelling import Labeller, spent
-from stages.parts.teachers.teacher import Teacher, rate_limit
+from stages.parts.teachers.teacher import Teacher
 
 REFLECTION_TOKENS = 2000  # of a rewritten prompt
 
@@ -119,11 +119,11 @@ def reason_to_stop(error: Exception) -> Exception:
 def open_session(teacher: Teacher, runtime: Runtime) -> Iterator[TeacherSession]:
     """Yield a session; raises UserError if another run is querying the same teacher."""
     assert teacher.store
-    budget, limit = teacher.budget(runtime), rate_limit(runtime)
+    budget, limit = teacher.budget(runtime), teacher.rate_limit(runtime)
     with answer_store(teacher.store, teacher.busy) as store:
 
         def caching_client(client: ChatClient) -> CachingClient:
             return CachingClient(FailFastClient(client), limit, store, budget)
 
         with client_thread(teacher.connect, caching_client) as thread:
-            yield TeacherSession(teacher, thread, runtime.max_in_flight)
+            yield TeacherSession(teacher, thread, teacher.max_in_flight(runtime))
