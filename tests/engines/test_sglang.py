@@ -14,7 +14,7 @@ import yaml
 
 from stages.parts.engines import process, sglang
 from stages.parts.engines.engine import Launch
-from stages.parts.engines.layout import Layout
+from stages.parts.engines.layout import Layout, ModelShape
 from stages.parts.engines.process import prepare
 from stages.parts.engines.sglang import Sglang, one_of
 from stages.parts.run.errors import UserError
@@ -127,7 +127,7 @@ def test_an_adapter_is_asked_for_behind_its_base(monkeypatch, tmp_path):
     monkeypatch.setattr(
         process, "visible_gpus", lambda: [Gpu(0, "GPU-a", "H100", 80 * 2**30, 80 * 2**30, (9, 0), "580")]
     )
-    monkeypatch.setattr(process, "model_shape", lambda *_: None)
+    monkeypatch.setattr(process, "model_shape", lambda *_: ModelShape(2 * 10**9, 8, 8, 2))
     monkeypatch.setattr(process, "plan", lambda *_: Layout(1, 1, 1))
     (tmp_path / "epoch-6").mkdir()
     config = tmp_path / "epoch-6/adapter_config.json"

@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,14 +12,16 @@ from unittest.mock import AsyncMock
 import pytest
 from starlette.testclient import TestClient
 
-from stages.parts.engines import layout
+from stages.parts.engines import layout, process
 from stages.parts.engines.engine import AdapterSlots, Launch, Precision
 from stages.parts.engines.layout import Layout, ModelShape, plan
-from stages.parts.engines.process import prepare, running
+from stages.parts.engines.process import engine_devices, prepare, root_cause, running
 from stages.parts.engines.vllm import Vllm
 from stages.parts.run.errors import UserError
+from stages.parts.run.machine import Gpu
 from stages.parts.run.params import load_params
 from tests.conftest import ROOT
+from tests.gpus import H100, stub_nvidia_smi
 
 GIB = 2**30
 SHARE = 0.9  # runtime.gpu_memory_share
@@ -86,6 +89,60 @@ def test_in_eight_bits_a_70b_fits_on_one_gpu(tmp_path):
         plan(layout.model_shape(tmp_path), [141 * 10**9], SHARE)
 
 
+def test_a_quantised_70b_is_laid_over_one_gpu_of_80_gb(tmp_path):
+    """AWQ and GPTQ checkpoints count as they are stored, and are not quantised again."""
+    config = {"num_attention_heads": 64, "num_key_value_heads": 8, "num_hidden_layers": 80, "vocab_size": 128_256}
+    config |= {"hidden_size": 8192, "quantization_config": {"quant_method": "awq", "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(39_770_000_000)
+    assert plan(layout.model_shape(tmp_path), [81559 * 2**20], SHARE) == Layout(1, 1, 1)
+    with pytest.raises(UserError, match=r"is quantised already \(awq\): leave teacher.quantization empty"):
+        layout.model_shape(tmp_path, "fp8")
+
+
+def test_a_smaller_share_of_a_gpu_holds_less():
+    assert plan(LLAMA_8B, [24 * GIB], SHARE) == Layout(1, 1, 1)
+    with pytest.raises(UserError, match=r"or a larger runtime.gpu_memory_share"):
+        plan(LLAMA_8B, [24 * GIB], 0.6)
+
+
+def gpu(**changes: Any) -> Gpu:
+    return replace(Gpu(0, "GPU-a", "NVIDIA A100", 80 * GIB, 80 * GIB, (8, 0), "580.65"), **changes)
+
+
+def test_a_cache_of_eight_bits_needs_a_gpu_that_has_them():
+    Precision("fp8", "auto").check([gpu()])  # weights are unpacked
+    Precision("fp8", "fp8").check([gpu(capability=(8, 9)), gpu(capability=(10, 0))])
+    with pytest.raises(UserError, match=r"needs compute capability 8.9 .*NVIDIA A100 has 8.0: set teacher.kv_cache"):
+        Precision(None, "fp8").check([gpu(capability=(9, 0)), gpu()])
+
+
+def test_an_engine_gets_gpus_by_index(monkeypatch):
+    """vLLM 0.32 refuses UUIDs in CUDA_VISIBLE_DEVICES, which CUDA takes."""
+    assert engine_devices([gpu(index=2), gpu(index=0)]) == "2,0"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert engine_devices([gpu(is_slice=True, uuid="MIG-a")]) == "0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a")
+    with pytest.raises(UserError, match="can't be given a MIG slice by name"):
+        engine_devices([gpu(is_slice=True, uuid="MIG-a")])
+
+
+def test_an_engine_on_gpus_has_longer_to_start_the_larger_it_is(tmp_path, monkeypatch):
+    for name, value in stub_nvidia_smi(tmp_path / "bin", *[H100] * 8).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bbbb,GPU-cccc,GPU-dddd,GPU-aaaa")
+    monkeypatch.setattr(process, "model_shape", lambda *_: LLAMA_70B)
+    runtime = load_params(ROOT / "params.yaml").runtime
+    engine = prepare(Vllm(), tmp_path, {}, runtime, on_gpus=True, name="large")
+    assert engine.patience_s == runtime.engine_start_s + 1411
+    assert engine.environment["CUDA_VISIBLE_DEVICES"] == "1,2,3,0"
+    assert engine.line[engine.line.index("--gpu-memory-utilization") + 1] == str(runtime.gpu_memory_share)
+    assert engine.served.copies == 1
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert prepare(Vllm(), tmp_path, {}, runtime, on_gpus=True, name="large").served.copies == 2
+
+
 def launch(**changes: Any) -> Launch:
     plain = {"model": Path("models/base"), "name": "base-abc", "adapters": {}, "port": 8001, "key": "k", "layout": None}
     return Launch(**plain | {"max_model_len": 4096, "kv_cache_gib": 1} | changes)
@@ -93,6 +150,7 @@ def launch(**changes: Any) -> Launch:
 
 @pytest.mark.slow
 def test_command_lines_are_ones_that_vllm_takes(tmp_path):
+    from vllm.config.quantization import ONLINE_QUANT_SHORTHAND_NAMES
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -103,6 +161,7 @@ def test_command_lines_are_ones_that_vllm_takes(tmp_path):
             launch(adapters={"epoch-6-abc": tmp_path}, layout=plan_of_gpus, precision=Precision("fp8", "fp8"))
         )
         known = parser.parse_args(line[3:])
+        assert known.quantization in (None, *ONLINE_QUANT_SHORTHAND_NAMES), "other names read quantised checkpoints"
         assert (known.quantization, known.kv_cache_dtype) == (
             ("fp8_per_tensor", "fp8") if plan_of_gpus else (None, "auto")
         )
@@ -176,6 +235,57 @@ def test_an_engine_that_dies_shows_the_end_of_its_log(tmp_path, monkeypatch):
         with running(prepare(Vllm(), Path("model"), {}, RUNTIME, on_gpus=False)):
             pass
     assert "vllm-" in str(caught.value)
+
+
+CORE = "(EngineCore pid=6285) ERROR 11-28 19:25:37 [core.py:1510] "
+WORKER = "(Worker_TP1 pid=812) ERROR 11-28 19:25:37 [multiproc_executor.py:822] "
+SERVER = """(APIServer pid=3) WARNING 11-28 19:22:49 [system_utils.py:255] It can cause `OSError: [Errno 24]`.
+{cause}
+Traceback (most recent call last):
+  File "vllm/v1/engine/utils.py", line 1431, in wait_for_engine_startup
+    raise RuntimeError(
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("cause", "shown"),
+    [
+        (
+            f"{CORE}    raise ValueError(\n{CORE}ValueError: To serve one request, 1.81 GiB KV cache is needed",
+            "ValueError: To serve one request, 1.81 GiB KV cache is needed",
+        ),
+        (
+            f"{WORKER}torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.\n"
+            f"{CORE}Exception: WorkerProc initialization failed due to an exception in a background process. See stack "
+            "trace for root cause.",
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.",
+        ),
+        (
+            "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
+            "  Value error, the max_model_len (9000000) is greater than the derived max_model_len [type=value_error]\n"
+            "    For further information visit https://errors.pydantic.dev",
+            "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
+            "  Value error, the max_model_len (9000000) is greater than the derived max_model_len [type=value_error]",
+        ),
+        (
+            "usage: api_server.py [-h]\napi_server.py: error: argument --quantization: invalid choice",
+            "api_server.py: error: argument --quantization: invalid choice",
+        ),
+    ],
+)
+def test_an_engine_that_fails_shows_the_first_exception_of_its_processes(tmp_path, cause, shown):
+    (tmp_path / "log").write_text(SERVER.format(cause=cause))
+    assert root_cause(tmp_path / "log").startswith(shown)
+
+
+def test_an_engine_that_is_killed_before_it_is_up_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(Vllm, "command", lambda *_: ["sh", "-c", "kill -9 $$"])
+    with pytest.raises(UserError, match="ended with code -9, killed, most likely for memory"):  # noqa: SIM117
+        with running(prepare(Vllm(), Path("model"), {}, RUNTIME, on_gpus=False)):
+            pass
 
 
 def test_a_port_in_use_is_named(tmp_path, monkeypatch):

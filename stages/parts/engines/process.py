@@ -3,6 +3,7 @@ one.
 """
 
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -25,7 +26,8 @@ from stages.parts.run.progress import Progress
 
 KINDS: Mapping[EngineName, EngineKind] = {"vllm": Vllm(), "sglang": Sglang()}  # by their names in params.yaml
 LOADED_PER_S = 100 * 10**6  # bytes of weights, from a slow disk: on top of runtime.engine_start_s
-LOG_LINES = 15  # of a failed engine's log that the user sees
+LOG_LINES = 15  # of a failed engine's log that the user sees if it holds no exception
+CAUSE_LINES = 4  # of an exception's message
 
 
 class EngineProcess:
@@ -58,8 +60,8 @@ class EngineProcess:
         return self.process
 
     def wait_until_up(self) -> None:
-        """Poll the engine's health; raises UserError, with the end of its log, when it ends or `patience_s` have
-        passed.
+        """Poll the engine's health; raises UserError, with the root cause from its log, when it ends or `patience_s`
+        have passed.
         """
         assert self.process, "start the engine first"
         name, started = self.served.kind.name, time.monotonic()
@@ -67,13 +69,15 @@ class EngineProcess:
             while True:
                 if self.process.poll() is not None:
                     code = self.process.returncode
+                    killed = ", killed, most likely for memory" if code == -signal.SIGKILL else ""
                     raise UserError(
-                        f"{name} ended with code {code} before it was up; the end of {self.log}:\n{tail(self.log)}"
+                        f"{name} ended with code {code}{killed} before it was up; from {self.log}:\n"
+                        f"{root_cause(self.log)}"
                     )
                 if time.monotonic() - started > self.patience_s:
                     raise UserError(
-                        f"{name} was not up after {self.patience_s} s (runtime.engine_start_s); the end of "
-                        f"{self.log}:\n{tail(self.log)}"
+                        f"{name} was not up after {self.patience_s} s (runtime.engine_start_s); from {self.log}:\n"
+                        f"{root_cause(self.log)}"
                     )
                 try:
                     if requests.get(self.health, timeout=2).ok:
@@ -180,6 +184,25 @@ def running(engine: Engine) -> Iterator[ServedModel]:
         engine.stop()
 
 
-def tail(log: Path) -> str:
-    lines: Sequence[str] = log.read_text(errors="replace").splitlines()
+# A line of the engine's core or of a worker is "(EngineCore pid=63) ERROR 11-28 19:25:37 [core.py:15] ValueError: ...".
+# The same exception follows without the logger's part, and then the server's own, "See root cause above".
+LOGGER = re.compile(r"^(\([^)]*pid=\d+\) )?((ERROR|CRITICAL) [\d-]+ [\d:.]+ \[[^\]]*\] )?")
+EXCEPTION = re.compile(r"^([\w.]*(Error|Exception)|[\w-]+\.py: error): .*\S")
+NO_CAUSE = re.compile(r"root cause|initialization failed|proc\(s\)|died unexpectedly")
+
+
+def root_cause(log: Path) -> str:
+    """Return the first exception in an engine's log, at most CAUSE_LINES lines of it; the log's end if there is none.
+
+    vLLM's processes die one after the other: the first exception is the reason, later ones say that a process ended.
+    """
+    lines = [LOGGER.sub("", line) for line in log.read_text(errors="replace").splitlines()]
+    for place, line in enumerate(lines):
+        if EXCEPTION.match(line) and not NO_CAUSE.search(line):
+            message = [line]
+            for more in lines[place + 1 : place + CAUSE_LINES]:  # pydantic's go on
+                if not more.strip() or not more.startswith("  ") or more.lstrip().startswith("File "):
+                    break
+                message.append(more)
+            return "\n".join(message)
     return "\n".join(lines[-LOG_LINES:])
