@@ -18,7 +18,7 @@ from stages.parts.run.params import Runtime
 from stages.parts.run.provenance import today
 from stages.parts.task.program import IntentClassifier
 from stages.parts.teachers.labelling import Labeller
-from stages.parts.teachers.teacher import Teacher, rate_limit
+from stages.parts.teachers.teacher import Teacher
 from stages.parts.traffic.store import TrafficStore
 
 FAILURES_TO_OPEN = 5  # in a row
@@ -150,7 +150,7 @@ class DailyTeacher:
                 "its profile, or leave the budget empty"
             )
         self.teacher = teacher
-        self.client = CachingClient(client, rate_limit(runtime), attempts=ATTEMPTS)
+        self.client = CachingClient(client, teacher.rate_limit(runtime), attempts=ATTEMPTS)
         self.labeller = Labeller(self.client, teacher.requests(program), teacher.votes)
         self.store = store
         self.budget_usd = budget_usd
