@@ -35,14 +35,14 @@ def japanese_rows() -> pd.DataFrame:
         texts = sorted({before + core + after for before, core, after in product(BEFORE, cores, AFTER)})
         rows += [(text, label) for text in random.Random(label).sample(texts, PER_INTENT)]
     random.Random(0).shuffle(rows)
-    return pd.DataFrame(rows, columns=["text", "label"])
+    return pd.DataFrame(rows, columns=["text", "category"])
 
 
 def write_folder(folder: Path) -> None:
     """Write the rows as a folder of one's own: pool, gold, labels, test."""
     folder.mkdir(parents=True)
     rows = japanese_rows()
-    place = rows.groupby("label").cumcount()
+    place = rows.groupby("category").cumcount()
     rows[place < GOLD].to_csv(folder / "gold.csv", index=False)
     rows[(place >= GOLD) & (place < GOLD + TEST)].to_csv(folder / "test.csv", index=False)
     rows[place >= GOLD + TEST][["text"]].to_csv(folder / "pool.csv", index=False)

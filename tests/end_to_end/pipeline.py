@@ -2,14 +2,21 @@
 
 import os
 import re
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
+import requests
 import yaml
 
+from stages.parts.run.machine import free_port
 from tests.conftest import run
 
 STAGES = ["raw", "filter", "split", "teacher", "sft", "base", "lora", "optimize", "calibrate", "evaluate", "report"]
@@ -62,3 +69,27 @@ def borrow_environment(folder: Path) -> None:
     (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
     for file in (*folder.glob("requirements-*.lock"), folder / "setup.sh"):
         os.utime(file, (0, 0))  # copies are younger than the set-up's mark
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """The URL of `make serve`'s service on the real engine; Ctrl-C at the end leaves nothing behind."""
+    port = free_port()
+    # which a shell's background jobs, and all that they start, ignore
+    heed_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    line = [sys.executable, "-m", "serve", "--port", str(port)]
+    process = subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, text=True, preexec_fn=heed_sigint)
+    assert process.stdout
+    while "serving on" not in (line := process.stdout.readline()):
+        assert line, "the service ended"
+    yield f"http://127.0.0.1:{port}"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    wait_for(lambda: not engines(folder), 30)
+
+
+def classify(service: str, queries: list[str]) -> list[dict[str, Any]]:
+    answered = requests.post(f"{service}/classify_intent/batch", json={"queries": queries}, timeout=60)
+    assert answered.status_code == 200, answered.text
+    answers: list[dict[str, Any]] = answered.json()["answers"]
+    return answers

@@ -1,21 +1,28 @@
 """The README's two commands in a clone: the embedded profile for real, and its service."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import requests
 
-from stages.parts.run.machine import free_port
 from tests.conftest import commit_all, make_clone, run
-from tests.end_to_end.pipeline import STAGES, api_server, borrow_environment, engines, ran, repro, wait_for
+from tests.end_to_end.pipeline import (
+    STAGES,
+    api_server,
+    borrow_environment,
+    classify,
+    engines,
+    ran,
+    repro,
+    serving,
+    wait_for,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -89,29 +96,13 @@ def test_a_killed_stage_leaves_no_engine_and_changes_nothing(built):
 
 @pytest.fixture(scope="module")
 def service(built):
-    """The URL of `make serve`'s service on the real engine; Ctrl-C at the end leaves nothing behind."""
-    port = free_port()
-    # which a shell's background jobs, and all that they start, ignore
-    heed_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    line = [sys.executable, "-m", "serve", "--port", str(port)]
-    process = subprocess.Popen(line, cwd=built, stdout=subprocess.PIPE, text=True, preexec_fn=heed_sigint)
-    assert process.stdout
-    while "serving on" not in (line := process.stdout.readline()):
-        assert line, "the service ended"
-    yield f"http://127.0.0.1:{port}"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    wait_for(lambda: not engines(built), 30)
+    """The URL of `make serve`'s service on the real engine."""
+    with serving(built) as url:
+        yield url
 
 
 def rows_of_test(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "data/splits/test.jsonl").read_text().splitlines()]
-
-
-def classify(service: str, queries: list[str]) -> list[dict]:
-    answered = requests.post(f"{service}/classify_intent/batch", json={"queries": queries}, timeout=60)
-    assert answered.status_code == 200, answered.text
-    return answered.json()["answers"]
 
 
 def test_the_service_answers_as_the_evaluated_pair_did(built, service):

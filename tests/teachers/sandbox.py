@@ -30,7 +30,7 @@ from stages.parts.tuning import plan
 from stages.parts.tuning.__main__ import tune
 from stages.teacher import main
 from tests.conftest import ROOT
-from tests.teachers.simulated_teacher import arguments, simulated_teacher
+from tests.teachers.simulated_teacher import ANSWERED, arguments, simulated_teacher
 
 LABELS = ["card_arrival", "declined_card_payment", "pending_top_up", "exchange_rate", "lost_or_stolen_card"]
 KEY = "key"
@@ -113,8 +113,8 @@ class Sandbox:
         process.wait()
 
     @contextmanager
-    def teacher(self, *options: str) -> Iterator[None]:
-        """The simulated teacher, up, in a thread."""
+    def teacher(self, *options: str) -> Iterator[list[Any]]:
+        """The simulated teacher, up, in a thread; gives the list of the requests that it has answered."""
         app = simulated_teacher(
             arguments(["--port", str(self.port), "--rows", str(self.folder / "truth.jsonl"), *options])
         )
@@ -125,7 +125,7 @@ class Sandbox:
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
         try:
-            yield
+            yield app[ANSWERED]
         finally:
             asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
             loop.call_soon_threadsafe(loop.stop)

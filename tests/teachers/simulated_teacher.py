@@ -64,6 +64,7 @@ FAULTY: dict[str, tuple[int, dict[str, Any]]] = {
     "daily": (429, {"error": {"message": "Limit 200 requests per day reached.", "code": "rate_limit_exceeded"}}),
 }
 WRONG_KEY = (401, "invalid_api_key", "Incorrect API key provided.")
+ANSWERED = web.AppKey("answered", list)
 PRICE = (0.15, 0.60)  # dollars for a million tokens: gpt-4o-mini's in DSPy's table
 CORRUPTED = 0.9  # share of a corrupted class's rows that are taken for another class
 
@@ -150,6 +151,7 @@ class SimulatedTeacher:
         self.stats: Counter[str] = Counter()
         self.in_flight = 0
         self.asked: set[str] = set()
+        self.answered: list[Mapping[str, Any]] = []  # requests
         self.files: dict[str, bytes] = {}
         others = (f"other-{number}" for number in range(options.batch_others))
         self.batches: dict[str, dict[str, Any]] = {
@@ -235,6 +237,7 @@ class SimulatedTeacher:
 
     def count(self, body: Mapping[str, Any], completion: Mapping[str, Any]) -> None:
         key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        self.answered.append(body)
         first = key not in self.asked
         self.asked.add(key)
         for name in ("prompt_tokens", "completion_tokens"):
@@ -399,6 +402,7 @@ class SimulatedTeacher:
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=2**28, middlewares=[self.batch_trouble])
+        app[ANSWERED] = self.answered
         app.add_routes(
             [
                 web.post("/v1/chat/completions", self.chat),

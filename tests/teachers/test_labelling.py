@@ -3,9 +3,11 @@
 import json
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from typing import Any
 
 import dspy
@@ -252,6 +254,24 @@ def test_a_budget_is_not_passed_and_a_raised_one_goes_on(tmp_path):
         assert sandbox.stats()["answers"] == sandbox.stats()["distinct"] == 330
 
 
+@pytest.mark.parametrize("limit", ["budget_usd", "budget_tokens"])
+def test_a_budget_counts_the_stored_answers_of_all_rows_before_it_pays_for_new_ones(tmp_path, limit):
+    sandbox = Sandbox(tmp_path, pool=300)
+    with sandbox.teacher():
+        assert not sandbox.label()
+        report = sandbox.report()
+        [path] = (tmp_path / ".cache/answers").glob("*.sqlite")
+        with closing(sqlite3.connect(path)) as store, store:
+            store.execute("DELETE FROM answers WHERE rowid <= 100")  # about the first rows, which come first again
+        total = report["cost"] if limit == "budget_usd" else report["prompt_tokens"] + report["completion_tokens"]
+        sandbox.set("runtime", **{limit: type(total)(0.75 * total)})
+        assert f"of runtime.{limit}" in sandbox.label()
+        assert 330 < sandbox.stats()["answers"] < 330 + 20
+        sandbox.set("runtime", **{limit: None})
+        assert not sandbox.label()
+        assert counted(sandbox) == seen(sandbox) and sandbox.stats()["answers"] == 430
+
+
 @pytest.mark.slow
 def test_an_overloaded_teacher_is_asked_less_at_a_time(tmp_path):
     sandbox = Sandbox(tmp_path, pool=300)
@@ -445,6 +465,28 @@ def test_votes_are_answers_of_their_own_and_their_share_is_the_confidence(tmp_pa
     unanimous = [row["label"] == truth[row["id"]] for row in rows if row["confidence"] == 1.0]
     assert sum(unanimous) / len(unanimous) > sum(row["label"] == truth[row["id"]] for row in rows) / len(rows) - 0.01
     assert 0.9 <= sandbox.report()["gold_accuracy"] <= 1.0 and 0 <= sandbox.report()["gold_brier"] < 0.1
+
+
+def test_options_win_over_the_temperature_of_votes_and_a_seed_is_needed(tmp_path):
+    sandbox = Sandbox(tmp_path, pool=20)
+    with sandbox.teacher() as sent:
+        for options, temperature in (({}, 0.7), ({"temperature": 1.0}, 1.0), ({"temperature": None}, None)):
+            sent.clear()
+            sandbox.set("teacher", votes=3, options=options)
+            assert not sandbox.label()
+            assert {body.get("temperature") for body in sent} == {temperature} and len(sent) == 150
+        asked = sandbox.stats()["requests"]
+        sandbox.set("teacher", options={"seed": None})
+        assert sandbox.label().startswith("teacher.votes: votes differ by their seed")
+        sandbox.set("teacher", options={"temperature": 0})
+        assert sandbox.label().startswith("teacher.votes: votes at temperature 0 are alike")
+        assert sandbox.stats()["requests"] == asked
+    sandbox.set("teacher", options={"top_p": 0.9})
+    with sandbox.teacher("--refuse", "seed"):
+        complaint = sandbox.label()
+        assert "'seed' is not supported" in complaint and "teacher.votes above 1 sends a seed" in complaint
+        sandbox.set("teacher", votes=1)
+        assert not sandbox.label()
 
 
 def test_votes_elect_a_label_and_failed_ones_do_not_count():

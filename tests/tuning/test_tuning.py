@@ -28,7 +28,7 @@ from stages.parts.tuning.comparison import Score, choice, folds
 from stages.parts.tuning.optimisers import with_all_labels
 from tests.teachers.dspys_requests import Recorder
 from tests.teachers.sandbox import LABELS, Sandbox
-from tests.teachers.simulated_teacher import INSIGHT, SimulatedTeacher
+from tests.teachers.simulated_teacher import INSIGHT
 
 DESCRIPTIONS = {label: f"What {label.replace('_', ' ')} means." for label in LABELS}
 PROMPT = paths.PROMPTS / "api.json"
@@ -39,20 +39,6 @@ def sandbox(tmp_path) -> Sandbox:
     sandbox = Sandbox(tmp_path, pool=30, test=5, gold=60)
     sandbox.set("tune", folds=3, optimiser_calls=80, examples=4)
     return sandbox
-
-
-@pytest.fixture
-def sent(monkeypatch) -> list[dict[str, Any]]:
-    """What the endpoint was asked and has answered."""
-    bodies: list[dict[str, Any]] = []
-    count = SimulatedTeacher.count
-
-    def noted(self, body, completion):
-        bodies.append(body)
-        count(self, body, completion)
-
-    monkeypatch.setattr(SimulatedTeacher, "count", noted)
-    return bodies
 
 
 def report(sandbox: Sandbox) -> dict[str, Any]:
@@ -72,10 +58,11 @@ def loaded(sandbox: Sandbox) -> IntentClassifier:
     [("descriptions", "descriptions"), ("examples", "examples"), ("instruction", "gepa")],
     ids=lambda value: value,
 )
-def test_the_prompt_that_helps_is_chosen_and_the_stage_asks_with_it(sandbox, sent, taught, chosen):
+def test_the_prompt_that_helps_is_chosen_and_the_stage_asks_with_it(sandbox, taught, chosen):
     if taught == "descriptions":
         write_json(sandbox.folder / paths.DESCRIPTIONS, DESCRIPTIONS)
-    with sandbox.teacher("--accuracy", "0.6", "--taught", taught, "--fault", "429=0.03", "500=0.02", "cut=0.01"):
+    faults = ("429=0.03", "500=0.02", "cut=0.01")
+    with sandbox.teacher("--accuracy", "0.6", "--taught", taught, "--fault", *faults) as sent:
         assert not sandbox.tune()
         stats, first = sandbox.stats(), report(sandbox)
         assert first["chosen"] == chosen and first["candidates"]["plain"]["beaten_by"]
@@ -118,8 +105,8 @@ def test_the_prompt_that_helps_is_chosen_and_the_stage_asks_with_it(sandbox, sen
         assert sandbox.report()["gold_accuracy"] > 0.7
 
 
-def test_of_equal_prompts_the_cheapest_is_kept_and_asks_what_was_asked_without(sandbox, sent):
-    with sandbox.teacher():
+def test_of_equal_prompts_the_cheapest_is_kept_and_asks_what_was_asked_without(sandbox):
+    with sandbox.teacher() as sent:
         assert not sandbox.label()
         untuned = sorted(json.dumps(body) for body in sent)
         assert not sandbox.tune()

@@ -51,6 +51,10 @@ class Budget:
         self.reserved = (0, 0)  # prompt and completion tokens of what is in flight
         self.settled = asyncio.Event()
 
+    @property
+    def limited(self) -> bool:
+        return self.budget_usd is not None or self.budget_tokens is not None
+
     def cost(self, usage: Mapping[str, Any], batch: bool = False) -> float | None:
         """Dollars for a response's usage, requested by itself or in a batch."""
         if not self.price:

@@ -89,6 +89,7 @@ class ProgramRequests:
         held: bool = True,
     ) -> None:
         self.program = program
+        self.own_options = options or {}
         self.format = prompt_format or StudentFormat()
         self.signature = predictor(program).signature
         # All but the query is the same for every query: system, demonstrations, what stands around it, the opening of a
@@ -108,7 +109,7 @@ class ProgramRequests:
             "max_tokens": max_tokens,
             **probabilities,
             **ours,
-            **(options or {}),
+            **self.own_options,
         }
         self.options = {name: value for name, value in wanted.items() if value is not None}
 

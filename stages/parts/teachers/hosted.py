@@ -41,6 +41,18 @@ def hosted_model(settings: HostedTeacherSettings) -> ServedModel:
     return ServedModel(api_base.rstrip("/"), {"base": name if known else settings.model}, key, HostedEndpoint(KEY_NAME))
 
 
+def check_votes(settings: HostedTeacherSettings) -> None:
+    """Raise UserError for votes that could only repeat one answer."""
+    if settings.votes == 1:
+        return
+    if "seed" in settings.options:
+        raise UserError("teacher.votes: votes differ by their seed: remove it from teacher.options, or set votes to 1")
+    if settings.options.get("temperature") == 0:
+        raise UserError(
+            "teacher.votes: votes at temperature 0 are alike: remove it from teacher.options, or set votes to 1"
+        )
+
+
 def known_price(settings: HostedTeacherSettings) -> Price | None:
     """Return the price in params.yaml, else the one in DSPy's table; None if neither has the model.
 

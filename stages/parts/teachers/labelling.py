@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ import uvloop
 from stages.parts.data.rows import Row, TeacherLabel
 from stages.parts.engines.batch_api import Batches
 from stages.parts.engines.budget import BudgetExceeded, Spending
-from stages.parts.engines.caching_client import CachingClient, ChatClient, in_order
+from stages.parts.engines.caching_client import CachingClient, ChatClient, content_key, in_order
 from stages.parts.engines.http_client import EngineClient, EngineError, EngineRefuses
 from stages.parts.engines.requests import (
     NO_ANSWER,
@@ -70,11 +70,15 @@ class Labeller:
 
 
 def request_bodies(text: str, requests: ProgramRequests, votes: int) -> list[dict[str, Any]]:
-    """Return the requests for a text. Votes differ by their seed, so that each answer is kept under its own key."""
+    """Return the requests for a text. Votes differ by their seed, so that each answer is kept under its own key.
+
+    A temperature in the teacher's options counts, also an empty one, with which the model's own is used.
+    """
     body = requests.body(text)
     if votes == 1:
         return [body]
-    return [{**body, "temperature": VOTE_TEMPERATURE, "seed": number} for number in range(votes)]
+    sampled = body if "temperature" in requests.own_options else {**body, "temperature": VOTE_TEMPERATURE}
+    return [{**sampled, "seed": number} for number in range(votes)]
 
 
 def majority(votes: Sequence[Outcome]) -> Outcome:
@@ -111,6 +115,19 @@ def teacher_label(row: Row, prediction: Prediction) -> TeacherLabel:
         confidence=None if confidence is None else round(confidence, 4),
         probabilities={label: round(value, 4) for label, value in sorted(prediction.probabilities.items())},
     )
+
+
+class StoredAnswers:
+    """A client that completes only what is in the store; raises EngineError for the rest."""
+
+    def __init__(self, caching: CachingClient) -> None:
+        self.caching = caching
+
+    async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        stored = self.caching.stored(content_key(body), body)
+        if stored is None:
+            raise EngineError("not stored")
+        return stored
 
 
 class TooManyFailures(Exception):
@@ -156,6 +173,8 @@ class LabellingRun:
         async with self.teacher.connect() as client:
             caching = CachingClient(FailFastClient(client), self.teacher.rate_limit(self.runtime), store, self.budget)
             labeller = Labeller(caching, self.requests, self.teacher.votes)
+            if store and self.budget.limited:
+                await self.count_stored(caching)
             if self.teacher.batch:
                 await self.complete_in_batches(client, caching)
 
@@ -171,6 +190,12 @@ class LabellingRun:
                 return found
 
             await in_order(outcome, self.rows, self.teacher.max_in_flight(self.runtime), handle)
+
+    async def count_stored(self, caching: CachingClient) -> None:
+        """Add every stored answer of the run to its budget, before the run pays for the first new one."""
+        labeller = Labeller(StoredAnswers(caching), self.requests, self.teacher.votes)
+        for row in self.rows:
+            await labeller.outcome(row)
 
     async def complete_in_batches(self, client: ChatClient, caching: CachingClient) -> None:
         """Fill the store through the vendor's batch API; what a batch leaves out is requested row by row afterwards."""
@@ -215,7 +240,9 @@ class LabellingRun:
                 "again, the answers so far are kept"
             )
         if isinstance(error, EngineRefuses):
-            return UserError(f"{error}; {labelled}, their answers are kept")
+            needed = [name for name in ("seed", "temperature") if self.teacher.votes > 1 and name in str(error)]
+            hint = f"; teacher.votes above 1 sends a {needed[0]} with each request" if needed else ""
+            return UserError(f"{error}{hint}; {labelled}, their answers are kept")
         if isinstance(error, EngineError):
             return UserError(f"{error}; {labelled}: run `dvc repro` again, the answers so far are kept")
         return error

@@ -24,7 +24,7 @@ from stages.parts.run.params import HostedTeacherSettings, Params, Runtime, Serv
 from stages.parts.run.paths import cache
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
-from stages.parts.teachers.hosted import KEY_NAME, hosted_model, known_price
+from stages.parts.teachers.hosted import KEY_NAME, check_votes, hosted_model, known_price
 from stages.parts.teachers.inputs import TeacherInputs
 from stages.parts.weights.fetch import fetch, revision
 
@@ -108,6 +108,7 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
                 copies=served.copies,
             )
     elif isinstance(settings, HostedTeacherSettings):
+        check_votes(settings)
         served = hosted_model(settings)
         name = served.names["base"]
         yield Teacher(
