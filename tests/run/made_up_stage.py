@@ -24,7 +24,7 @@ def names(entries: list) -> list[str]:
 if __name__ == "__main__":
     with Path(os.environ["STAGES_RUN"]).open("a") as log:
         log.write(name + "\n")
-    seen = hashlib.sha256(json.dumps(params["lora"] if name == "lora" else 0).encode())
+    seen = hashlib.sha256(json.dumps(params[name] if name in ("raw", "lora") else 0).encode())
     for dep in sorted(names(stages[name]["deps"])):
         for file in sorted(Path(dep).rglob("*") if Path(dep).is_dir() else [Path(dep)]):
             if dep.startswith(("data/", "models/")) and file.is_file():
