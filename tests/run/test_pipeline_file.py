@@ -68,9 +68,23 @@ def test_the_code_and_dvc_name_the_same_paths():
     declared = set().union(*(outputs(stage) for stage in PIPELINE.values()))
     for value in vars(paths).values():
         if isinstance(value, Path) and value not in NO_STAGES:
-            assert any(value == Path(out) or Path(out) in value.parents for out in declared), (
-                f"dvc.yaml declares nothing for {value}"
-            )
+            assert any(
+                value == Path(out) or Path(out) in value.parents or value in Path(out).parents for out in declared
+            ), f"dvc.yaml declares nothing for {value}"
+
+
+def test_no_dependency_is_inside_a_directory_output():
+    """DVC would load the directory that dvc.lock names, and a clone without its cache has none (test_teams.py)."""
+    declared = set().union(*(outputs(stage) for stage in PIPELINE.values()))
+    for name, stage in PIPELINE.items():
+        inside = [dep for dep in names(stage["deps"]) if {str(above) for above in Path(dep).parents} & declared]
+        assert not inside, f"{name} depends on {inside}"
+        missing = [
+            dep
+            for dep in names(stage["deps"])
+            if dep.startswith(("data/", "models/", "reports/")) and dep not in declared
+        ]
+        assert set(missing) <= {"data/sample", "data/prompts", "data/review/decisions.csv"}, name
 
 
 @pytest.mark.parametrize("name", PIPELINE)
@@ -83,8 +97,7 @@ def test_a_stage_depends_on_the_parts_it_imports(name):
 def test_who_may_read_the_sealed_labels():
     """evaluate; and sft with the experiments' switch, which tests/stages/test_sft.py holds to it."""
     for name, stage in PIPELINE.items():
-        reads = {dep for dep in stage["deps"] if dep in ("data/splits", "data/splits/sealed.jsonl")}
-        assert bool(reads) == (name in ("evaluate", "sft")), name
+        assert ("data/splits/sealed.jsonl" in stage["deps"]) == (name in ("evaluate", "sft")), name
         mentions = "SEALED" in (ROOT / f"stages/{name}.py").read_text()
         assert mentions == (name in ("split", "evaluate", "sft")), name
 
