@@ -171,6 +171,12 @@ def serving(shop: Shop, arguments: Sequence[str] = (), **environment: str) -> It
         assert process.poll() is None, "the service ended by itself"
 
 
+def stub_counts(shop: Shop) -> dict[str, int]:
+    """How many requests the engine got, for how many different queries, and how many their client cancelled."""
+    found: dict[str, int] = requests.get(f"{shop.engine}/counts", timeout=30).json()
+    return found
+
+
 def last_request(shop: Shop) -> Mapping[str, object]:
     """The body that the engine got last."""
     found: Mapping[str, object] = json.loads(requests.get(f"{shop.engine}/last", timeout=5).content)

@@ -13,10 +13,9 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-import requests
 
 from tests.conftest import ROOT, run
-from tests.serve.shop import ENGINE_KEY, LABELS, Shop, ended, make_shop, start, start_engine
+from tests.serve.shop import ENGINE_KEY, LABELS, Shop, ended, make_shop, start, start_engine, stub_counts
 
 pytest.importorskip("ray", reason="needs Ray: make setup-ray, then .venv-ray/bin/python -m pytest")
 
@@ -47,12 +46,6 @@ def write(shop: Shop, name: str, texts: Sequence[str | None], column: str = "tex
 
 def read(shop: Shop, name: str) -> pd.DataFrame:
     return pd.read_parquet(shop.folder / "out" / name)
-
-
-def counts(shop: Shop) -> dict[str, int]:
-    """How many requests the engine got, and for how many different queries."""
-    found: dict[str, int] = requests.get(f"{shop.engine}/counts", timeout=30).json()
-    return found
 
 
 def until(happened: Callable[[], bool], process: subprocess.Popen[str], log: Path) -> None:
@@ -108,13 +101,13 @@ def test_files_are_answered_as_on_the_plain_path_and_bad_rows_and_files_stop_not
         }
 
         # Again: only what is new is asked for, and the answers of another column or text are not taken for this one's.
-        before, kept = counts(shop), (shop.folder / "out/day=2/b.parquet").stat().st_mtime_ns
+        before, kept = stub_counts(shop), (shop.folder / "out/day=2/b.parquet").stat().st_mtime_ns
         for name in ("d.parquet", "e.parquet"):
             (shop.folder / "in" / name).unlink()
         write(shop, "c.parquet", ["fine", "new"])
         again = batch(shop, *ON_RAY)
         assert again.returncode == 0 and "1402 rows of 3 files" in again.stdout, again.stderr
-        assert counts(shop)["requests"] == before["requests"] + 2
+        assert stub_counts(shop)["requests"] == before["requests"] + 2
         assert len(read(shop, "c.parquet")) == 2 and (shop.folder / "out/day=2/b.parquet").stat().st_mtime_ns == kept
 
 
@@ -124,7 +117,7 @@ def test_a_run_that_is_killed_goes_on_and_asks_nothing_twice(tmp_path):
         write(shop, f"{part}.parquet", [f"query {part} {number}" for number in range(2000)])
     with ended(start_engine(shop, latency_ms=300)):
         driver = start(shop, *ON_RAY, **RAY)
-        until(lambda: counts(shop)["requests"] > 4000, driver, shop.folder / "log")
+        until(lambda: stub_counts(shop)["requests"] > 4000, driver, shop.folder / "log")
         everything = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
         for process in everything:
             process.kill()
@@ -132,7 +125,7 @@ def test_a_run_that_is_killed_goes_on_and_asks_nothing_twice(tmp_path):
         psutil.wait_procs(everything)
         done = batch(shop, *ON_RAY)
         assert done.returncode == 0 and "6000 rows of 3 files" in done.stdout, done.stderr
-        found = counts(shop)
+        found = stub_counts(shop)
         assert found["queries"] == 6000 and found["requests"] <= 6000 + IN_FLIGHT
     rows = pd.concat([read(shop, f"{part}.parquet") for part in range(3)])
     assert list(rows.text) == [f"query {part} {number}" for part in range(3) for number in range(2000)]
@@ -146,16 +139,16 @@ def test_a_dead_worker_and_a_dead_engine_are_waited_for(tmp_path):
     engine = start_engine(shop, latency_ms=300)
     try:
         driver = start(shop, *ON_RAY, **RAY)
-        until(lambda: counts(shop)["requests"] > 1000, driver, log)
+        until(lambda: stub_counts(shop)["requests"] > 1000, driver, log)
         [worker] = [
             process
             for process in psutil.Process(driver.pid).children(recursive=True)
             if "MapWorker" in " ".join(process.cmdline())
         ]
         worker.kill()
-        before = counts(shop)["requests"]
-        until(lambda: counts(shop)["requests"] > before + 1000, driver, log)
-        assert counts(shop)["requests"] <= counts(shop)["queries"] + 256
+        before = stub_counts(shop)["requests"]
+        until(lambda: stub_counts(shop)["requests"] > before + 1000, driver, log)
+        assert stub_counts(shop)["requests"] <= stub_counts(shop)["queries"] + 256
         engine.send_signal(signal.SIGKILL)
         engine.wait()
         until(lambda: "the engine is gone" in log.read_text(), driver, log)

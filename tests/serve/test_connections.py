@@ -20,7 +20,7 @@ from serve.http import server
 from serve.http.server import LimitedProtocol, http_address
 from stages.parts.run.machine import free_port
 from tests.conftest import ROOT
-from tests.serve.shop import ENGINE_KEY, Shop, ended, make_shop, serving, start_engine, until, wait_until
+from tests.serve.shop import ENGINE_KEY, Shop, ended, make_shop, serving, start_engine, stub_counts, until, wait_until
 
 QUERIES = [f"query {number}" for number in range(4)]
 BODIES = {
@@ -59,10 +59,6 @@ def read_all(client: socket.socket) -> bytes:
 def in_flight(url: str) -> float:
     text = requests.get(f"{url}/metrics", timeout=10).text
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith("queries_in_flight "))
-
-
-def stub_counts(shop: Shop) -> dict[str, int]:
-    return requests.get(f"{shop.engine}/counts", timeout=10).json()
 
 
 @pytest.fixture(scope="module")
