@@ -34,20 +34,20 @@ class AnswerCache:
         self.pending: dict[bytes, Pending] = {}
 
     async def get(
-        self, query: str, compute: Callable[[str], Awaitable[CalibratedPrediction]]
+        self, text: str, compute: Callable[[], Awaitable[CalibratedPrediction]]
     ) -> tuple[CalibratedPrediction, PredictionSource]:
-        """Return the query's prediction, computed if it is not known, and where it came from. Raises what `compute`
+        """Return the prediction for a text, computed if it is not known, and where it came from. Raises what `compute`
         raises.
         """
         if not self.size:
-            return await compute(query), "engine"
-        key = hashlib.blake2b(f"{self.pair}\n{query}".encode(errors="surrogatepass"), digest_size=16).digest()
+            return await compute(), "engine"
+        key = hashlib.blake2b(f"{self.pair}\n{text}".encode(errors="surrogatepass"), digest_size=16).digest()
         if key in self.kept:
             self.kept.move_to_end(key)
             return self.kept[key], "cache"
         source: PredictionSource = "in_flight" if key in self.pending else "engine"
         if source == "engine":
-            self.pending[key] = Pending(asyncio.ensure_future(compute(query)))
+            self.pending[key] = Pending(asyncio.ensure_future(compute()))
         return await self.wait(key, self.pending[key]), source
 
     async def wait(self, key: bytes, pending: Pending) -> CalibratedPrediction:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from stages.parts.students.pair import CalibratedPrediction, RunnerUp
 
@@ -10,16 +10,7 @@ MAX_QUERY = 4000  # characters
 MAX_BATCH = 256  # queries
 
 
-def not_blank(query: str) -> str:
-    """Return a query as it is; raises ValueError if nothing of it would reach the prompt."""
-    if not query.strip():
-        raise ValueError("the query holds no visible character")
-    return query
-
-
-QueryText = Annotated[
-    str, Field(min_length=1, max_length=MAX_QUERY, examples=["My card got declined"]), AfterValidator(not_blank)
-]
+QueryText = Annotated[str, Field(min_length=1, max_length=MAX_QUERY, examples=["My card got declined"])]
 
 
 class ClassifyRequest(BaseModel):

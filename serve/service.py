@@ -40,6 +40,16 @@ class TooLarge(Exception):
         super().__init__(f"the service holds {capacity} queries at most: send smaller batches")
 
 
+class BlankQuery(Exception):
+    """Nothing of a query would reach the prompt: it holds whitespace, invisible characters and markers only. `number`
+    is its place in a batch.
+    """
+
+    def __init__(self, number: int | None) -> None:
+        super().__init__("the query holds nothing to read")
+        self.number = number
+
+
 class ServiceMetrics:
     """What Prometheus reads of one app; never the text of a query."""
 
@@ -87,15 +97,20 @@ class Service:
         self.metrics.ready.set_function(lambda: self.supervisor.ready)
 
     async def predict(self, queries: Sequence[str]) -> list[CalibratedPrediction]:
-        """Return predictions in the queries' order; raises NotReady, TooLarge, Overloaded or EngineError, which then
-        holds for the whole call.
+        """Return predictions in the queries' order; raises BlankQuery, NotReady, TooLarge, Overloaded or EngineError,
+        which then holds for the whole call.
         """
+        # by what the prompt shows: however a query is spelled, it is one query
+        texts = [self.classifier.shown(query) for query in queries]
+        if "" in texts:
+            raise BlankQuery(texts.index("") if len(texts) > 1 else None)
         if not self.supervisor.ready:
             raise NotReady
         with self.slots(len(queries)):
             if len(queries) == 1:
-                return [await self.predict_one(queries[0])]
-            tasks = [asyncio.create_task(self.predict_numbered(*row)) for row in enumerate(queries)]
+                return [await self.predict_one(queries[0], texts[0])]
+            rows = zip(range(len(queries)), queries, texts, strict=True)
+            tasks = [asyncio.create_task(self.predict_numbered(*row)) for row in rows]
             try:
                 return await asyncio.gather(*tasks)
             finally:
@@ -115,16 +130,16 @@ class Service:
         finally:
             self.in_flight -= queries
 
-    async def predict_numbered(self, number: int, query: str) -> CalibratedPrediction:
+    async def predict_numbered(self, number: int, query: str, text: str) -> CalibratedPrediction:
         """Predict one query of a batch, with its place in the error if the engine refuses it."""
         try:
-            return await self.predict_one(query)
+            return await self.predict_one(query, text)
         except QueryRefused as error:
             raise QueryRefused(f"queries[{number}]: {error}") from None
 
-    async def predict_one(self, query: str) -> CalibratedPrediction:
-        """Predict one query, from the cache if it is there."""
-        prediction, source = await self.cache.get(query, self.query_engine)
+    async def predict_one(self, query: str, text: str) -> CalibratedPrediction:
+        """Predict one query, from the cache if its text is there."""
+        prediction, source = await self.cache.get(text, lambda: self.query_engine(query))
         if self.traffic:
             prediction = await self.traffic.after(query, prediction)
         self.metrics.answers.labels(source).inc()

@@ -102,9 +102,9 @@ class Traffic:
         """Return the teacher's answer, or the student's abstention if the teacher gives none."""
         assert self.escalation
 
-        async def by_teacher(text: str) -> CalibratedPrediction:
+        async def by_teacher() -> CalibratedPrediction:
             assert self.escalation
-            found = await self.escalation.query(text)
+            found = await self.escalation.query(query)
             return replace(
                 prediction,
                 label=found.label,

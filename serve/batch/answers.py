@@ -37,7 +37,7 @@ class RowClassifier:
 
         Raises EngineError if the engine gives no answer, EngineRefuses if it would give none to any row.
         """
-        if text is None or not text.strip():
+        if text is None or not self.classifier.shown(text):
             return unlabelled("empty")
         try:
             found = self.classifier.read(await self.client.complete(self.classifier.request(text)))

@@ -111,8 +111,8 @@ class ChatRequest(BaseModel):
             return (users[-1] if users else ChatMessage(role="user", content="")).query()
         except ValidationError as error:
             first = error.errors()[0]
-            # a query of which nothing is left gets a 422 on every route, all else OpenAI's 400
-            status = 422 if first["type"] == "value_error" else 400
+            # a query without text gets a 422 on every route, all else OpenAI's 400
+            status = 422 if first["type"] == "string_too_short" and users else 400
             raise Unsupported("messages", f"the last user message: {first['msg']}", status) from None
 
 

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
-from serve.service import NotReady, Overloaded, TooLarge
+from serve.service import BlankQuery, NotReady, Overloaded, TooLarge
 from stages.parts.engines.http_client import EngineError, EngineTimeout, QueryRefused
 
 # Exception -> status, and seconds after which it is worth trying again. The most specific class counts.
@@ -81,6 +81,15 @@ async def invalid_request(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": [{key: each[key] for key in ("loc", "msg", "type")} for each in problems]}, 422)
 
 
+async def blank_query(request: Request, error: Exception) -> JSONResponse:
+    """Answer a query with nothing to read, as FastAPI would answer one that is too short."""
+    assert isinstance(error, BlankQuery)
+    if is_openai(request):
+        return problem(request, 422, f"the last user message: {error}", param="messages")
+    loc = ["body", "query"] if error.number is None else ["body", "queries", error.number]
+    return JSONResponse({"detail": [{"loc": loc, "msg": str(error), "type": "blank"}]}, 422)
+
+
 async def unforeseen(request: Request, _: Exception) -> JSONResponse:
     """Answer a fault of our own. The traceback goes to the log."""
     return problem(request, 500, "internal error: the service's log says more")
@@ -92,4 +101,5 @@ def add_failure_handlers(app: Starlette) -> None:
         app.add_exception_handler(kind, known_failure)
     app.add_exception_handler(HTTPException, http_failure)
     app.add_exception_handler(RequestValidationError, invalid_request)
+    app.add_exception_handler(BlankQuery, blank_query)
     app.add_exception_handler(Exception, unforeseen)

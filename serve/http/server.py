@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -112,13 +113,39 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self.chunk = len(data)
         self.received += self.chunk
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self.decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
         if self.transport.is_closing():
             return
         # httptools holds an unfinished header in memory until its end, without a call that could count it
         if self.received > (MAX_HEADERS if self.in_headers else MAX_CHUNKED):
             self.header_bytes = self.received
             self.send_400_response("")
+
+    def _should_upgrade(self) -> bool:
+        return True  # keeps uvicorn from starting on a request that offers another protocol
+
+    def decline_upgrade(self, rest: bytes) -> None:
+        """Parse a request again without its offer of another protocol. Java's client offers HTTP/2 with every request;
+        httptools then skips the body.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self.refuse(405, "this is no proxy")
+            return
+        head = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b"close" if b"close" in value.lower() else b"keep-alive"
+            if name not in (b"upgrade", b"http2-settings"):
+                head.append(name + b": " + value)
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join(head) + b"\r\n\r\n" + rest)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
@@ -38,7 +39,7 @@ def with_engine(test: Callable[[Engine], Awaitable[None]]) -> None:
 
 
 async def together(cache: AnswerCache, engine: Engine, *queries: str) -> list[asyncio.Task]:
-    tasks = [asyncio.create_task(cache.get(query, engine.predict)) for query in queries]
+    tasks = [asyncio.create_task(cache.get(query, partial(engine.predict, query))) for query in queries]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return tasks
@@ -57,7 +58,7 @@ def test_equal_queries_reach_the_engine_once():
             ("b", "engine"),
             ("a", "in_flight"),
         ]
-        assert (await cache.get("a", engine.predict))[1] == "cache" and not cache.pending
+        assert (await cache.get("a", partial(engine.predict, "a")))[1] == "cache" and not cache.pending
         assert not any(key == b"a" or key == b"b" for key in cache.kept)
 
     with_engine(test)
@@ -68,7 +69,7 @@ def test_the_least_recently_used_answer_goes_first():
         engine.may_answer.set()
         cache = AnswerCache("pair", 2)
         for query in ("a", "b", "a", "c", "a", "b"):
-            await cache.get(query, engine.predict)
+            await cache.get(query, partial(engine.predict, query))
         assert engine.queries == ["a", "b", "c", "b"] and len(cache.kept) == 2
 
     with_engine(test)
@@ -78,7 +79,7 @@ def test_size_0_keeps_nothing():
     async def test(engine):
         engine.may_answer.set()
         cache = AnswerCache("pair", 0)
-        assert [(await cache.get("a", engine.predict))[1] for _ in range(2)] == ["engine", "engine"]
+        assert [(await cache.get("a", partial(engine.predict, "a")))[1] for _ in range(2)] == ["engine", "engine"]
         assert engine.queries == ["a", "a"] and not cache.kept
 
     with_engine(test)
@@ -92,7 +93,7 @@ def test_a_failure_is_shared_but_not_kept():
         assert all(isinstance(error, EngineError) for error in await asyncio.gather(*tasks, return_exceptions=True))
         assert not cache.pending and not cache.kept
         engine.fails = False
-        assert (await cache.get("a", engine.predict))[1] == "engine"
+        assert (await cache.get("a", partial(engine.predict, "a")))[1] == "engine"
 
     with_engine(test)
 
@@ -119,6 +120,6 @@ def test_when_all_give_up_the_query_is_cancelled_and_the_next_starts_anew():
             await only
         assert not cache.pending
         engine.may_answer.set()
-        assert (await cache.get("a", engine.predict))[1] == "engine" and engine.queries == ["a", "a"]
+        assert (await cache.get("a", partial(engine.predict, "a")))[1] == "engine" and engine.queries == ["a", "a"]
 
     with_engine(test)

@@ -19,6 +19,7 @@ from stages.parts.run.files import file_sha256, folder_sha256
 from stages.parts.task.labels import UNKNOWN
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import Sidecar, load_program, load_sidecar
+from stages.parts.task.text import safe_text
 
 PAIR_FILES = tuple(path.name for path in (paths.PROGRAM, paths.SIDECAR, paths.CALIBRATION))
 RUNNERS_UP = 3
@@ -72,6 +73,10 @@ class Classifier:
     def pair(self) -> str:
         """A name of all that an answer depends on besides the query: weights, program, calibration."""
         return f"{self.model} {self.calibration.model_dump_json()}"
+
+    def shown(self, query: str) -> str:
+        """Return the text that a prompt shows of a query. Equal ones have equal predictions; an empty one has none."""
+        return safe_text(query, self.labels)
 
     def request(self, query: str) -> dict[str, Any]:
         """The body of a chat completion request."""
