@@ -20,7 +20,6 @@ from stages.parts.run.files import fingerprint, whole_folder
 from stages.parts.run.params import EncoderSettings
 from stages.parts.run.paths import cache
 from stages.parts.task.text import normalized
-from stages.parts.weights.fetch import fetch
 
 MODEL, TOKENIZER, DESCRIPTION = "encoder.onnx", "tokenizer.json", "encoder.json"
 EXPORT_VERSION = 1  # part of the cache's key: raise it if export.py writes something else
@@ -43,30 +42,40 @@ class Encoder:
         self.session = onnxruntime.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
         self.workers = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "encoder")
 
-    def vector(self, tokens: list[int]) -> np.ndarray:
-        """Return one text's unit vector [D] from its token numbers."""
+    def tokens(self, texts: Iterable[str]) -> list[list[int]]:
+        """Return the texts' token numbers, with the model's prompt before each."""
+        encodings = self.tokenizer.encode_batch([self.prompt + normalized(text) for text in texts])
+        return [encoding.ids for encoding in encodings]
+
+    def run(self, tokens: list[int]) -> list[np.ndarray]:
+        """Return the graph's outputs for one text's token numbers; the first is its unit vector [1, D]."""
         ids = np.array([tokens], np.int64)
-        return self.session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0][0]
+        return self.session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
 
     def vectors(self, texts: Iterable[str]) -> np.ndarray:
         """Return the texts' unit vectors [N, D], float32."""
-        encodings = self.tokenizer.encode_batch([self.prompt + normalized(text) for text in texts])
-        found = list(self.workers.map(self.vector, [encoding.ids for encoding in encodings]))
+        found = [outputs[0][0] for outputs in self.workers.map(self.run, self.tokens(texts))]
         return np.stack(found) if found else np.empty((0, self.size), np.float32)
 
 
-def load_encoder(settings: EncoderSettings) -> Encoder:
-    """Return the encoder that params.yaml names: fetched and exported once, then from .cache/encoders."""
+def exported_encoder(settings: EncoderSettings) -> Path:
+    """Return the folder of the encoder that params.yaml names: fetched and exported once, then from .cache/encoders."""
     folder = cache() / "encoders" / encoder_key(settings)
     if not folder.is_dir():
-        from stages.parts.encoder.export import export_encoder  # torch and transformers: seconds, once a model
+        # torch and transformers, which take seconds once a model, and which a served student does without
+        from stages.parts.encoder.export import export_encoder
+        from stages.parts.weights.fetch import fetch
 
         print(f"exporting {settings.weights.model_id} to ONNX, {settings.precision}", flush=True)
         source = fetch(settings.weights)
         with whole_folder(folder) as draft:
             draft.mkdir(parents=True)
             export_encoder(source, draft, settings.precision, settings.prompt)
-    return Encoder(folder)
+    return folder
+
+
+def load_encoder(settings: EncoderSettings) -> Encoder:
+    return Encoder(exported_encoder(settings))
 
 
 def encoder_key(settings: EncoderSettings) -> str:

@@ -37,6 +37,8 @@ OPTIMIZER_TRAIN = SFT / "optimizer_train.jsonl"
 
 BASE = Path("models/base")
 LORA = Path("models/lora")
+ENCODER = Path("models/encoder")
+ENCODER_HELD_OUT = Path("models/encoder_held_out.jsonl")
 PROGRAMS = Path("models/programs")
 PROGRAM = Path("models/program.json")
 SIDECAR = Path("models/program.sidecar.json")

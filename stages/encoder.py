@@ -1,0 +1,66 @@
+"""The encoder student: a classification head on the encoder's vectors, trained on the rows that the decoder learns.
+
+python -m stages.encoder
+"""
+
+from typing import Any
+
+import numpy as np
+
+from stages.parts.encoder.encoder import exported_encoder
+from stages.parts.encoder.student import EncoderStudent, fit_head, write_student
+from stages.parts.encoder.vectors import read_embeddings
+from stages.parts.run import paths
+from stages.parts.run.files import iter_jsonl, read_json, read_jsonl, write_json, write_jsonl
+from stages.parts.run.params import load_params
+from stages.parts.run.stage import run_stage
+
+LEARNED_FROM = (paths.POOL, paths.REVIEWED)  # the parts that SFT rows come from
+
+
+def target(row: dict[str, Any], labels: list[str]) -> list[float]:
+    """Return what a row teaches: the teacher's distribution, or its label alone if there is none."""
+    shares = row["probabilities"] or {row["label"]: 1.0}
+    total = sum(shares.get(label, 0.0) for label in labels)
+    return [shares.get(label, 0.0) / total for label in labels]
+
+
+def main() -> None:
+    settings, embeddings = load_params().encoder, read_embeddings()
+    if settings is None or embeddings is None:
+        write_json(paths.ENCODER / "encoder.json", {"labels": None})
+        write_jsonl(paths.ENCODER_HELD_OUT, [])
+        print("encoder: none, so there is no encoder student")
+        return
+    labels: list[str] = read_json(paths.LABELS)
+    pool, reviewed = (embeddings[part.stem] for part in LEARNED_FROM)
+    vectors = np.concatenate([pool, reviewed])
+    places = {row["id"]: place for place, row in enumerate(row for part in LEARNED_FROM for row in iter_jsonl(part))}
+    rows = read_jsonl(paths.SFT_TRAIN)
+    targets = np.array([target(row, labels) for row in rows], np.float32)
+    head = fit_head(vectors[[places[row["id"]] for row in rows]], targets, pool.mean(axis=0))
+    write_student(exported_encoder(settings), head, labels, paths.ENCODER)
+
+    # From its own files, as the service runs it: these predictions are what its confidence is calibrated on.
+    student = EncoderStudent(paths.ENCODER)
+    held_out = []
+    for by, part in (("teacher", read_jsonl(paths.SFT_DEV)), ("hand", read_jsonl(paths.GOLD))):
+        found = student.probabilities([row["text"] for row in part])
+        held_out += [
+            {
+                "id": row["id"],
+                "label": row["label"],
+                "by": by,
+                "confidence": row.get("confidence"),
+                "probabilities": {labels[k]: float(shares[k]) for k in np.argsort(-shares)},
+            }
+            for row, shares in zip(part, found, strict=True)
+        ]
+    write_jsonl(paths.ENCODER_HELD_OUT, held_out)
+    agreed = [next(iter(row["probabilities"])) == row["label"] for row in held_out if row["by"] == "teacher"]
+    size = sum(file.stat().st_size for file in paths.ENCODER.iterdir()) / 1e6
+    print(f"{len(rows)} rows learned, {np.mean(agreed):.1%} agreement with the teacher on dev, {size:.0f} MB")
+
+
+if __name__ == "__main__":
+    run_stage(main)
