@@ -5,7 +5,7 @@ python -m stages.embed
 
 import numpy as np
 
-from stages.parts.encoder.encoder import encoder_key, load_encoder
+from stages.parts.encoder.pretrained import encoder_key, load_encoder
 from stages.parts.encoder.vectors import embed_file, label_texts, part_file
 from stages.parts.run import paths
 from stages.parts.run.files import read_json, whole_file, write_json

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.parts.encoder.encoder import exported_encoder
+from stages.parts.encoder.pretrained import exported_encoder
 from stages.parts.encoder.student import EncoderStudent, fit_head, write_student
 from stages.parts.encoder.vectors import read_embeddings
 from stages.parts.run import paths

@@ -11,13 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from sklearn.pipeline import Pipeline
 
 from stages.parts.data.rows import Row, TeacherLabel, extra_columns
+from stages.parts.encoder.student import read_student
 from stages.parts.engines.requests import Prediction, ProgramRequests
 from stages.parts.numbers.baselines import fitted_baseline
 from stages.parts.numbers.calibration import Calibration, calibrated, load_calibration
@@ -104,7 +104,8 @@ def accuracy_by_arm(measured: Mapping[str, Measure]) -> AccuracyByArm:
             plain=measured[f"{weights}_plain"].accuracy, optimized=measured[f"{weights}_optimized"].accuracy
         )
 
-    linear = {name: found.accuracy for name, found in measured.items() if name.startswith("linear_")}
+    in_process = ("encoder", "linear_")
+    others = {name: found.accuracy for name, found in measured.items() if name.startswith(in_process)}
     teacher, majority = measured["teacher"], measured["majority"]
     return AccuracyByArm(
         n=teacher.n,
@@ -112,7 +113,7 @@ def accuracy_by_arm(measured: Mapping[str, Measure]) -> AccuracyByArm:
         tuned=of_programs("tuned"),
         teacher=teacher.accuracy,
         majority=majority.accuracy,
-        **linear,
+        **others,
     )
 
 
@@ -179,8 +180,14 @@ def linear_rows(
     }
 
 
-def linear_answers(model: Pipeline, texts: list[str]) -> tuple[list[str], dict[str, float]]:
-    """Return a linear model's labels, the seconds of a text among many, and the median milliseconds of one alone."""
+class Predictor(Protocol):
+    """A model in this process: a linear one, or the encoder student."""
+
+    def predict(self, texts: list[str]) -> Sequence[str]: ...
+
+
+def timed_answers(model: Predictor, texts: list[str]) -> tuple[list[str], dict[str, float]]:
+    """Return a model's labels, the seconds of a text among many, and the median milliseconds of one alone."""
     started = time.perf_counter()
     predicted = [str(label) for label in model.predict(texts)]
     seconds = (time.perf_counter() - started) / len(texts)
@@ -261,7 +268,10 @@ def main() -> None:
     with ThreadPoolExecutor(1) as beside:
         fits = {name: beside.submit(fitted_baseline, rows, params.seed) for name, rows in rows_by_model.items()}
         by_student = score_students(params, pair, test, read_jsonl(paths.OUT_OF_SCOPE), [*fits.values()])
-    linear = {name: linear_answers(model, texts) for name, fit in fits.items() if (model := fit.result())}
+    models: dict[str, Predictor] = {name: model for name, fit in fits.items() if (model := fit.result())}
+    if encoder := read_student(paths.ENCODER):
+        models["encoder"] = encoder
+    in_process = {name: timed_answers(model, texts) for name, model in models.items()}
     [(most_frequent, _)] = Counter(row["label"] for row in teacher_pool if row["valid"]).most_common(1)
 
     def arm(predicted: list[str], figures: dict[str, float] | None = None) -> Arm:
@@ -270,7 +280,7 @@ def main() -> None:
     arms = {name: arm(answers.scores.predicted, answers.figures()) for name, answers in by_student.items()}
     arms["teacher"] = arm([row["label"] for row in teacher_test])
     arms["majority"] = arm([most_frequent] * len(test))
-    arms |= {name: arm(predicted, figures) for name, (predicted, figures) in linear.items()}
+    arms |= {name: arm(predicted, figures) for name, (predicted, figures) in in_process.items()}
 
     measured = {name: measure(each.right) for name, each in arms.items()}
     of_pool = measure([row["valid"] and row["label"] == sealed[row["id"]] for row in teacher_pool]) if sealed else None

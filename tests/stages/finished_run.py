@@ -54,6 +54,7 @@ def finish_run(
     params["split"] |= {"dev": 20, "optimizer_val": 20}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     write_json(paths.LABELS, labels)
+    write_json(paths.ENCODER / "encoder.json", {"labels": None})
     write_jsonl(paths.GOLD, gold)
     write_jsonl(paths.POOL, [{"id": row["id"], "text": row["text"]} for row in pool])
     write_jsonl(paths.SEALED, [{"id": row["id"], "label": row["label"]} for row in pool])

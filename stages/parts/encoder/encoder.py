@@ -1,6 +1,4 @@
-"""Texts in, unit vectors out: a pretrained encoder as ONNX.
-
-At run time this needs onnxruntime and tokenizers alone; torch is imported by the export, once a model.
+"""Texts in, unit vectors out: an exported encoder. This needs onnxruntime, tokenizers and numpy alone.
 
 Texts are computed one at a time, side by side on all cores. int8 scales activations by what it sees in a request, so
 in a batch a text's vector would depend on its neighbours; alone it is the same in every stage and in the service. No
@@ -16,13 +14,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from stages.parts.run.files import fingerprint, whole_folder
-from stages.parts.run.params import EncoderSettings
-from stages.parts.run.paths import cache
 from stages.parts.task.text import normalized
 
 MODEL, TOKENIZER, DESCRIPTION = "encoder.onnx", "tokenizer.json", "encoder.json"
-EXPORT_VERSION = 1  # part of the cache's key: raise it if export.py writes something else
 
 
 class Encoder:
@@ -56,29 +50,3 @@ class Encoder:
         """Return the texts' unit vectors [N, D], float32."""
         found = [outputs[0][0] for outputs in self.workers.map(self.run, self.tokens(texts))]
         return np.stack(found) if found else np.empty((0, self.size), np.float32)
-
-
-def exported_encoder(settings: EncoderSettings) -> Path:
-    """Return the folder of the encoder that params.yaml names: fetched and exported once, then from .cache/encoders."""
-    folder = cache() / "encoders" / encoder_key(settings)
-    if not folder.is_dir():
-        # torch and transformers, which take seconds once a model, and which a served student does without
-        from stages.parts.encoder.export import export_encoder
-        from stages.parts.weights.fetch import fetch
-
-        print(f"exporting {settings.weights.model_id} to ONNX, {settings.precision}", flush=True)
-        source = fetch(settings.weights)
-        with whole_folder(folder) as draft:
-            draft.mkdir(parents=True)
-            export_encoder(source, draft, settings.precision, settings.prompt)
-    return folder
-
-
-def load_encoder(settings: EncoderSettings) -> Encoder:
-    return Encoder(exported_encoder(settings))
-
-
-def encoder_key(settings: EncoderSettings) -> str:
-    """Return what names an exported encoder: everything that changes a vector."""
-    weights = settings.weights.model_dump_json(exclude={"origin", "license"})
-    return fingerprint(f"{EXPORT_VERSION} {weights} {settings.precision} {settings.prompt}")

@@ -91,6 +91,11 @@ def write_student(encoder: Path, head: Head, labels: Sequence[str], folder: Path
     write_json(folder / DESCRIPTION, {**read_json(encoder / DESCRIPTION), "labels": list(labels)})
 
 
+def read_student(folder: Path) -> "EncoderStudent | None":
+    """Return the student in a folder; None if the run has no encoder."""
+    return EncoderStudent(folder) if read_json(folder / DESCRIPTION)["labels"] else None
+
+
 class EncoderStudent:
     """A folder of `write_student`, loaded: texts in, the labels' probabilities out."""
 

@@ -13,6 +13,7 @@ NAMES = {
     "linear_cleaned": "linear, teacher's labels, cleaned",
     "linear_true": "linear, all true labels",
     "teacher": "teacher",
+    "encoder": "encoder student",
     "base_plain": "base, plain prompt",
     "base_optimized": "base, optimised prompt",
     "tuned_plain": "tuned, plain prompt",

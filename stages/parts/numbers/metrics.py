@@ -41,6 +41,7 @@ class AccuracyByArm(Figures):
     tuned: ProgramAccuracy
     teacher: float
     majority: float
+    encoder: float | None = None
     linear_gold: float | None = None
     linear_teacher: float | None = None
     linear_cleaned: float | None = None
