@@ -3,6 +3,7 @@ lost or asked twice.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import ROOT, run
@@ -109,6 +112,39 @@ def test_files_are_answered_as_on_the_plain_path_and_bad_rows_and_files_stop_not
         assert again.returncode == 0 and "1402 rows of 3 files" in again.stdout, again.stderr
         assert stub_counts(shop)["requests"] == before["requests"] + 2
         assert len(read(shop, "c.parquet")) == 2 and (shop.folder / "out/day=2/b.parquet").stat().st_mtime_ns == kept
+
+
+def test_one_odd_file_stops_no_other(tmp_path):
+    """The first by name is odd, as are most: Ray would start a worker that dies of one again, for ever."""
+    shop = make_shop(tmp_path / "shop")
+    latin = os.fsdecode(b"caf\xe9.parquet")
+    good = ["B.PARQUET", "c.parq", "link.parquet", "spark.parquet/part-0.snappy.parquet"]
+    for name in (*good[:2], good[3], "../elsewhere/f.parquet"):
+        write(shop, name, [f"query {name}"])
+    (shop.folder / "in/link.parquet").symlink_to(shop.folder / "elsewhere/f.parquet")
+    (shop.folder / "in/c.parq").rename(shop.folder / "in" / latin)
+    write(shop, "c.parq", ["query c.parq"])
+    columns = [pa.array(["a"]), pa.array(["b"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["text", "text"]), shop.folder / "in/A.parquet")
+    os.mkfifo(shop.folder / "in/pipe.parquet")
+    (shop.folder / "in/broken.parquet").symlink_to("nowhere")
+    (shop.folder / "in" / os.fsdecode(b"d\xe9.parquet")).write_bytes(b"PAR1")
+    (shop.folder / "in/notes.csv").write_text("text")
+    with ended(start_engine(shop)):
+        done = batch(shop, *ON_RAY)
+        assert done.returncode == 1 and "4 of 9 files are left out, the others are done" in done.stderr, done.stderr
+        for name, says in (
+            ("A.parquet", "has 2 columns 'text'"),
+            ("pipe.parquet", "is not a file"),
+            ("broken.parquet", "can't be read: No such file"),
+            ("d\\xe9.parquet", "is not Parquet"),
+        ):
+            assert re.search(rf"left out: \S+/in/{re.escape(name)} {says}", done.stderr), done.stderr
+        assert "passed over, not Parquet by name: 1 files, the first: notes.csv" in done.stderr
+        for name in (*good, latin):
+            with (shop.folder / "out" / name).open("rb") as file:
+                assert pq.read_table(file)["label"].to_pylist()[0] in LABELS
+        assert batch(shop, *ON_RAY).returncode == 1, "again"
 
 
 def test_a_run_that_is_killed_goes_on_and_asks_nothing_twice(tmp_path):
