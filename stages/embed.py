@@ -6,13 +6,11 @@ python -m stages.embed
 import numpy as np
 
 from stages.parts.encoder.pretrained import encoder_key, load_encoder
-from stages.parts.encoder.vectors import embed_file, label_texts, part_file
+from stages.parts.encoder.vectors import PARTS, embed_file, label_texts, part_file
 from stages.parts.run import paths
 from stages.parts.run.files import read_json, whole_file, write_json
 from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
-
-PARTS = (paths.GOLD, paths.REVIEWED, paths.TEST, paths.OUT_OF_SCOPE, paths.POOL)
 
 
 def main() -> None:
@@ -26,8 +24,9 @@ def main() -> None:
     with whole_file(part_file("labels")) as draft, draft.open("wb") as file:
         np.save(file, encoder.vectors(labels).astype(np.float16))
     count = len(labels)
-    for rows in PARTS:
-        count += embed_file(encoder, rows, part_file(rows.stem), paths.cache() / "embeddings" / key / rows.stem)
+    for part in PARTS:
+        rows, kept = paths.SPLITS / f"{part}.jsonl", paths.cache() / "embeddings" / key / part
+        count += embed_file(encoder, rows, part_file(part), kept)
     write_json(paths.EMBEDDINGS_ENCODER, {"key": key, "model": settings.weights.model_id, "size": encoder.size})
     print(f"{count} texts as vectors of {encoder.size} numbers, from {settings.weights.model_id}")
 

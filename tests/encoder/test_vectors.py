@@ -22,8 +22,9 @@ from tests.encoder.test_encoder import SIZES, TEXTS, sentence_model
 
 def prepare(folder: Path, rows: int, encoder: dict | str) -> None:
     """Write what stage embed reads."""
-    for file in embed.PARTS:
-        write_jsonl(folder / file, [{"id": str(n), "text": f"{TEXTS[n % 3]} {n}"} for n in range(rows)])
+    for part in vectors.PARTS:
+        texts = [{"id": f"{part} {n}", "text": f"{TEXTS[n % 3]} {n}"} for n in range(rows)]
+        write_jsonl(folder / paths.SPLITS / f"{part}.jsonl", texts)
     write_jsonl(folder / paths.REVIEWED, [])
     write_json(folder / paths.LABELS, ["card_declined", "new_card"])
     write_json(folder / paths.DESCRIPTIONS, {"new_card": "where is a new one"})
@@ -51,6 +52,8 @@ def test_a_vector_for_each_row_in_order_and_for_each_label(stage, monkeypatch):
     assert found["pool"].shape == (10, 32) and found["reviewed"].shape == (0, 32) and found["labels"].shape == (2, 32)
     np.testing.assert_allclose(np.linalg.norm(found["pool"], axis=1), 1, atol=1e-3)
     np.testing.assert_array_equal(found["pool"], found["gold"])
+    np.testing.assert_array_equal(found.of_rows([{"id": "test 7"}, {"id": "pool 2"}]), found["pool"][[7, 2]])
+    assert found.of_rows([]).shape == (0, 32)
     assert np.load(paths.EMBEDDINGS / "pool.npy").dtype == np.float16
     assert not list((stage / ".cache/embeddings").rglob("*.npy")), "nothing is kept of a run that ended"
 

@@ -5,18 +5,21 @@ Half precision is a tenth of what int8 costs. Without an encoder the folder hold
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from stages.parts.encoder.encoder import Encoder
 from stages.parts.run.files import fingerprint, iter_jsonl, read_json, whole_file
-from stages.parts.run.paths import EMBEDDINGS, EMBEDDINGS_ENCODER
+from stages.parts.run.paths import EMBEDDINGS, EMBEDDINGS_ENCODER, SPLITS
 from stages.parts.run.progress import Progress
 
+PARTS = ("gold", "reviewed", "test", "out_of_scope", "pool")
 CHUNK = 2048  # texts between two writes: what a killed run computes again, and what lies in memory
 
 
@@ -72,6 +75,21 @@ class Embeddings:
     def __getitem__(self, part: str) -> np.ndarray:
         """Return a part's unit vectors [N, D] in float32."""
         return np.load(part_file(part), mmap_mode="r").astype(np.float32)
+
+    def of_rows(self, rows: Iterable[Mapping[str, Any]]) -> np.ndarray:
+        """Return the unit vectors [N, D] of any rows of the run, by their ids."""
+        stored = {part: np.load(part_file(part), mmap_mode="r") for part in PARTS}
+        found = [stored[part][number] for part, number in (self.places[row["id"]] for row in rows)]
+        return np.array(found, np.float32).reshape(len(found), next(iter(stored.values())).shape[1])
+
+    @cached_property
+    def places(self) -> dict[str, tuple[str, int]]:
+        """The part and the row number of every id."""
+        return {
+            row["id"]: (part, number)
+            for part in PARTS
+            for number, row in enumerate(iter_jsonl(SPLITS / f"{part}.jsonl"))
+        }
 
 
 def read_embeddings() -> Embeddings | None:

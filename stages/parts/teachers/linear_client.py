@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from stages.parts.encoder.vectors import Embeddings
 from stages.parts.task.label_probabilities import LABEL_HEADER
+from stages.parts.task.text import safe_text
 from stages.parts.teachers.inputs import TeacherInputs
-from stages.parts.teachers.self_trained import SelfTrainedClassifier, SelfTraining
+from stages.parts.teachers.self_trained import SelfTrainedClassifier, SelfTraining, named_labels
 
 QUERY = re.compile(r"\[\[ ## query ## \]\]\n(.*)\n\nRespond with the corresponding output fields", re.DOTALL)
 REASONING_HEADER = "[[ ## reasoning ## ]]"
@@ -34,7 +36,9 @@ class LinearClient:
         if not found:
             raise ValueError("the linear teacher completes classification prompts with a `query` field only")
         query = found[1]
-        probabilities = self.known[query] if query in self.known else self.classifier.probabilities([query])[0]
+        probabilities = self.known.get(query)
+        if probabilities is None:
+            probabilities = self.classifier.probabilities([query])[0]
         label = self.classifier.labels[int(np.argmax(probabilities))]
         reasoning = ""
         if REASONING_HEADER in prompt:
@@ -54,15 +58,27 @@ class LinearClient:
         }
 
 
-def linear_client(inputs: TeacherInputs, seed: int) -> LinearClient:
+def linear_client(inputs: TeacherInputs, seed: int, embeddings: Embeddings | None = None) -> LinearClient:
     """Fit the linear teacher on people's labels and the pool.
 
     Gold rows get the probabilities of cross-fitting, so that judging the teacher on them is fair.
     """
-    training = SelfTraining([row["text"] for row in inputs.pool], inputs.gold, inputs.labels, seed, inputs.reviewed)
-    classifier, texts = training.classifier(), [row["text"] for row in inputs.rows]
-    known = dict(zip(texts, classifier.probabilities(texts), strict=True))  # all at once: faster than one by one
-    known |= zip((row["text"] for row in inputs.gold), training.gold_probabilities(), strict=True)
+    known_rows, meanings = list(inputs.rows), None
+    if embeddings:
+        learned = embeddings.of_rows([*inputs.pool, *inputs.gold, *inputs.reviewed])
+        meanings = np.concatenate([learned, embeddings["labels"][named_labels(inputs.labels)]])
+    training = SelfTraining(
+        [row["text"] for row in inputs.pool], inputs.gold, inputs.labels, seed, inputs.reviewed, meanings
+    )
+    classifier = training.classifier()
+    # All at once: faster than one by one, and a query's own text has no vector at hand.
+    found = classifier.probabilities(
+        [row["text"] for row in known_rows], embeddings.of_rows(known_rows) if embeddings else None
+    )
+    # Requests show a text without markers and odd blanks. Gold rows come last: theirs are of cross-fitting.
+    known = {safe_text(row["text"], inputs.labels): chances for row, chances in zip(known_rows, found, strict=True)}
+    of_gold = zip(inputs.gold, training.gold_probabilities(), strict=True)
+    known |= {safe_text(row["text"], inputs.labels): chances for row, chances in of_gold}
     return LinearClient(classifier, known)
 
 

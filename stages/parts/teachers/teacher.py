@@ -123,9 +123,10 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
             votes=settings.votes,
         )
     else:
+        from stages.parts.encoder.vectors import read_embeddings
         from stages.parts.teachers.linear_client import linear_client  # takes four seconds to import
 
-        client = linear_client(inputs, params.seed)
+        client = linear_client(inputs, params.seed, read_embeddings())
 
         @asynccontextmanager
         async def in_process() -> AsyncIterator[ChatClient]:
