@@ -111,8 +111,8 @@ bench-batch: setup-ray ## whole files on Ray and on the plain path: rows a secon
 bench-cleaning: setup ## what dropping likely label errors is worth, a teacher of 80 % on Banking77: three kinds of errors (reports/bench/cleaning.json)
 	@$(BIN)/python -m tests.bench.cleaning
 
-bench-cross-fit: setup ## what gold rows say of the linear teacher against the pool's true labels: five seeds, both corpora (reports/bench/cross_fit.json)
-	@$(BIN)/python -m tests.bench.cross_fit
+bench-embedded: setup ## the embedded teacher with vectors and without, on true labels and on gold: five seeds, three settings (reports/bench/embedded_teacher.json)
+	@$(BIN)/python -m tests.bench.embedded_teacher
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -11,8 +11,6 @@ from stages.parts.data.tables import read_table
 from stages.split import shuffled
 from tests.conftest import BANKING77, ROOT
 
-LABELS, GOLD = 25, 100
-
 
 @dataclass(frozen=True)
 class Labelled:
@@ -29,9 +27,9 @@ def folders() -> dict[str, Path]:
     return {"sample": ROOT / "data/sample"} | ({"banking77": BANKING77} if BANKING77.is_dir() else {})
 
 
-def labelled(folder: Path, seed: int) -> Labelled:
+def labelled(folder: Path, seed: int, labels_wanted: int = 25, gold: int = 100) -> Labelled:
     tables = {part: read_table(folder / f"{part}.csv", "text", "category") for part in ("train", "test")}
-    labels = most_frequent(tables["train"].label, LABELS)
+    labels = most_frequent(tables["train"].label, labels_wanted)
     rows, _ = leave_out(rows_of(pd.concat([table.assign(part=part) for part, table in tables.items()]), labels))
     train = shuffled(rows[rows.part == "train"], seed)
-    return Labelled(labels, train[:GOLD], train[GOLD:], rows[rows.part == "test"])
+    return Labelled(labels, train[:gold], train[gold:], rows[rows.part == "test"])

@@ -95,6 +95,41 @@ def test_gold_rows_judged_so_show_how_good_the_teacher_is(rows):
     assert found[0] == pytest.approx(found[1], abs=0.1) and np.allclose(of_gold.sum(axis=1), 1)
 
 
+def meanings(rows: list[Row], gold: int, noise: float) -> np.ndarray:
+    """Vectors of the other rows, gold rows and names, as an encoder gives them: a direction a label, and noise."""
+    draw = np.random.default_rng(0)
+    ordered = [*rows[gold:], *rows[:gold]]
+    classes = [*(LABELS.index(row["label"]) for row in ordered), *range(len(LABELS))]
+    vectors = np.eye(16)[classes] + noise * draw.normal(size=(len(classes), 16))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_vectors_decide_where_words_can_not(rows):
+    """Texts of which every label has the same words."""
+    rows = [Row(id=row["id"], text=f"please help {number % 7}", label=row["label"]) for number, row in enumerate(rows)]
+    vectors = meanings(rows[:200], 12, 0.1)
+    training = SelfTraining([row["text"] for row in rows[12:200]], rows[:12], LABELS, 0, (), vectors)
+    found = training.classifier().probabilities([row["text"] for row in rows[12:200]], vectors[:188]).argmax(axis=1)
+    assert np.mean([LABELS[k] == row["label"] for k, row in zip(found, rows[12:200], strict=True)]) > 0.95
+
+
+def test_vectors_that_know_nothing_of_the_texts_are_left_out(rows, capsys):
+    gold, pool = rows[:60], [row["text"] for row in rows[60:200]]
+    blind = meanings(rows[:200], 60, 50)
+    training = SelfTraining(pool, gold, LABELS, 0, (), blind)
+    assert "the teacher does without them" in capsys.readouterr().out
+    without = SelfTraining(pool, gold, LABELS, 0).classifier().probabilities(pool)
+    np.testing.assert_array_equal(training.classifier().probabilities(pool, blind[:140]), without)
+
+
+def test_reasons_beside_vectors_are_words(rows):
+    training = SelfTraining(
+        [row["text"] for row in rows[12:200]], rows[:12], LABELS, 0, (), meanings(rows[:200], 12, 0.1)
+    )
+    terms = training.classifier().deciding_terms("my card was declined in the shop", "declined_card_payment")
+    assert "declined" in terms and all(term.strip() == term and "__" not in term for term in terms)
+
+
 def test_gold_rows_decide_the_classes_shares_only_when_they_speak_clearly():
     even = np.array([0] * 5 + [1] * 3 + [2] * 4)
     assert expected_shares(even, 3).tolist() == pytest.approx([1 / 3] * 3)

@@ -169,8 +169,10 @@ class SelfTraining:
         self.vectors.append(centred(meanings, self.mean))
         of_terms, of_meanings = (self.cross_entropy(vectors) for vectors in self.vectors)
         if of_meanings > of_terms + MEANING_MARGIN:
-            print(f"the encoder's vectors predict gold labels worse than terms ({of_meanings:.2f} against {of_terms:.2f} "
-                  f"nats a row): the teacher does without them")  # fmt: skip
+            print(
+                f"the encoder's vectors predict gold labels worse than terms do ({of_meanings:.2f} against "
+                f"{of_terms:.2f} nats a row): the teacher does without them"
+            )
             self.mean = None
             self.vectors.pop()
             return False
