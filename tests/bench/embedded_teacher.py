@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from stages.parts.data.rows import as_rows
-from stages.parts.encoder.encoder import load_encoder
+from stages.parts.encoder.pretrained import load_encoder
 from stages.parts.encoder.vectors import label_texts
 from stages.parts.run.files import read_json, write_json
 from stages.parts.run.params import load_params
