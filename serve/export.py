@@ -15,9 +15,10 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import whole_folder, write_json
 from stages.parts.run.params import load_params
 from stages.parts.students.pair import PAIR_FILES, load_pair
-from stages.parts.students.weights import export
+from stages.parts.students.weights import MODEL_FILES, export
 
 REQUEST = "request.json"
+OTHER_TOKENIZER_FILES = ("vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 
 
 def check_target(to: Path) -> None:
@@ -42,7 +43,8 @@ def export_pair(to: Path) -> None:
     named = f"--served-model-name {pair.served_name}\n"
     if not paths.MODEL_CARD.is_file() or named not in paths.MODEL_CARD.read_text(encoding="utf-8"):
         raise UserError(f"{paths.MODEL_CARD} is missing or of another student: run `dvc repro`")
-    with whole_folder(to) as draft:
+    own = (*MODEL_FILES, *PAIR_FILES, *OTHER_TOKENIZER_FILES, "README.md", REQUEST)
+    with whole_folder(to, own) as draft:
         export(pair.base, pair.checkpoint, draft)
         for file in PAIR_FILES:
             shutil.copyfile(pair.folder / file, draft / file)

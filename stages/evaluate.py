@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 
 from stages.parts.data.rows import Row, TeacherLabel, extra_columns
 from stages.parts.encoder.student import read_student
@@ -45,7 +44,7 @@ from stages.parts.numbers.statistics import (
     rows_to_halve,
 )
 from stages.parts.run import paths
-from stages.parts.run.files import read_jsonl, whole_file, write_json
+from stages.parts.run.files import read_jsonl, write_csv, write_json
 from stages.parts.run.params import Params, load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.students.scoring import Scores, latency, score
@@ -318,12 +317,11 @@ def main() -> None:
     save_metrics(metrics, paths.METRICS)
 
     confidence = confidences(served.scores, calibration.temperature)
-    with whole_file(paths.PREDICTIONS) as draft:
-        predicted = {name: each.predicted for name, each in arms.items()}
-        columns = {"id": [row["id"] for row in test], "actual": actual, **predicted, "confidence": confidence}
-        pd.DataFrame(columns | columns_of_test(test)).to_csv(draft, index=False)
-    with whole_file(paths.CONFUSION) as draft:
-        pd.DataFrame({"actual": actual, "predicted": served.scores.predicted}).to_csv(draft, index=False)
+    predicted = {name: each.predicted for name, each in arms.items()}
+    columns = {"id": [row["id"] for row in test], "actual": actual, **predicted, "confidence": confidence}
+    columns |= columns_of_test(test)
+    write_csv(paths.PREDICTIONS, columns, zip(*columns.values(), strict=True))
+    write_csv(paths.CONFUSION, ["actual", "predicted"], zip(actual, served.scores.predicted, strict=True))
     write_json(paths.RELIABILITY, reliability(confidence, served_right))
     write_json(paths.COVERAGE, coverage_curve(confidence, served_right))
 

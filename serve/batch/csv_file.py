@@ -1,6 +1,7 @@
 """A CSV file: its rows, their answers by one process, and where these go."""
 
 import asyncio
+import csv
 import json
 import os
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from stages.parts.engines.process import running
 from stages.parts.engines.rate_limit import RateLimit
 from stages.parts.run.answer_store import AnswerStore, answer_store
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import fingerprint, whole_file
+from stages.parts.run.files import csv_fault, fingerprint, iter_csv, write_csv
 from stages.parts.run.params import load_params
 from stages.parts.run.paths import cache
 from stages.parts.run.progress import Progress
@@ -25,14 +26,26 @@ from stages.parts.run.progress import Progress
 
 def read_rows(path: Path, column: str) -> pd.DataFrame:
     """Read the rows as they are, all columns as text; raises UserError for a file that can't be classified."""
+    # Not with pandas: it renames columns that are there twice, and ends a row at a carriage return without quotes.
+    read: list[list[str]] = []
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        header, *read = iter_csv(path)
+    except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a CSV file in UTF-8: {' '.join(str(error).split())}") from None
-    if not isinstance(rows.index, pd.RangeIndex):  # pandas would take the first column for the rows' names
-        raise UserError(f"{path} has rows with more fields than its header: put texts that hold commas in quotes")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from None
+    except csv.Error as error:
+        raise UserError(f"{path} is not a CSV file in UTF-8: a row {csv_fault(error)}") from None
+    if not header:
+        raise UserError(f"{path} is not a CSV file in UTF-8: it is empty")
+    for number, fields in enumerate(read, start=1):
+        if len(fields) > len(header):
+            raise UserError(
+                f"{path} has rows with more fields than its header, the first is row {number}: put texts that hold "
+                "commas in quotes"
+            )
+        fields += [""] * (len(header) - len(fields))
+    rows = pd.DataFrame(read, columns=header, dtype=str)
     if column not in rows:
         raise UserError(
             f"{path} has no column {column!r}; it has {', '.join(rows.columns)}: name one with --text-column"
@@ -92,7 +105,7 @@ def classify_csv(source: Path, to: Path, column: str) -> None:
         found = pd.DataFrame(answers, columns=COLUMNS, index=rows.index)
         if found["reasoning"].isna().all():
             found = found.drop(columns="reasoning")
-        with whole_file(to) as draft:
-            pd.concat([rows, found], axis=1).to_csv(draft, index=False)
+        answered = pd.concat([rows, found], axis=1)
+        write_csv(to, answered.columns, answered.itertuples(index=False))
         store.remove()
     print(f"{len(rows)} rows in {to}, {sum(answer['abstained'] for answer in answers)} of them abstained")

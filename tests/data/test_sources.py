@@ -1,4 +1,5 @@
 import http.server
+import sys
 import threading
 from functools import partial
 
@@ -14,7 +15,7 @@ from stages.parts.data.tables import read_table
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import HubData
 from stages.parts.task.labels import clean_label
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run
 
 REFERENCE_ORDER = """
 card_payment_fee_charged direct_debit_payment_not_recognised balance_not_updated_after_cheque_or_cash_deposit
@@ -150,6 +151,36 @@ def test_the_hub_takes_any_data_set(tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=says):
             benchmarks.read_hub(HubData(**{**place, **columns, "train": "train", "test": "test", **change}))
+
+
+def test_a_hub_that_fails_or_a_data_set_that_is_a_script_is_one_clear_line(tmp_path, monkeypatch):
+    place = {"configuration": None, "train": "train", "test": "test", "text_column": "text", "label_column": "label"}
+    script = tmp_path / "script"
+    script.mkdir()
+    (script / "script.py").write_text("import datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="RuntimeError: Dataset scripts are no longer supported") as caught:
+        benchmarks.read_hub(HubData(repository=str(script), revision="0" * 40, **place))
+    assert "\n" not in str(caught.value)
+    # Nothing listens at this address, which the hub's client reaches in its own way.
+    code = (
+        "from stages.parts.data.benchmarks import read_hub; from stages.parts.run.params import HubData\n"
+        "from stages.parts.run.commands import command\n"
+        f"with command('raw'): read_hub(HubData(repository='mteb/banking77', revision='{'0' * 40}', **{place}))"
+    )
+    done = run(
+        tmp_path,
+        *(sys.executable, "-c", code),
+        check=False,
+        **{
+            "HF_ENDPOINT": "http://127.0.0.1:9",
+            "HF_HUB_OFFLINE": "0",
+            "PYTHONPATH": str(ROOT),
+            "HF_HOME": str(tmp_path),
+        },
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "could not be loaded from the hub (" in done.stderr.splitlines()[-1]
 
 
 def test_the_sample_corpus_is_what_it_says():

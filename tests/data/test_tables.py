@@ -1,8 +1,11 @@
 """What a file may hold, and what is refused: one line with file, row and remedy, all faults of a file at once."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from stages.parts.data.folder import read_labels
@@ -16,6 +19,12 @@ BAD_CSV = [
     (b"query,category\nhi,a\n", "has no column 'text' but query, category: set raw.text_column"),
     (b"text,label\nhi,a\n", "has no column 'category' but text, label: set raw.label_column"),
     (b"text,category,text\nhi,a,b\n", "has a column twice in its header"),
+    (b"text,category,\nhi,a,\n", "has a column without a name in its header (text, category, ): name it or remove it"),
+    (b"text;category\nhi;a\n", "has semicolons or tabs between its columns ('text;category'): save it with commas"),
+    (b"text\tcategory\nhi\ta\n", "has semicolons or tabs between its columns"),
+    (b"text,category\nfine,a\none\rtwo,a\n", "row 2: has a carriage return outside quotes: quote that text"),
+    (b"text,category\rhi,a\r", "row 1: has a carriage return outside quotes"),
+    ("text,category\n\u200b\u2060,a\n\x00,a\n".encode(), "rows 1, 2: text holds only characters that show nothing"),
     (b"text,category\nhi,a\n   ,b\n", "row 2: text is empty: fill it in or drop the row"),
     (b"text,category\nhi,\n", "row 1: category is empty: fill it in or drop the row"),
     (b"text,category\nhi,?\n", "row 1: category is empty"),
@@ -45,6 +54,11 @@ BAD_JSON = [
         "row 2: category is missing: write a label's name or drop the row",
     ),
     ('{"text": "\\ud83d", "category": "a"}', "row 1: text holds half of a surrogate pair"),
+    ('{"text": "hi", "category": "a", "note": "\\ud83d"}', "row 1: note holds half of a surrogate pair"),
+    ('{"text": "hi", "category": "a", "\\ud83d": 1}', "row 1: a column's name holds half of a surrogate pair"),
+    ('{"text": "hi", "text": "ho", "category": "a"}', "row 1: is not JSON (it has a key twice)"),
+    ('{"text": "hi", "category": "a", "n": ' + "9" * 5000 + "}", "row 1: is not JSON (Exceeds the limit"),
+    ('{"text": "hi", "category": "a", "n": ' + "[" * 100_000 + "}", "row 1: is not JSON (maximum recursion depth"),
 ]
 FILES = [("rows.csv", content, says) for content, says in BAD_CSV] + [
     ("rows.jsonl", text.encode(), says) for text, says in BAD_JSON
@@ -60,6 +74,45 @@ def test_a_bad_file_is_one_clear_line(tmp_path, name, content, says):
     with pytest.raises(UserError) as caught:
         read_table(file, "text", "category", KnownLabels(["a", "b"], "labels.csv"))
     assert says in str(caught.value) and str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def far_dates(path):
+    dates = pa.array([10**15], pa.timestamp("s"))
+    pa.parquet.write_table(pa.table({"text": ["hi"], "category": ["a"], "when": dates}), path)
+
+
+def the_same_column_twice(path):
+    table = pa.table([["hi"], ["ho"], ["a"]], names=["text", "text", "category"])
+    pa.parquet.write_table(table, path)
+
+
+def cut_short(path):
+    pa.parquet.write_table(pa.table({"text": ["hi"] * 1000, "category": ["a"] * 1000}), path)
+    content = path.read_bytes()
+    path.write_bytes(content[:40] + b"\0" * 200 + content[240:])
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (far_dates, "holds a value that Python has no type for"),
+        (the_same_column_twice, "has the column 'text' twice: rename one"),
+        (cut_short, "is not Parquet"),
+        (Path.mkdir, "is a folder: write its parts as one Parquet file"),
+    ],
+)
+def test_a_parquet_file_that_will_not_do_is_one_clear_line(tmp_path, make, says):
+    make(tmp_path / "rows.parquet")
+    with pytest.raises(UserError) as caught:
+        read_table(tmp_path / "rows.parquet", "text", "category")
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_nested_values_come_through_as_json_and_a_suffix_in_capitals_is_read(tmp_path):
+    line = {"text": "a\rb", "tags": ["é", 1], "id": 2**100}
+    (tmp_path / "rows.JSONL").write_text(json.dumps(line))
+    found = read_table(tmp_path / "rows.JSONL", "text")
+    assert found.to_dict("records") == [{"row": 1, "text": "a\rb", "raw.tags": '["é", 1]', "raw.id": str(2**100)}]
 
 
 def test_all_faults_of_a_file_come_at_once(tmp_path):

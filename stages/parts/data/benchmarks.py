@@ -33,9 +33,7 @@ def banking77_from_url() -> dict[str, pd.DataFrame]:
 
 
 def download(url: str, path: Path, sha256: str) -> None:
-    """Fetch a file; raises UserError where the network or the content is not as it should be, and then leaves no
-    file.
-    """
+    """Fetch a file; raise UserError, and leave no file, if it can't be fetched or its sha256 is another."""
     try:
         with requests.get(url, stream=True, timeout=30) as answer, whole_file(path) as draft:
             answer.raise_for_status()
@@ -54,16 +52,15 @@ def download(url: str, path: Path, sha256: str) -> None:
 
 
 def read_hub(hub: HubData) -> dict[str, pd.DataFrame]:
-    """The tables `train` and `test` of a data set; raises UserError where the hub, the splits or the rows are not as
-    they should be.
-    """
+    """Return the tables `train` and `test` of a data set; raise UserError if the hub, a split or a row is not right."""
     tables = {}
     for part, split in (("train", hub.train), ("test", hub.test)):
         source = f"{hub.repository}, split {split}"
         try:
             rows = datasets.load_dataset(hub.repository, hub.configuration, split=split, revision=hub.revision)
-        except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
+        # Of any type: httpx's when the hub is down, RuntimeError for a data set that is a script, pyarrow's, ...
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UserError(
                 f"{source} at {hub.revision} could not be loaded from the hub ({reason}): check the network and raw.hub"
             ) from None

@@ -7,7 +7,6 @@ short texts.
 
 import csv
 import json
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,15 +20,16 @@ import pyarrow.parquet
 
 from stages.parts.data.rows import EXTRA_PREFIX
 from stages.parts.run.errors import UserError
+from stages.parts.run.files import csv_fault, iter_csv, json_text
 from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN, clean_label, match_label
+from stages.parts.task.text import normalized
 
 FORMATS = (".csv", ".jsonl", ".parquet")
-LONGEST = 20_000  # characters of a text; the service takes 4,000
+MAX_TEXT = 20_000  # characters of a text; the service takes 4,000
 ROWS_AT_ONCE = 50_000
+SURROGATE = "holds half of a surrogate pair, which is no character: write the whole character or drop the row"
 FAULTS_SHOWN = 5  # rows of a kind, and kinds
-
-csv.field_size_limit(sys.maxsize)
 
 Record = Mapping[str, Any]
 
@@ -49,7 +49,7 @@ class Faults:
             self.first[what].append(row)
 
     def stop(self) -> None:
-        """Raise UserError, one line, where there are any."""
+        """Raise UserError, in one line, if there are any."""
         if not self.count:
             return
         most = self.count.most_common(FAULTS_SHOWN)
@@ -78,9 +78,7 @@ class KnownLabels:
 def read_table(
     path: Path, text_column: str, label_column: str | None = None, known: KnownLabels | None = None
 ) -> pd.DataFrame:
-    """The rows of a CSV (UTF-8, with a header), JSON lines or Parquet file, as `checked` makes them; raises UserError
-    with all faults.
-    """
+    """Return the rows of a CSV, JSON lines or Parquet file as `checked` does; raise UserError with all faults."""
     faults = Faults(path)
     return checked(records(path, faults), faults, text_column, label_column, known)
 
@@ -92,10 +90,10 @@ def checked(
     label_column: str | None,
     known: KnownLabels | None = None,
 ) -> pd.DataFrame:
-    """Numbered records as a table; raises UserError with all faults of their source, those in `faults` before included.
+    """Return numbered records as a table; raise UserError with all faults of their source, also those in `faults`.
 
-    Columns: `row` (the number), `text` as written, `label` (clean) where a `label_column` is given, and the others as
-    strings under `raw.NAME`.
+    Columns: `row` (the number), `text` as written, `label` (clean) if a `label_column` is given, and the others as
+    strings, named `raw.NAME`.
     """
     wanted = {"text": text_column} | ({"label": label_column} if label_column else {})
     tables, rows = [], 0
@@ -107,6 +105,7 @@ def checked(
                     raise UserError(f"{faults.source} has no column {column!r} but {there}: set raw.{name}_column")
             for number, record in chunk:
                 check_text(record.get(text_column), text_column, number, faults)
+                check_others(record, wanted.values(), number, faults)
                 if label_column:
                     check_label(record.get(label_column), label_column, known, number, faults)
             if not faults.count:
@@ -122,7 +121,7 @@ def checked(
 
 
 def columns_of(chunk: list[tuple[int, Record]], text_column: str, label_column: str | None) -> pa.Table:
-    """A chunk of checked records as a table of strings."""
+    """Return a chunk of checked records as a table of strings."""
     found: dict[str, Any] = {"row": pa.array([number for number, _ in chunk], pa.int32())}
     found["text"] = pa.array([record[text_column] for _, record in chunk], pa.large_string())
     if label_column:
@@ -130,11 +129,19 @@ def columns_of(chunk: list[tuple[int, Record]], text_column: str, label_column: 
         found["label"] = pa.array([clean[record[label_column]] for _, record in chunk], pa.large_string())
     for name in dict.fromkeys(name for _, record in chunk for name in record):
         if name not in (text_column, label_column):
-            values = [record.get(name) for _, record in chunk]
-            found[EXTRA_PREFIX + name] = pa.array(
-                [None if value is None else str(value) for value in values], pa.large_string()
-            )
+            values = [as_text(record.get(name)) for _, record in chunk]
+            found[EXTRA_PREFIX + name] = pa.array(values, pa.large_string())
     return pa.table(found)
+
+
+def as_text(value: Any) -> str | None:
+    """Return a value of another column as text: what is nested as JSON."""
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        return json_text(value) if isinstance(value, dict | list) else str(value)
+    except (TypeError, ValueError):  # nested dates or bytes, integers of more digits than Python writes
+        return repr(value) if not isinstance(value, int) else hex(value)
 
 
 def check_text(text: Any, column: str, row: int, faults: Faults) -> None:
@@ -142,16 +149,13 @@ def check_text(text: Any, column: str, row: int, faults: Faults) -> None:
     if not isinstance(text, str):
         kind = "missing" if text is None else f"a {type(text).__name__}, not a string"
         faults.add(row, f"{column} is {kind}: write it as text or drop the row")
-    elif not text.strip():
-        faults.add(row, f"{column} is empty: fill it in or drop the row")
-    elif len(text) > LONGEST:
-        faults.add(row, f"{column} is longer than {LONGEST:,} characters: shorten it or drop the row")
-    elif not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        faults.add(
-            row,
-            f"{column} holds half of a surrogate pair, which is no character: write the whole character or drop "
-            f"the row",
-        )
+    elif has_surrogate(text):
+        faults.add(row, f"{column} {SURROGATE}")
+    elif not normalized(text):
+        what = "is empty" if not text.strip() else "holds only characters that show nothing (zero-width, control)"
+        faults.add(row, f"{column} {what}: fill it in or drop the row")
+    elif len(text) > MAX_TEXT:
+        faults.add(row, f"{column} is longer than {MAX_TEXT:,} characters: shorten it or drop the row")
 
 
 def check_label(label: Any, column: str, known: KnownLabels | None, row: int, faults: Faults) -> None:
@@ -165,8 +169,21 @@ def check_label(label: Any, column: str, known: KnownLabels | None, row: int, fa
         faults.add(row, f"{column} {label[:40]!r} is not in {known.path}: add it there or correct the row")
 
 
+def check_others(record: Record, columns: Collection[str | None], row: int, faults: Faults) -> None:
+    """Note what makes a value of another column unfit to be kept."""
+    for name, value in record.items():
+        if has_surrogate(name):
+            faults.add(row, f"a column's name {SURROGATE}")
+        if name not in columns and isinstance(value, str) and has_surrogate(value):
+            faults.add(row, f"{name} {SURROGATE}")
+
+
+def has_surrogate(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def name_fault(name: str) -> str:
-    """What is wrong with a label's name, and what to do; empty where it is well."""
+    """Return what is wrong with a label's name, and what to do; nothing if it is well."""
     if not clean_label(name):
         return "is empty: fill it in or drop the row"
     if clean_label(name) == UNKNOWN:
@@ -182,21 +199,23 @@ def name_fault(name: str) -> str:
 
 
 def records(path: Path, faults: Faults) -> Iterator[tuple[int, Record]]:
-    """Row numbers, from 1, and the fields of a file; raises UserError where it can't be read on."""
+    """Yield row numbers, from 1, and the fields of a file; raise UserError if it can't be read on."""
     readers = {".csv": csv_records, ".jsonl": json_records, ".parquet": parquet_records}
-    if path.suffix not in readers:
+    if path.suffix.lower() not in readers:
         raise UserError(f"{path} is none of {', '.join(FORMATS)}: save it as one of them")
     try:
-        yield from readers[path.suffix](path, faults)
+        yield from readers[path.suffix.lower()](path, faults)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: check raw.folder, raw.train and raw.test") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise UserError(f"{path} can't be read ({error.strerror}): it has to be a file that you may read") from None
     except UnicodeDecodeError:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not is_utf8(line):
                     faults.add(number, "is not UTF-8 (lines counted from the top): save the file as UTF-8")
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be read ({error.strerror or error}): it has to be a file that you may read"
+        ) from None
 
 
 def is_utf8(line: bytes) -> bool:
@@ -209,31 +228,30 @@ def is_utf8(line: bytes) -> bool:
 
 def csv_records(path: Path, faults: Faults) -> Iterator[tuple[int, Record]]:
     """Rows with more or fewer fields than the header are faults, and left out."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows, number = csv.reader(file, strict=True), 0
-        try:
-            header = next(rows, [])
-            if len(set(header)) < len(header):
-                raise UserError(f"{path} has a column twice in its header ({', '.join(header)}): rename one")
-            for number, fields in enumerate((row for row in rows if row), start=1):
-                if len(fields) == len(header):
-                    yield number, dict(zip(header, fields, strict=True))
-                else:
-                    faults.add(number, f"is not CSV of {len(header)} fields: quote texts that hold commas")
-        except csv.Error as error:
-            faults.add(number + 1, f"is not CSV ({error}): close every quote, and double those inside a text")
+    rows, number = iter_csv(path), 0
+    try:
+        header = next(rows)
+        for number, fields in enumerate((row for row in rows if row), start=1):
+            if len(fields) == len(header):
+                yield number, dict(zip(header, fields, strict=True))
+            else:
+                faults.add(number, f"is not CSV of {len(header)} fields: quote texts that hold commas")
+    except csv.Error as error:
+        faults.add(number + 1, csv_fault(error))
 
 
 def json_records(path: Path, faults: Faults) -> Iterator[tuple[int, Record]]:
-    """Lines that hold no JSON object are faults, and left out."""
+    """Lines that hold no JSON object, or one with a key twice, are faults, and left out."""
     with path.open(encoding="utf-8-sig", newline="\n") as file:  # a text may hold U+2028, at which other readers split
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                faults.add(number, f"is not JSON ({error.msg}): write one object a line")
+                record = json.loads(line, object_pairs_hook=distinct_keys)
+            # ValueError: also of integers with thousands of digits; RecursionError: of thousands of brackets
+            except (ValueError, RecursionError) as error:
+                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)[:80]
+                faults.add(number, f"is not JSON ({reason}): write one object a line")
                 continue
             if isinstance(record, dict):
                 yield number, record
@@ -241,11 +259,28 @@ def json_records(path: Path, faults: Faults) -> Iterator[tuple[int, Record]]:
                 faults.add(number, f"is a JSON {type(record).__name__}, not an object: write one object a line")
 
 
+def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raise ValueError if it has a key twice, of which json.loads keeps the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it has a key twice")
+    return found
+
+
 def parquet_records(path: Path, faults: Faults) -> Iterator[tuple[int, Record]]:
+    """The rows of one file; of a column that is there twice only one would be left, so that such a file is refused."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: write its parts as one Parquet file")
     if not path.stat().st_size:
         return
     try:
-        batches = pa.parquet.ParquetFile(path).iter_batches(ROWS_AT_ONCE)
+        file = pa.parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise UserError(f"{path} has the column {twice[0]!r} twice: rename one")
+        batches = file.iter_batches(ROWS_AT_ONCE)
         yield from enumerate((record for batch in batches for record in batch.to_pylist()), start=1)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is not Parquet ({str(error).splitlines()[0][:80]}): write it again") from None
+    except (ValueError, OverflowError) as error:  # dates after the year 9999
+        raise UserError(f"{path} holds a value that Python has no type for ({error}): write it as text") from None

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stages.parts.run.errors import UserError
+from stages.parts.run.files import NO_ROOM
 from stages.parts.run.machine import end_on_sigterm
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -29,9 +28,8 @@ def command(name: str, *also: type[Exception], stopped: str = "") -> Iterator[No
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        sys.exit(
-            f"{name}: the disk is full (while writing {error.filename or 'a file'}): free some space and run it again"
-        )
+        full = "a file-size limit (ulimit -f) is reached" if error.errno == errno.EFBIG else "the disk is full"
+        sys.exit(f"{name}: {full} (while writing {error.filename or 'a file'}): free some space and run it again")
     except KeyboardInterrupt:
         if stopped:
             print(f"{name}: {stopped}", file=sys.stderr)
