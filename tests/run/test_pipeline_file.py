@@ -111,7 +111,7 @@ RERUNS = {
     "serve/service.py": "",
     "stages/parts/data/benchmarks.py": "raw filter split",
     "stages/parts/data/rows.py": "raw filter split teacher sft evaluate",
-    "stages/parts/task/text.py": "raw filter split embed teacher sft base optimize calibrate evaluate report",
+    "stages/parts/task/text.py": "raw filter split embed teacher sft base encoder optimize calibrate evaluate report",
     "stages/parts/task/prompt.py": "teacher sft base optimize calibrate evaluate report",
     "stages/parts/teachers/self_trained.py": "teacher",
     "stages/parts/numbers/baselines.py": "sft evaluate",
