@@ -87,7 +87,9 @@ def main() -> None:
         labelled = unseal(params, labelled)
 
     # Hold rows out by chance, before anything looks at them.
-    rows = [row for row in labelled if row["valid"]]
+    # Labels that came with their rows have no reasons to learn.
+    reasons = params.program.style == "chain_of_thought"
+    rows = [row for row in labelled if row["valid"] and (row["reasoning"] or not reasons)]
     held_out = params.split.held_out_rows
     if len(rows) < params.split.rows_needed:
         raise UserError(

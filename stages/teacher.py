@@ -67,6 +67,7 @@ def report(
         "valid": labels.valid,
         "failed": dict(reasons.most_common()),
         "prompt": inputs.recipe,
+        "given": run.given,
         "answers": spending.answers,
         "prompt_tokens": spending.prompt_tokens,
         "completion_tokens": spending.completion_tokens,

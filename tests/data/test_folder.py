@@ -191,3 +191,25 @@ def test_make_new_data_makes_a_folder_that_the_pipeline_reads(tmp_path, monkeypa
     assert found["pool"][0]["raw.id"].startswith("p") and "none_of_these" in json.loads(paths.LABELS.read_text())
     again = run(tmp_path, *command, check=False)
     assert again.returncode != 0 and "is there already" in again.stderr
+
+
+def test_served_texts_begin_the_pool_with_the_labels_that_a_teacher_gave_them(folder):
+    rows = [
+        ("hello", "Card arrival"),
+        ("pool text number 3", "lost_card"),
+        ("new", ""),
+        ("odd", "no such label"),
+    ]
+    folder.labelled("served", rows)
+    found = {row["text"]: row.get("teacher_label") for row in folder.split()["pool"]}
+    assert len(found) == 303  # one text was in the pool already
+    assert {text: found[text] for text, _ in rows} == dict(
+        zip([text for text, _ in rows], ["card_arrival", "lost_card", None, None], strict=True)
+    )
+    assert found["pool text number 4"] is None
+
+
+def test_a_served_file_without_labels_is_refused(folder):
+    folder.texts("served", ["hello"])
+    with pytest.raises(UserError, match=r"served\.csv has no column 'category'"):
+        folder.split()

@@ -19,6 +19,7 @@ from stages.parts.engines.caching_client import was_cut
 from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.requests import Failure, Outcome, Prediction, ProgramRequests
 from stages.parts.run import paths
+from stages.parts.run.files import read_jsonl, write_jsonl
 from stages.parts.task.program import IntentClassifier, using
 from stages.parts.task.prompt import TeacherFormat
 from stages.parts.teachers.inputs import chosen_rows
@@ -499,3 +500,18 @@ def test_votes_elect_a_label_and_failed_ones_do_not_count():
     assert majority([said("a", a=0.5, b=0.5), said("b", b=0.9, a=0.1)]).prediction.label == "b", "of a tie the likelier"
     failed = said("unknown", Failure("odd", "what it said"))
     assert majority([failed, failed]) is failed
+
+
+def test_rows_that_came_with_a_teachers_label_are_not_paid_for(tmp_path):
+    sandbox = Sandbox(tmp_path, pool=20)
+    pool = tmp_path / paths.POOL
+    rows = read_jsonl(pool)
+    write_jsonl(pool, [row | ({"teacher_label": LABELS[0]} if number < 15 else {}) for number, row in enumerate(rows)])
+    with sandbox.teacher() as sent:
+        assert not sandbox.label()
+        assert len(sent) == 5 + 20 + 10  # the others of the pool, test and gold
+    labels = read_jsonl(tmp_path / paths.TEACHER_LABELS)
+    assert [row["label"] for row in labels[:15]] == [LABELS[0]] * 15 and all(row["valid"] for row in labels)
+    assert [row["confidence"] is None for row in labels] == [True] * 15 + [False] * 5
+    report = sandbox.report()
+    assert (report["given"], report["answers"]) == (15, 35)

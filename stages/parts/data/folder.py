@@ -1,14 +1,17 @@
 """A folder of your own: pool, gold, labels, test. data/README.md is its contract."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
+from stages.parts.data.rows import EXTRA_PREFIX
 from stages.parts.data.tables import FORMATS, Faults, KnownLabels, name_fault, read_table, records
 from stages.parts.run.errors import UserError
 from stages.parts.task.labels import clean_label
 
 NEEDED = ("pool", "gold")
+SERVED = "served"  # the part that `python -m stages.parts.traffic export` writes
 
 
 def read_folder(folder: Path, text_column: str, label_column: str) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
@@ -22,7 +25,7 @@ def read_folder(folder: Path, text_column: str, label_column: str) -> tuple[dict
         raise UserError(
             f"{folder} is no folder: set raw.folder to yours, or make one with `make new-data FOLDER={folder}`"
         )
-    files = {part: the_file(folder, part) for part in (*NEEDED, "test")}
+    files = {part: the_file(folder, part) for part in (*NEEDED, "test", SERVED)}
     for part in NEEDED:
         if files[part] is None:
             raise UserError(f"{folder} holds no {part}.csv, {part}.jsonl or {part}.parquet: add one of them")
@@ -38,11 +41,27 @@ def read_folder(folder: Path, text_column: str, label_column: str) -> tuple[dict
         if part == "gold" and not known:
             labels = dict.fromkeys(by_frequency(tables["gold"].label), "")
             known = KnownLabels(labels, files["gold"] or folder)
+    if path := files[SERVED]:
+        served = read_served(path, text_column, label_column, labels)
+        tables["pool"] = pd.concat([served, tables["pool"]], ignore_index=True)  # of two equal texts the first stays
     if len(labels) < 2:
         raise UserError(
             f"{known.path if known else folder} names {len(labels)} label: there have to be two or more to choose from"
         )
     return tables, labels
+
+
+def read_served(path: Path, text_column: str, label_column: str, labels: Collection[str]) -> pd.DataFrame:
+    """Return texts for the pool with the labels that a teacher gave them elsewhere, as `teacher_label`.
+
+    Rows without a label, or with one that this task does not have, are for the teacher to label.
+    """
+    table = read_table(path, text_column)
+    given = EXTRA_PREFIX + label_column
+    if given not in table:
+        raise UserError(f"{path} has no column {label_column!r}: it holds the teacher's labels, which may be empty")
+    clean = table.pop(given).map(clean_label, na_action="ignore")
+    return table.assign(teacher_label=clean.where(clean.isin(labels)).astype(object))
 
 
 def the_file(folder: Path, part: str) -> Path | None:

@@ -11,11 +11,15 @@ EXTRA_PREFIX = "raw."  # of the user's other columns: their names can't clash wi
 
 
 class Row(TypedDict):
-    """One text. `label` is absent if it is unknown (the pool). Other keys, `raw.NAME`, are the user's own columns."""
+    """One text. `label` is absent if it is unknown (the pool). Other keys, `raw.NAME`, are the user's own columns.
+
+    `teacher_label` is a label that a teacher gave before this run: the run does not pay for it again.
+    """
 
     id: str
     text: str
     label: NotRequired[str]
+    teacher_label: NotRequired[str]
 
 
 class TeacherLabel(TypedDict):
@@ -45,13 +49,13 @@ def extra_columns(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_rows(rows: pd.DataFrame) -> Iterator[Any]:
-    """Yield rows as dictionaries: id, text, the label if there is such a column, and the user's other columns that hold
-    a value.
+    """Yield rows as dictionaries: id, text, the labels if there are such columns, and the user's other columns that
+    hold a value.
     """
     names = [
         "id",
         "text",
-        *(["label"] if "label" in rows else []),
+        *(name for name in ("label", "teacher_label") if name in rows),
         *(name for name in rows if str(name).startswith(EXTRA_PREFIX)),
     ]
     for values in zip(*(rows[name].tolist() for name in names), strict=True):

@@ -100,6 +100,12 @@ def majority(votes: Sequence[Outcome]) -> Outcome:
     return Outcome(replace(first, probabilities=dict(sorted(probabilities.items(), key=lambda pair: -pair[1]))))
 
 
+def given_outcome(row: Row) -> Outcome | None:
+    """Return the outcome of a row that came with the teacher's label, None for the others."""
+    label = row.get("teacher_label")
+    return Outcome(Prediction(label, {}, "")) if label else None
+
+
 def teacher_label(row: Row, prediction: Prediction) -> TeacherLabel:
     """Return the record of a row.
 
@@ -146,6 +152,7 @@ class LabellingRun:
         self.failed: list[dict[str, str]] = []  # rows without a label: id, text, reason, message
         self.causes = Causes()
         self.labelled, self.total = 0, len(rows)
+        self.given = 0  # of the labelled rows: their labels came with them
 
     def label(self, handle: Callable[[Row, Outcome], None]) -> Spending:
         """Call `handle` with each row and its outcome, in order; returns what the answers cost.
@@ -179,6 +186,11 @@ class LabellingRun:
                 await self.complete_in_batches(client, caching)
 
             async def outcome(row: Row) -> Outcome:
+                if given := given_outcome(row):
+                    self.given += 1
+                    self.labelled += 1
+                    progress.update()
+                    return given
                 try:
                     found = await labeller.outcome(row)
                 except EngineRefuses as error:
@@ -195,7 +207,8 @@ class LabellingRun:
         """Add every stored answer of the run to its budget, before the run pays for the first new one."""
         labeller = Labeller(StoredAnswers(caching), self.requests, self.teacher.votes)
         for row in self.rows:
-            await labeller.outcome(row)
+            if not given_outcome(row):
+                await labeller.outcome(row)
 
     async def complete_in_batches(self, client: ChatClient, caching: CachingClient) -> None:
         """Fill the store through the vendor's batch API; what a batch leaves out is requested row by row afterwards."""
@@ -205,7 +218,8 @@ class LabellingRun:
 
     def bodies(self) -> Iterator[dict[str, Any]]:
         for row in self.rows:
-            yield from request_bodies(row["text"], self.requests, self.teacher.votes)
+            if not given_outcome(row):
+                yield from request_bodies(row["text"], self.requests, self.teacher.votes)
 
     def count(self, row: Row, outcome: Outcome) -> None:
         """Count a row; raises TooManyFailures as soon as the run can only end with too many."""

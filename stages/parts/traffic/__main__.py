@@ -1,31 +1,56 @@
-"""Delete stored queries, and the answers to them: all, or those older than some days.
+"""Served queries: as rows of a folder for the next run, taken over from another service's log, or deleted.
 
+python -m stages.parts.traffic export FOLDER               # adds served.csv: texts, and the teacher's labels if known
+python -m stages.parts.traffic import LOG.jsonl FOLDER     # the same from OpenAI-style requests and responses
 python -m stages.parts.traffic purge [--older-than-days 7]
 """
 
 import argparse
 import time
+from pathlib import Path
 
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import load_params
 from stages.parts.run.paths import TRAFFIC
+from stages.parts.traffic.rows import add_served, logged_rows, stored_rows
 from stages.parts.traffic.store import DAY_S, TrafficStore
+
+
+def open_store() -> TrafficStore:
+    """Return the service's store; raises UserError if there is none."""
+    if not TRAFFIC.exists():
+        raise UserError(f"{TRAFFIC} does not exist: no query was stored (serve.keep)")
+    settings = load_params().serve
+    return TrafficStore(TRAFFIC, settings.keep_days, settings.keep_rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.parts.traffic", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", metavar="purge", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="export | import | purge", required=True)
+    exporting = commands.add_parser("export", help="write stored queries to served.csv of a folder with pool and gold")
+    importing = commands.add_parser("import", help="write the queries of a request log to served.csv of such a folder")
+    importing.add_argument("log", type=Path, help="JSON lines with `request` and `response` of /v1/chat/completions")
+    for subparser in (exporting, importing):
+        subparser.add_argument("folder", type=Path)
     purging = commands.add_parser("purge", help="delete stored queries; a running service may go on")
     purging.add_argument("--older-than-days", type=float, help="keep the newer ones (default: delete all)")
-    days = parser.parse_args().older_than_days
+    given = parser.parse_args()
     with command("traffic"):
-        if not TRAFFIC.exists():
-            raise UserError(f"{TRAFFIC} does not exist: no query was stored (serve.keep)")
-        settings = load_params().serve
-        with TrafficStore(TRAFFIC, settings.keep_days, settings.keep_rows) as store:
-            deleted = store.purge(None if days is None else time.time() - days * DAY_S)
-            print(f"{deleted} rows deleted, {len(store)} kept in {TRAFFIC}")
+        if given.command == "purge":
+            days = given.older_than_days
+            with open_store() as store:
+                deleted = store.purge(None if days is None else time.time() - days * DAY_S)
+                print(f"{deleted} rows deleted, {len(store)} kept in {TRAFFIC}")
+            return
+        columns = load_params().raw
+        if given.command == "export":
+            with open_store() as store:
+                rows, labelled = add_served(given.folder, stored_rows(store), columns.text_column, columns.label_column)
+        else:
+            logged = logged_rows(given.log)
+            rows, labelled = add_served(given.folder, logged, columns.text_column, columns.label_column)
+        print(f"{given.folder}/served.csv holds {rows} texts, {labelled} of them with the teacher's label")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""Served queries as rows for the next run: FOLDER/served.csv, which a folder's pool begins with (data/folder.py)."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stages.parts.data.folder import SERVED
+from stages.parts.run.errors import UserError
+from stages.parts.run.files import whole_file
+from stages.parts.traffic.store import TrafficStore
+
+LabelledText = tuple[str, str]  # the label is empty if the teacher gave none
+
+
+def stored_rows(store: TrafficStore) -> Iterator[LabelledText]:
+    """Yield each served query with the teacher's label, if the teacher was queried."""
+    return ((row.text, row.teacher_label or "") for row in store.rows())
+
+
+def logged_rows(log: Path) -> Iterator[LabelledText]:
+    """Yield query and answer of a log of OpenAI-style chat completions; raises UserError for another form.
+
+    A line holds `request` and `response`, or the two bodies' keys side by side. The query is the last user message. The
+    answer is its content, cleaned when it is read; one that is no label is a text without a label.
+    """
+    try:
+        with log.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    entry = json.loads(line)
+                    request, response = entry.get("request", entry), entry.get("response", entry)
+                    query = [text_of(turn) for turn in request["messages"] if turn["role"] == "user"][-1]
+                    answer = text_of(response["choices"][0]["message"])
+                except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+                    raise UserError(
+                        f"{log}, line {number} holds no request with messages and response with choices: write one "
+                        'JSON object a line, {"request": ..., "response": ...}'
+                    ) from None
+                yield query, answer
+    except OSError as error:
+        raise UserError(f"{log} can't be read ({error.strerror}): check the path") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{log} is not UTF-8: save it as UTF-8") from None
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """Return a message's text, whether it is a string or a list of parts."""
+    content = message["content"]
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+
+
+def add_served(folder: Path, rows: Iterable[LabelledText], text_column: str, label_column: str) -> tuple[int, int]:
+    """Add rows to the folder's served.csv, each text once: a label replaces none. Return its rows, and those labelled.
+
+    Raises UserError if the folder does not exist, or its served.csv has other columns.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: make one with `make new-data FOLDER={folder}`")
+    file, labels = folder / f"{SERVED}.csv", {}
+    if file.exists():
+        with file.open(encoding="utf-8-sig", newline="") as known:
+            for row in csv.DictReader(known):
+                if text_column not in row or label_column not in row:
+                    raise UserError(f"{file} has no columns {text_column} and {label_column}: mend it, or move it away")
+                labels[row[text_column]] = row[label_column]
+    for text, label in rows:
+        if text.strip():
+            labels[text] = label or labels.get(text, "")
+    with whole_file(file) as draft, draft.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines, quoting=csv.QUOTE_ALL)  # a lone carriage return in a text would end its row
+        writer.writerow([text_column, label_column])
+        writer.writerows(labels.items())
+    return len(labels), sum(map(bool, labels.values()))
