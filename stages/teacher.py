@@ -73,6 +73,7 @@ def report(
         "completion_tokens": spending.completion_tokens,
         "confused": None,
         "cost": None if spending.dollars is None else round(spending.dollars, 6),
+        **({"estimated_answers": spending.estimated} if spending.estimated else {}),  # without usage: cost is a guess
     }
     if inputs.recipe in OPTIMISED:
         return found  # the prompt has learned from the gold rows, which therefore don't test it

@@ -16,6 +16,9 @@ label),
          instruction (a sentence that it writes itself, as GEPA's and MIPROv2's reflection)
 faults   429, 500, cut (the connection, half-way), html, hang, truncated (finish_reason length), no_label, form,
          error200 (an error with status 200), no_choices, memory (500), daily (a limit a day)
+forms    of every answer, as vendors differ: together (log-probabilities as lists), null, nan, infinity, positive,
+         strings, absent (log-probabilities); parts, events, list (content and body); no_usage, zero_usage,
+         text_usage, hidden_usage (reasoning in the total alone); outputs (what no reader knows), huge (2 MiB)
 """
 
 import argparse
@@ -63,6 +66,11 @@ FAULTY: dict[str, tuple[int, dict[str, Any]]] = {
     "memory": (500, {"error": "model requires more system memory (42.1 GiB) than is available (15.2 GiB)"}),
     "daily": (429, {"error": {"message": "Limit 200 requests per day reached.", "code": "rate_limit_exceeded"}}),
 }
+FORMS = (
+    "together null nan infinity positive strings absent parts events list no_usage zero_usage text_usage hidden_usage"
+    " outputs huge"
+).split()
+HUGE = 2 * 2**20
 WRONG_KEY = (401, "invalid_api_key", "Incorrect API key provided.")
 ANSWERED = web.AppKey("answered", list)
 PRICE = (0.15, 0.60)  # dollars for a million tokens: gpt-4o-mini's in DSPy's table
@@ -132,6 +140,49 @@ def label_tokens(label: str) -> list[str]:
 def share(*parts: object) -> float:
     """A number in [0, 1) that is always the same for the same parts."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big") / 2**48
+
+
+def formed(completion: dict[str, Any], form: str | None) -> web.Response:
+    """An answer in the form of a vendor who keeps to OpenAI's protocol in all but one thing."""
+    found: dict[str, Any] = json.loads(json.dumps(completion))
+    [choice], usage = found["choices"], found["usage"]
+    tokens = choice["logprobs"]["content"] if choice["logprobs"] else []
+    odd: dict[str, Any] = {"null": None, "nan": math.nan, "infinity": math.inf, "positive": 0.7}
+    if form in odd or form == "strings":
+        for token in tokens:
+            for each in (token, *token.get("top_logprobs", ())):
+                each["logprob"] = odd[form] if form in odd else str(each["logprob"])
+    elif form == "together":
+        others = [{each["token"]: each["logprob"] for each in token.get("top_logprobs", ())} for token in tokens]
+        names, numbers = [token["token"] for token in tokens], [token["logprob"] for token in tokens]
+        choice["logprobs"] = {"tokens": names, "token_logprobs": numbers, "top_logprobs": others, "content": None}
+    elif form == "absent":
+        del choice["logprobs"]
+    elif form == "parts":
+        text = choice["message"]["content"]
+        choice["message"]["content"] = [{"type": "text", "text": text[:9]}, {"type": "text", "text": text[9:]}]
+    elif form == "no_usage":
+        del found["usage"]
+    elif form == "zero_usage":
+        usage |= {name: 0 for name in usage}
+    elif form == "text_usage":
+        found["usage"] = {name: str(tokens) for name, tokens in usage.items()}
+    elif form == "hidden_usage":
+        usage["completion_tokens"] = 1
+    elif form == "huge":
+        found["padding"] = " " * HUGE
+    elif form == "outputs":
+        found["outputs"] = found.pop("choices")
+    elif form == "events":
+        text = choice["message"]["content"]
+        deltas: list[dict[str, Any]] = [{"delta": {"role": "assistant"}}, {"delta": {"content": text[:9]}}]
+        deltas += [{"delta": {"content": text[9:]}, "logprobs": choice["logprobs"], "finish_reason": "stop"}]
+        events: list[dict[str, Any]] = [{"choices": [{"index": 0, **delta}], "usage": None} for delta in deltas]
+        lines = [f"data: {json.dumps(event)}\n\n" for event in [*events, {"choices": [], "usage": usage}]]
+        return web.Response(
+            text="".join([": keep-alive\n\n", *lines, "data: [DONE]\n\n"]), content_type="text/event-stream"
+        )
+    return web.json_response([found] if form == "list" else found)
 
 
 def complaint(status: int, code: str, message: str) -> web.Response:
@@ -311,7 +362,7 @@ class SimulatedTeacher:
                 request.transport.abort()
                 return response
             self.count(body, completion)
-            return web.json_response(completion)
+            return formed(completion, self.options.form)
         finally:
             self.in_flight -= 1
 
@@ -427,6 +478,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--errors", choices=ERRORS, default="random")
     parser.add_argument("--taught", nargs="*", default=[], choices=TAUGHT)
     parser.add_argument("--fault", nargs="*", default=[], metavar="KIND=RATE", help=", ".join(FAULTS))
+    parser.add_argument("--form", choices=FORMS, help="of every answer")
     parser.add_argument("--latency-ms", type=float, default=0)
     parser.add_argument("--retry-after-s", type=float, help="what a 429 says")
     parser.add_argument("--places", type=int, help="requests at once; more are answered 429")

@@ -1,5 +1,6 @@
 """What fails is named, with its cause, in one line, and soon."""
 
+import re
 import time
 
 import pytest
@@ -77,9 +78,11 @@ def test_a_plan_of_broken_parameters_is_one_line(sandbox):
 def test_a_teacher_that_never_names_a_label_is_stopped_after_a_few_rows(tmp_path):
     sandbox = Sandbox(tmp_path, pool=600)
     with sandbox.teacher("--fault", "no_label=1"):
-        assert sandbox.label().startswith("the first 10 rows all got no label: it names none of the labels (10 times)")
+        assert re.match(
+            r"the first 1\d rows all got no label: it names none of the labels \(1\d times\)", sandbox.label()
+        )
         assert sandbox.stats()["requests"] < 200
-    assert len(sandbox.rows(paths.TEACHER_FAILED)) == 10
+    assert 10 <= len(sandbox.rows(paths.TEACHER_FAILED)) < 20
 
 
 def test_failures_in_the_middle_of_a_run_keep_what_is_labelled(sandbox, monkeypatch):

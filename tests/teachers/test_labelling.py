@@ -336,8 +336,8 @@ def test_a_batch_is_half_the_price_and_a_killed_run_finds_its_batch_again(tmp_pa
 
 def test_a_batch_outlives_trouble_long_lines_and_other_peoples_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
-    monkeypatch.setattr(batch_api, "backoff_s", lambda attempt: 0.02)
-    monkeypatch.setattr(batch_api, "ATTEMPTS", 2)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
+    monkeypatch.setattr(batch_api, "RETRIES", 1)
     sandbox = Sandbox(tmp_path, pool=20)
     sandbox.set("teacher", batch=True)
     with sandbox.teacher("--batch-trouble", "2"):  # so each call fails for good once

@@ -25,12 +25,13 @@ class Price:
 
 @dataclass
 class Spending:
-    """Answers and their tokens; `dollars` None where the price is not known."""
+    """Answers and their tokens; `dollars` is None if the price is not known. `estimated` answers came without usage."""
 
     answers: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     dollars: float | None = 0.0
+    estimated: int = 0
 
     @property
     def tokens(self) -> int:
@@ -66,6 +67,7 @@ class Budget:
         """Add an answer and what it cost."""
         spent = self.spent
         spent.answers += 1
+        spent.estimated += usage.get("estimated", False)
         spent.prompt_tokens += usage["prompt_tokens"]
         spent.completion_tokens += usage["completion_tokens"]
         spent.dollars = None if spent.dollars is None or dollars is None else spent.dollars + dollars

@@ -13,14 +13,21 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from stages.parts.engines.budget import Budget
-from stages.parts.engines.http_client import EngineBusy, EngineError, EngineRefuses, QueryRefused, RequestRefused
+from stages.parts.engines.completions import compact, usage_of, with_estimates
+from stages.parts.engines.http_client import (
+    EngineBusy,
+    EngineError,
+    EngineRefuses,
+    QueryRefused,
+    RequestRefused,
+    UnreadableAnswer,
+)
 from stages.parts.engines.rate_limit import RateLimit, backoff_s
 from stages.parts.run.answer_store import KEY_LENGTH, AnswerStore
-from stages.parts.task.label_probabilities import tokens_of_label
 
 ATTEMPTS = 8  # with the pauses between them, about half a minute and the engine's own Retry-After
 LONGEST_RETRY_AFTER_S = 600
-LABEL_TOKENS = 40  # whose alternatives are kept
+UNREADABLE_ATTEMPTS = 3  # each is paid
 AHEAD = 64  # times as many rows as are in flight may be answered before one that waits
 LIMITS = ("max_tokens", "max_completion_tokens")  # what says how long an answer may be
 
@@ -46,49 +53,35 @@ def allowed_tokens(body: Mapping[str, Any]) -> int:
     return max(body.get(name) or 0 for name in LIMITS)
 
 
-def compact(completion: Mapping[str, Any]) -> dict[str, Any]:
-    """A chat completion with what readers need: content, reason to finish, usage, and the log-probabilities of the
-    label's tokens alone (those of a whole reasoning take 100 KB). Raises EngineError where it is none."""
-    try:
-        choice, usage = completion["choices"][0], completion.get("usage") or {}
-        found = choice.get("logprobs")
-        tokens = [
-            {"token": token["token"], "logprob": token["logprob"], "top_logprobs": alternatives(token)}
-            for token in tokens_of_label((found and found["content"]) or [])[:LABEL_TOKENS]
-        ]
-        return {
-            "choices": [
-                {
-                    "message": {"content": choice["message"].get("content") or ""},
-                    "finish_reason": choice.get("finish_reason"),
-                    "logprobs": {"content": tokens} if found else None,
-                }
-            ],
-            "usage": {name: usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")},
-        }
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise EngineError("the engine's answer is no chat completion with log-probabilities") from None
-
-
-def alternatives(token: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"token": other["token"], "logprob": other["logprob"]} for other in token.get("top_logprobs") or ()]
-
-
 def was_cut(completion: Mapping[str, Any]) -> bool:
     return bool(completion["choices"][0]["finish_reason"] == "length")
 
 
+def completion_in(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the compact completion of a record; None for an answer that could not be read, and still can't be."""
+    if "raw" not in record:
+        return dict(record["completion"])
+    try:
+        return compact(record["raw"])
+    except UnreadableAnswer:
+        return None
+
+
 def still_answers(record: Mapping[str, Any] | None, body: Mapping[str, Any]) -> bool:
-    """Whether what the store has is the answer to a request: not where it was cut short and more tokens are allowed
-    now.
+    """Return whether a stored record answers a request: not if it was cut short and more tokens are allowed now."""
+    completion = completion_in(record) if record else None
+    if not record or not completion:
+        return False
+    return not (was_cut(completion) and record["max_tokens"] < allowed_tokens(body))
+
+
+def payments(record: Mapping[str, Any], body: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return what a request's answers took, that of a record and those it replaced.
+
+    Each has its usage, dollars (None if no price was known), and whether a batch brought it.
     """
-    return record is not None and not (was_cut(record["completion"]) and record["max_tokens"] < allowed_tokens(body))
-
-
-def payments(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a record's answer, and the ones before it that were cut short, took: usage, dollars (None where no price was
-    known), and whether a batch brought it."""
-    own = {"usage": record["completion"]["usage"], "dollars": record["dollars"], "batch": record.get("batch", False)}
+    usage = with_estimates(usage_of(record["completion"]), body, record["completion"])
+    own = {"usage": usage, "dollars": record["dollars"], "batch": record.get("batch", False)}
     return [*record.get("paid_before", ()), own]
 
 
@@ -127,19 +120,35 @@ class CachingClient:
             return stored
         self.pending[key] = asyncio.Event()
         try:
-            record = self.record(key, await self.send(body))
-            if self.store.first_use(key):
-                self.count(body, record["paid_before"])
+            record = await self.send(body)
         finally:
             self.pending.pop(key).set()
         completion: dict[str, Any] = record["completion"]
         return completion
 
-    def record(self, key: str, answer: Mapping[str, Any]) -> dict[str, Any]:
-        """Store an answer with the payments for those it replaces, which were cut short; returns the record."""
+    def record(self, body: Mapping[str, Any], completion: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """Add a new answer to the budget, store it with the payments for those it replaces, and return its record."""
+        completion["usage"] = with_estimates(completion["usage"], body, completion)
+        record = {
+            "max_tokens": allowed_tokens(body),
+            "completion": completion,
+            "dollars": self.budget.cost(completion["usage"]),
+            "at": int(time.time()),
+            **more,
+        }
+        self.budget.add(body, completion["usage"], record["dollars"])
+        if self.store is not None:
+            key = content_key(body)
+            record = self.put(key, record, body)
+            if self.store.first_use(key):
+                self.count(body, record["paid_before"])
+        return record
+
+    def put(self, key: str, record: dict[str, Any], body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Store an answer's record with the payments for those it replaces; returns what is stored."""
         assert self.store is not None
         before = self.store.get(key)
-        with_payments = {**answer, "paid_before": payments(before) if before else []}
+        with_payments = {**record, "paid_before": payments(before, body) if before else []}
         self.store.put(key, with_payments)
         return with_payments
 
@@ -150,8 +159,10 @@ class CachingClient:
         if record is None or not still_answers(record, body):
             return None
         if self.store.first_use(key):
-            self.count(body, payments(record))
-        completion: dict[str, Any] = record["completion"]
+            self.count(body, payments(record, body))
+        completion = completion_in(record)
+        assert completion is not None
+        completion["usage"] = with_estimates(usage_of(completion), body, completion)
         return completion
 
     def count(self, body: Mapping[str, Any], paid: Iterable[Mapping[str, Any]]) -> None:
@@ -163,7 +174,8 @@ class CachingClient:
             )
 
     async def send(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Send a request until it is answered; returns the record for the store: the completion, and what it took."""
+        """Send a request until it is answered; returns the answer's record: the completion, and what it took."""
+        unreadable = 0
         for attempt in range(self.attempts):
             try:
                 async with (
@@ -171,31 +183,32 @@ class CachingClient:
                     self.budget.reservation(body) as expected,
                 ):
                     completion = compact(await self.client.complete(body))
+                    took = {"attempts": attempt + 1, "seconds": round(time.monotonic() - started, 3)}
+                    record = self.record(body, completion, **took)
                     usage = completion["usage"]
                     self.rate_limit.correct(sum(expected), usage["prompt_tokens"] + usage["completion_tokens"])
-                    dollars = self.budget.cost(usage)
-                    self.budget.add(body, usage, dollars)
+            except UnreadableAnswer as error:
+                # Stored as it came: a later run may be able to read it, and this one reports what it cost.
+                paid = {"choices": [], "usage": usage_of(error.answer)}
+                self.record(body, paid, raw=error.answer, attempts=attempt + 1, seconds=0.0)
+                unreadable += 1
+                if unreadable == UNREADABLE_ATTEMPTS:
+                    raise
+                last: EngineError = error
             except (QueryRefused, RequestRefused):
                 raise
             except EngineBusy as error:
                 if (error.retry_after_s or 0) > LONGEST_RETRY_AFTER_S:
                     raise EngineRefuses(f"{error} (and to ask again in {error.retry_after_s:.0f} s)") from None
                 self.rate_limit.shrink(started, error.retry_after_s)
-                last: EngineError = error
+                last = error
             except EngineRefuses:
                 raise
             except EngineError as error:
                 last = error
             else:
                 self.rate_limit.grow()
-                return {
-                    "max_tokens": allowed_tokens(body),
-                    "completion": completion,
-                    "dollars": dollars,
-                    "attempts": attempt + 1,
-                    "seconds": round(time.monotonic() - started, 3),
-                    "at": int(time.time()),
-                }
+                return record
             if attempt + 1 < self.attempts:
                 await asyncio.sleep(backoff_s(attempt))
         raise last

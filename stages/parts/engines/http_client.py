@@ -3,11 +3,13 @@
 EngineError          no answer: the engine is down, or failed; a retry may help
 ├── EngineTimeout    no answer within the time limit
 ├── EngineBusy       too many requests at the moment
+├── UnreadableAnswer an answer that was paid, in a form that can't be read
 ├── QueryRefused     this query has too many tokens
 ├── RequestRefused   this request's content, or a parameter that all requests share
 └── EngineRefuses    every request: the key, the model's name, or no credit
 """
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +22,7 @@ from stages.parts.engines.endpoint import HostedEndpoint, in_one_line, message_i
 from stages.parts.engines.engine import ServedModel
 
 JSON = {"Content-Type": "application/json"}
+MAX_BYTES = 32 * 2**20  # of a body: a hundred times the log-probabilities of a long answer
 
 
 class EngineError(Exception):
@@ -36,6 +39,14 @@ class EngineBusy(EngineError):
     def __init__(self, message: str, retry_after_s: float | None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class UnreadableAnswer(EngineError):
+    """An answer came, and was paid, in a form that can't be read. `answer` is the JSON object that came."""
+
+    def __init__(self, message: str, answer: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.answer = answer
 
 
 class QueryRefused(EngineError):
@@ -55,7 +66,7 @@ class EngineClient:
 
     def __init__(self, session: aiohttp.ClientSession, served: ServedModel) -> None:
         self.session = session
-        self.api_base = served.api_base
+        self.api_base, self.key = served.api_base, served.key
         self.url = URL(f"{served.api_base}/chat/completions")  # once, not a query
         self.kind = served.kind
 
@@ -65,30 +76,35 @@ class EngineClient:
         """
         try:
             async with self.session.post(self.url, data=orjson.dumps(body), headers=JSON) as response:
-                if response.status != 200:
-                    raise self.failure(response.status, response.headers, await response.text(errors="replace"))
-                content = await response.read()
+                content = await read_limited(response)
         except TimeoutError:
             raise EngineTimeout("the engine did not answer in time") from None
         except (aiohttp.ClientError, ValueError) as error:
             raise EngineError(f"the engine failed: {in_one_line(f'{type(error).__name__}: {error}')}") from None
+        if not 200 <= response.status < 300:
+            raise self.failure(response.status, response.headers, content.decode(errors="replace"))
         try:
-            found = orjson.loads(content)  # a third of the json module's time for 20 log-probabilities
+            answer = json_object(content)
         except ValueError:
             raise EngineError(
                 f"the answer is no JSON; it begins with {in_one_line(content[:60].decode(errors='replace'))!r}"
             ) from None
-        if not isinstance(found, dict) or "choices" not in found:
-            # Gateways answer 200 with {"error": ...} when the model behind them fails.
+        if answer.get("choices") is not None:
+            return answer
+        if failed := answer.get("error"):  # gateways answer 200 with it when the model behind them fails
+            code = failed.get("code") if isinstance(failed, dict) else None
+            if isinstance(code, int) and 400 <= code < 500:
+                raise self.failure(code, response.headers, content.decode(errors="replace"))
             raise EngineError(f"the answer is no chat completion: {message_in(content.decode(errors='replace'))}")
-        return found
+        raise UnreadableAnswer("the engine's answer is no chat completion: it has no choices", answer)
 
     async def models(self) -> list[str]:
         """The names that the engine serves; raises EngineError."""
         try:
             async with self.session.get(f"{self.api_base}/models") as response:
                 if response.status != 200:
-                    raise self.failure(response.status, response.headers, await response.text(errors="replace"))
+                    text = (await read_limited(response)).decode(errors="replace")
+                    raise self.failure(response.status, response.headers, text)
                 return self.kind.models((await response.json())["data"])
         except (TimeoutError, aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
             raise EngineError(f"the engine failed: {type(error).__name__}") from None
@@ -105,6 +121,63 @@ class EngineClient:
         if status in (400, 403, 404, 405, 413, 415, 422):
             return RequestRefused(message)
         return EngineError(message)
+
+
+async def read_limited(response: aiohttp.ClientResponse) -> bytes:
+    """Return a body of at most MAX_BYTES; raises EngineError for a larger one."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BYTES:
+            raise EngineError(f"the answer is larger than {MAX_BYTES // 2**20} MiB")
+    return b"".join(chunks)
+
+
+def json_object(content: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body: itself, alone in a list, or in server-sent events; raises ValueError."""
+    try:
+        found = orjson.loads(content)  # a third of the json module's time for 20 log-probabilities
+    except ValueError:
+        text = content.decode(errors="replace").strip()
+        if text.startswith(("data:", "event:", "id:", ":")):
+            return from_events(text)
+        try:
+            found = json.loads(text)  # takes NaN, Infinity and integers of any size
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+    if isinstance(found, list) and len(found) == 1:
+        found = found[0]
+    if not isinstance(found, dict):
+        raise ValueError("no JSON object")
+    return found
+
+
+def from_events(text: str) -> dict[str, Any]:
+    """Return the completion that a stream of events makes up, for endpoints that stream although nobody wanted it."""
+    content: list[str] = []
+    tokens: list[Any] = []
+    found: dict[str, Any] = {}
+    choice: dict[str, Any] = {}
+    for line in text.splitlines():
+        data = line.removeprefix("data:").strip()
+        if not line.startswith("data:") or data in ("", "[DONE]"):
+            continue
+        event = json_object(data.encode())
+        found |= {name: value for name, value in event.items() if value is not None}
+        for part in event.get("choices") or ():
+            if not isinstance(part, dict) or part.get("index"):
+                continue  # further choices
+            message = part.get("delta") or part.get("message") or {}
+            content.append(message.get("content") or "")
+            tokens += (part.get("logprobs") or {}).get("content") or []
+            choice |= {name: value for name, value in part.items() if value is not None}
+    if choice:
+        message = {"role": "assistant", "content": "".join(filter(lambda part: isinstance(part, str), content))}
+        logprobs = {"content": tokens} if tokens else choice.get("logprobs")
+        found["choices"] = [{**choice, "message": message, "logprobs": logprobs}]
+    return found
 
 
 def seconds(header: str | None) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dspy.utils.exceptions import AdapterParseError
 
+from stages.parts.engines.completions import ROUNDING, UNREADABLE, text_of, usage_of
 from stages.parts.engines.engine import EndpointKind
 from stages.parts.engines.http_client import EngineError, EngineRefuses, QueryRefused, RequestRefused
 from stages.parts.task.label_probabilities import alternatives, label_probabilities
@@ -148,16 +149,15 @@ class ProgramRequests:
     def read(self, completion: dict[str, Any]) -> Prediction:
         """Return the prediction in a chat completion; raises EngineError if it is none."""
         try:
-            choice, usage = completion["choices"][0], completion.get("usage") or {}
-            content, logprobs, finish = (
-                choice["message"]["content"] or "",
-                choice["logprobs"],
-                choice.get("finish_reason"),
-            )
-            probabilities = label_probabilities(logprobs, self.program.labels)
-        except (KeyError, IndexError, TypeError, AttributeError):
-            raise EngineError("the engine's answer is no chat completion with log-probabilities") from None
-        cost = {"prompt_tokens": usage.get("prompt_tokens", 0), "completion_tokens": usage.get("completion_tokens", 0)}
+            choice = completion["choices"][0]
+            content, finish = text_of(choice["message"]["content"]), choice.get("finish_reason")
+        except UNREADABLE:
+            raise EngineError("the engine's answer is no chat completion") from None
+        probabilities = self.probabilities(choice.get("logprobs"))
+        if "logprobs" not in choice and isinstance(self.format, StudentFormat):  # our own engine always has the key
+            raise EngineError("the engine's answer is no chat completion with log-probabilities")
+        usage = usage_of(completion)
+        cost = {name: usage[name] for name in ("prompt_tokens", "completion_tokens")}
         try:
             fields = self.format.parse(self.signature, content)
         except AdapterParseError:
@@ -166,7 +166,18 @@ class ProgramRequests:
             )
         label = match_label(fields["label"], self.program.labels)
         wrong = what_is_wrong(finish, "it names none of the labels") if label == UNKNOWN else None
-        return Prediction(label, probabilities, fields.get("reasoning"), **cost, wrong=wrong)
+        return Prediction(label, probabilities or {}, fields.get("reasoning"), **cost, wrong=wrong)
+
+    def probabilities(self, logprobs: Any) -> dict[str, float] | None:
+        """Return the labels' probabilities, highest first; None if the log-probabilities can't be read.
+
+        They are in [0, 1], and their sum is, whatever numbers a vendor sends.
+        """
+        try:
+            found = label_probabilities(logprobs, self.program.labels) if logprobs else None
+        except UNREADABLE:
+            return None
+        return found if found is not None and sum(found.values()) <= 1 + ROUNDING else None
 
 
 def what_is_wrong(finish_reason: str | None, otherwise: str) -> str:

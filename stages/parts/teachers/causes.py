@@ -5,7 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from stages.parts.engines.caching_client import ChatClient, compact
+from stages.parts.engines.caching_client import ChatClient
+from stages.parts.engines.completions import compact
 from stages.parts.engines.http_client import EngineBusy, EngineError, EngineRefuses, QueryRefused, RequestRefused
 
 SHOWN = 3  # distinct messages

@@ -10,7 +10,6 @@ from typing import Any
 import uvloop
 
 from stages.parts.data.rows import Row, TeacherLabel
-from stages.parts.engines.batch_api import Batches
 from stages.parts.engines.budget import BudgetExceeded, Spending
 from stages.parts.engines.caching_client import CachingClient, ChatClient, content_key, in_order
 from stages.parts.engines.http_client import EngineClient, EngineError, EngineRefuses
@@ -212,6 +211,8 @@ class LabellingRun:
 
     async def complete_in_batches(self, client: ChatClient, caching: CachingClient) -> None:
         """Fill the store through the vendor's batch API; what a batch leaves out is requested row by row afterwards."""
+        from stages.parts.engines.batch_api import Batches  # the openai package takes a second to import
+
         assert self.teacher.store and isinstance(client, EngineClient)
         with answer_store(self.teacher.store.with_suffix(".batches.sqlite"), self.teacher.busy) as jobs:
             await Batches(client, caching, jobs).complete_all(self.bodies())
