@@ -6,6 +6,7 @@ endpoint        models that others serve behind OpenAI's protocol, and their wor
 layout          how a model is laid over GPUs
 process         an engine's process: start, health, end; the registry of kinds
 http_client     one request over HTTP, and the tree of errors
+completions     the answer in a response, in one form whatever a vendor sends
 requests        a program's requests, the predictions in completions, and a row's outcome
 rate_limit      requests in flight and a minute
 budget          tokens and dollars spent, and the limit on them

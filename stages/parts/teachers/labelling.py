@@ -241,12 +241,15 @@ class LabellingRun:
     def reason_to_stop(self, error: Exception) -> Exception:
         """Return a UserError for an error that ended the run, if a user can mend it; else the error itself."""
         labelled = f"{self.labelled} of {self.total} rows are labelled"
+        reasons = f"{error}{self.causes}"
+        needed = [name for name in ("seed", "temperature") if self.teacher.votes > 1 and name in reasons]
+        hint = f"; teacher.votes above 1 sends a {needed[0]} with each request" if needed else ""
         if isinstance(error, TooManyFailures):
             rows = f"more than {MAX_FAILED:.0%} of {self.total} rows"
             if not self.labelled:
                 rows = f"the first {len(self.failed)} rows all"
             return UserError(
-                f"{rows} got no label: {self.causes}; check the teacher and run `dvc repro` again, the answers so far "
+                f"{rows} got no label: {self.causes}{hint}; check the teacher and run `dvc repro` again, the answers so far "
                 "are kept"
             )
         if isinstance(error, BudgetExceeded):
@@ -255,8 +258,6 @@ class LabellingRun:
                 "again, the answers so far are kept"
             )
         if isinstance(error, EngineRefuses):
-            needed = [name for name in ("seed", "temperature") if self.teacher.votes > 1 and name in str(error)]
-            hint = f"; teacher.votes above 1 sends a {needed[0]} with each request" if needed else ""
             return UserError(f"{error}{hint}; {labelled}, their answers are kept")
         if isinstance(error, EngineError):
             return UserError(f"{error}; {labelled}: run `dvc repro` again, the answers so far are kept")
