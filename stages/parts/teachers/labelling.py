@@ -249,8 +249,8 @@ class LabellingRun:
             if not self.labelled:
                 rows = f"the first {len(self.failed)} rows all"
             return UserError(
-                f"{rows} got no label: {self.causes}{hint}; check the teacher and run `dvc repro` again, the answers so "
-                "far are kept"
+                f"{rows} got no label: {self.causes}{hint}; check the teacher and run `dvc repro` again, the answers "
+                "so far are kept"
             )
         if isinstance(error, BudgetExceeded):
             return UserError(
