@@ -13,7 +13,7 @@ import pandas as pd
 from stages.parts.numbers import plots
 from stages.parts.numbers.arms import NAMES, ArmRow, advice, arm_rows, best_linear
 from stages.parts.numbers.by_label import LabelFigures, by_label, confusion_shares
-from stages.parts.numbers.cards import data_metadata, model_metadata, pretrained
+from stages.parts.numbers.cards import data_metadata, model_metadata, plain_vllm_options, pretrained
 from stages.parts.numbers.metrics import Metrics, load_metrics
 from stages.parts.numbers.render import percent, rendered
 from stages.parts.run import paths
@@ -182,6 +182,7 @@ def write_pages(run: FinishedRun) -> None:
             "data": folder_sha256(paths.FILTERED),
             "pretrained": pretrained(run.params),
         },
+        "serve_options": " ".join(plain_vllm_options(run.params)),
         "served_name": f"{run.metrics.served.checkpoint}-{run.pair.checkpoint_sha256[:12]}",
         "sft": read_json(paths.SFT_REPORT),
         "split": split,

@@ -12,23 +12,27 @@ import pytest
 from serve import export as exporting
 from stages.parts.engines.process import KINDS
 from stages.parts.engines.requests import ProgramRequests
+from stages.parts.numbers.cards import plain_vllm_options
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json, write_text
 from stages.parts.run.machine import free_port
+from stages.parts.run.params import load_params
 from stages.parts.students.weights import merge_adapter
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import load_program
+from tests.conftest import ROOT
 from tests.serve.shop import LABELS, Shop, ended, last_request, make_shop, start, wait_until
 from tests.students.test_weights import pair
 
 __all__ = ["pair"]
-CARD = Path(__file__).parents[2] / "stages/parts/numbers/templates/model_card.md"
+CARD = ROOT / "stages/parts/numbers/templates/model_card.md"
 
 
 def card(name: str) -> str:
     """The card for a model's name; the rest of it is tests/stages/test_report.py's."""
-    return CARD.read_text().replace("{{ served_name }}", name)
+    options = " ".join(plain_vllm_options(load_params(ROOT / "params.yaml")))
+    return CARD.read_text().replace("{{ served_name }}", name).replace("{{ serve_options }}", options)
 
 
 @pytest.fixture
@@ -112,11 +116,9 @@ def test_plain_vllm_serves_the_folder_by_the_cards_own_words(pair, tmp_path):
         "--port",
         str(port),
     ]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     with (tmp_path / "log").open("w") as log:
-        engine = subprocess.Popen(
-            [*line, "--dtype", "float32", "--enforce-eager"], cwd=folder, env=environment, stdout=log, stderr=log
-        )
+        engine = subprocess.Popen(line, cwd=folder, env=environment, stdout=log, stderr=log)
     with ended(engine):
         wait_until(f"http://127.0.0.1:{port}/health", patience_s=300)
         assert lines_of_the_card(folder, f"http://127.0.0.1:{port}/v1") in labels

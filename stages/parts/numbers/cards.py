@@ -1,4 +1,4 @@
-"""Metadata of the model card and the data card, in Hugging Face's format."""
+"""What the model card and the data card say: metadata in Hugging Face's format, and how to serve the model."""
 
 from collections.abc import Sequence
 
@@ -87,3 +87,17 @@ def data_metadata(params: Params, rows: int, labels: Sequence[str]) -> str:
         size_categories=[size],
     )
     return data.to_yaml()
+
+
+def plain_vllm_options(params: Params) -> list[str]:
+    """Return what to start a plain vLLM with, so that an exported student answers there as it does in the service.
+
+    The precision is the service's: in another one, labels differ for some texts. Without a size for its cache vLLM
+    claims nearly all memory of a machine without GPUs, and does not start beside anything else.
+    """
+    student = params.student
+    length = student.max_model_len if isinstance(student, PretrainedStudentSettings) else None
+    limit = ["--max-model-len", str(length)] if length else []
+    if isinstance(student, PretrainedStudentSettings) and student.device == "gpu":
+        return ["--dtype", "bfloat16", *limit]
+    return ["--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", "1G", *limit]
