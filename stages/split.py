@@ -77,6 +77,17 @@ def without_reviewed(parts: Parts, decided: dict[str, str]) -> tuple[Parts, pd.D
     return parts._replace(pool=parts.pool[~is_reviewed]), reviewed.assign(label=[decided[row] for row in reviewed.id])
 
 
+def note_unused(decided: dict[str, str], rows: pd.DataFrame, reviewed: pd.DataFrame) -> dict[str, int]:
+    """Return how many decisions are about a row outside the pool (gold, test) and about no row, and print these."""
+    elsewhere = sorted(decided.keys() & set(rows.id) - set(reviewed.id))
+    nowhere = sorted(decided.keys() - set(rows.id))
+    for ids, why in ((elsewhere, "about gold or test rows, which keep their labels"), (nowhere, "about no row")):
+        if ids:
+            shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+            print(f"{paths.DECISIONS}: {len(ids)} of {len(decided)} decisions are {why}: {shown}")
+    return {"decisions_about_gold_or_test": len(elsewhere), "decisions_about_no_row": len(nowhere)}
+
+
 def check_pool(pool: pd.DataFrame, split: Split) -> None:
     """Refuse a pool too small for the rows that `sft` holds out, before a teacher is paid for it."""
     if len(pool) < split.rows_needed:
@@ -91,7 +102,9 @@ def main() -> None:
     rows = pd.read_parquet(paths.FILTERED_ROWS)
     parts = parts_of(rows, params)
     decisions = read_decisions(paths.DECISIONS, read_json(paths.LABELS))
-    parts, reviewed = without_reviewed(parts, {row: decision.label for row, decision in decisions.items()})
+    decided = {row: decision.label for row, decision in decisions.items()}
+    parts, reviewed = without_reviewed(parts, decided)
+    unused = note_unused(decided, rows, reviewed)
     check_pool(parts.pool, params.split)
     test_from = "gold" if parts.test.empty else "file"
     if parts.test.empty:
@@ -107,6 +120,7 @@ def main() -> None:
     report = {
         "gold": len(parts.gold),
         "reviewed": len(reviewed),
+        **unused,
         "pool": len(parts.pool),
         "test": len(parts.test),
         "test_from": test_from,

@@ -16,7 +16,7 @@ import requests
 from stages.parts.data.decisions import Decision, add_decisions, read_decisions, take_back
 from stages.parts.data.rows import TeacherLabel, row_id
 from stages.parts.review.desk import Desk
-from stages.parts.review.label_studio import decisions_of, task
+from stages.parts.review.label_studio import decisions_of, read_export, task
 from stages.parts.review.queue import Doubt, diverse_order, doubts
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
@@ -120,6 +120,24 @@ def test_label_studio_gets_tasks_and_its_export_comes_back(tmp_path):
     assert decisions_of(done + skipped, LABELS) == [
         Decision(rows()[0]["id"], "lost_card", "card_arrival", "2026-11-21T10:00:00Z")
     ]
+    # Comments, ratings and earlier answers stand beside the label, and change nothing.
+    rating = {"from_name": "quality", "to_name": "text", "type": "rating", "value": {"rating": 4}}
+    comment = {"from_name": "note", "to_name": "text", "type": "textarea", "value": {"text": ["unsure"]}}
+    urgent = {"from_name": "urgent", "to_name": "text", "type": "choices", "value": {"choices": ["yes"]}}
+    annotated = {**done[0]["annotations"][0], "result": [rating, urgent, comment, *choice]}
+    earlier = {"result": [{**choice[0], "value": {"choices": ["top_up"]}}], "updated_at": "2026-11-20T10:00:00Z"}
+    beside = [{**exported[0], "annotations": [annotated, earlier]}]
+    assert decisions_of(beside, LABELS) == decisions_of(done, LABELS)
+    assert not decisions_of([{**exported[0], "annotations": [{"result": [rating, comment]}]}], LABELS)
+    with pytest.raises(UserError, match="task 1 has no control 'label' but urgent"):
+        decisions_of([{**exported[0], "annotations": [{"result": [urgent]}]}], LABELS)
+    two = [{**choice[0], "value": {"choices": ["lost_card", "top_up"]}}]
+    with pytest.raises(UserError, match="task 1 has 2 choices"):
+        decisions_of([{**exported[0], "annotations": [{"result": two}]}], LABELS)
+    for content in (b"\xff", b"{", b"[" * 100_000, b"3"):
+        (tmp_path / "export.json").write_bytes(content)
+        with pytest.raises(UserError):
+            decisions_of(read_export(tmp_path / "export.json"), LABELS)
     with pytest.raises(UserError, match="task 1: 'lost_card' is none"):
         decisions_of(done, ["top_up"])
     with pytest.raises(UserError, match="not as Label Studio exports"):

@@ -12,7 +12,7 @@ from stages.parts.run.files import read_json, read_jsonl, write_json
 from tests.conftest import ROOT
 
 
-def test_decisions_take_rows_out_of_the_pool_and_out_of_the_seal(tmp_path, monkeypatch):
+def test_decisions_take_rows_out_of_the_pool_and_out_of_the_seal(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     texts = [f"query {number}" for number in range(60)]
     table = pd.DataFrame(
@@ -38,7 +38,11 @@ def test_decisions_take_rows_out_of_the_pool_and_out_of_the_seal(tmp_path, monke
     assert [row["id"] for row in read_jsonl(paths.POOL)] == [row["id"] for row in pool if row != pool[3]]
     assert pool[3]["id"] not in {row["id"] for row in read_jsonl(paths.SEALED)}
     assert (read_jsonl(paths.GOLD), read_jsonl(paths.TEST)) == (gold, test)
-    assert read_json(paths.SPLIT_REPORT)["reviewed"] == 1
+    report = read_json(paths.SPLIT_REPORT)
+    assert report["reviewed"] == 1
+    assert (report["decisions_about_gold_or_test"], report["decisions_about_no_row"]) == (2, 1)
+    said = capsys.readouterr().out
+    assert "1 of 4 decisions are about no row: of another corpus" in said and "2 of 4 decisions are about gold" in said
     paths.DECISIONS.write_text(f"id,label\n{pool[3]['id']},c\n")
     with pytest.raises(UserError, match="'c' is none of this run's 2 labels"):
         split.main()

@@ -57,7 +57,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         if mode is not None and path.is_symlink() and not mode & stat.S_IWUSR:  # DVC's cache, linked into the workspace
             raise UserError(f"{path} can't be written: it is a link to a read-only file; remove the link")
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{secrets.token_hex(8)}")  # short: `path` itself may be as long as names can be
+        draft = target.with_name(f".draft-{secrets.token_hex(8)}")  # short: `path` itself may be as long as names can be
         draft.touch(exist_ok=False)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise cannot_write(path, error) from None
@@ -202,7 +202,7 @@ def whole_folder(to: Path, own: Collection[str] = ("*",)) -> Iterator[Path]:
             raise UserError(f"{to} holds {file}, which would be lost: move it away, or name another folder")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=target.parent, prefix=".", ignore_cleanup_errors=True)
+        scratch = tempfile.TemporaryDirectory(dir=target.parent, prefix=".draft-", ignore_cleanup_errors=True)
     except OSError as error:
         raise cannot_write(to, error) from None
     with scratch:
