@@ -57,7 +57,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         if mode is not None and path.is_symlink() and not mode & stat.S_IWUSR:  # DVC's cache, linked into the workspace
             raise UserError(f"{path} can't be written: it is a link to a read-only file; remove the link")
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".draft-{secrets.token_hex(8)}")  # short: `path` itself may be as long as names can be
+        # A short name of its own: that of `path` may be as long as names can be.
+        draft = target.with_name(f".draft-{secrets.token_hex(8)}")
         draft.touch(exist_ok=False)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise cannot_write(path, error) from None
