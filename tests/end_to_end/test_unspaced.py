@@ -25,7 +25,7 @@ def test_japanese_texts_go_through_every_stage_and_the_service(tmp_path, monkeyp
         "optimize.candidate_programs": 1,
     }.items():
         edit(folder, *path.split("."), value=value)
-    assert repro(folder) == STAGES
+    assert set(STAGES) <= set(repro(folder))
     metrics = json.loads((folder / "reports/metrics.json").read_text())
     assert metrics["test"]["teacher"] > 0.9 and metrics["test"]["linear_teacher"] > 0.9
     assert metrics["test"]["tuned"]["plain"] > 0.7 > metrics["test"]["base"]["plain"]

@@ -27,6 +27,7 @@ from stages.parts.run.params import Runtime
 from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN
 from stages.parts.task.program import IntentClassifier
+from stages.parts.task.text import safe_text
 from stages.parts.teachers.causes import Causes, FailFastClient
 from stages.parts.teachers.inputs import RowSource
 from stages.parts.teachers.teacher import Teacher
@@ -51,7 +52,10 @@ class Labeller:
 
     async def outcome(self, row: Row) -> Outcome:
         """Return a row's outcome; raises what concerns all rows (EngineRefuses, BudgetExceeded)."""
-        return majority(await asyncio.gather(*map(self.vote, request_bodies(row["text"], self.requests, self.votes))))
+        bodies = request_bodies(row["text"], self.requests, self.votes)
+        if not bodies:
+            return Outcome(NO_PREDICTION, Failure("nothing to read", "the text holds nothing that a model reads"))
+        return majority(await asyncio.gather(*map(self.vote, bodies)))
 
     async def vote(self, body: dict[str, Any]) -> Outcome:
         try:
@@ -69,10 +73,13 @@ class Labeller:
 
 
 def request_bodies(text: str, requests: ProgramRequests, votes: int) -> list[dict[str, Any]]:
-    """Return the requests for a text. Votes differ by their seed, so that each answer is kept under its own key.
+    """Return the requests for a text; none if there is nothing to read in it, such as invisible characters alone.
 
+    Votes differ by their seed, so that each answer is kept under its own key.
     A temperature in the teacher's options counts, also an empty one, with which the model's own is used.
     """
+    if not safe_text(text, requests.program.labels):
+        return []
     body = requests.body(text)
     if votes == 1:
         return [body]
@@ -246,8 +253,8 @@ class LabellingRun:
         hint = f"; teacher.votes above 1 sends a {needed[0]} with each request" if needed else ""
         if isinstance(error, TooManyFailures):
             rows = f"more than {MAX_FAILED:.0%} of {self.total} rows"
-            if not self.labelled:
-                rows = f"the first {len(self.failed)} rows all"
+            if not self.labelled and len(self.failed) == ALL_FAILED:
+                rows = f"the first {ALL_FAILED} rows all"
             return UserError(
                 f"{rows} got no label: {self.causes}{hint}; check the teacher and run `dvc repro` again, the answers "
                 "so far are kept"
@@ -262,6 +269,11 @@ class LabellingRun:
         if isinstance(error, EngineError):
             return UserError(f"{error}; {labelled}: run `dvc repro` again, the answers so far are kept")
         return error
+
+    def vote_hint(self, message: str) -> str:
+        """Return what a refused parameter of votes has to do with them."""
+        needed = [name for name in ("seed", "temperature") if self.teacher.votes > 1 and name in message]
+        return f"; teacher.votes above 1 sends a {needed[0]} with each request" if needed else ""
 
 
 def spent(spending: Spending) -> str:
