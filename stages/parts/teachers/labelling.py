@@ -143,7 +143,7 @@ class StoredAnswers:
 
 
 class TooManyFailures(Exception):
-    """More rows have failed than the run may lose."""
+    """More rows have failed than the run may lose. The message says which."""
 
 
 class LabellingRun:
@@ -238,9 +238,10 @@ class LabellingRun:
             # An unusable answer's message is the model's own text, another one for each row.
             engine_failed = outcome.prediction is NO_PREDICTION
             self.causes.add(f"{failure.reason}: {failure.message}" if engine_failed else failure.reason)
-            failed = len(self.failed)
-            if failed > max(1, MAX_FAILED * self.total) or (failed == ALL_FAILED and not self.labelled):
-                raise TooManyFailures
+            if len(self.failed) > max(1, MAX_FAILED * self.total):
+                raise TooManyFailures(f"more than {MAX_FAILED:.0%} of {self.total} rows")
+            if len(self.failed) == ALL_FAILED and not self.labelled:
+                raise TooManyFailures(f"the first {ALL_FAILED} rows all")
 
     def add_failed(self, row: Row, failure: Failure) -> None:
         self.failed.append({"id": row["id"], "text": row["text"], "reason": failure.reason, "message": failure.message})
@@ -252,11 +253,8 @@ class LabellingRun:
         needed = [name for name in ("seed", "temperature") if self.teacher.votes > 1 and name in reasons]
         hint = f"; teacher.votes above 1 sends a {needed[0]} with each request" if needed else ""
         if isinstance(error, TooManyFailures):
-            rows = f"more than {MAX_FAILED:.0%} of {self.total} rows"
-            if not self.labelled and len(self.failed) == ALL_FAILED:
-                rows = f"the first {ALL_FAILED} rows all"
             return UserError(
-                f"{rows} got no label: {self.causes}{hint}; check the teacher and run `dvc repro` again, the answers "
+                f"{error} got no label: {self.causes}{hint}; check the teacher and run `dvc repro` again, the answers "
                 "so far are kept"
             )
         if isinstance(error, BudgetExceeded):
@@ -269,11 +267,6 @@ class LabellingRun:
         if isinstance(error, EngineError):
             return UserError(f"{error}; {labelled}: run `dvc repro` again, the answers so far are kept")
         return error
-
-    def vote_hint(self, message: str) -> str:
-        """Return what a refused parameter of votes has to do with them."""
-        needed = [name for name in ("seed", "temperature") if self.teacher.votes > 1 and name in message]
-        return f"; teacher.votes above 1 sends a {needed[0]} with each request" if needed else ""
 
 
 def spent(spending: Spending) -> str:
