@@ -4,10 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 # tests use local models only; without it transformers asks the hub first and waits
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,6 +19,13 @@ BANKING77 = ROOT.parent / "shared/data/banking77"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=3, help="how often the labelling run is killed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices of a few hundred rows gain nothing from threads, which spin for ten times as long on busy cores."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(scope="session")

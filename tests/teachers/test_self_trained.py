@@ -1,11 +1,9 @@
 import asyncio
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 import pytest
-from threadpoolctl import threadpool_limits
 
 from stages.filter import most_frequent, rows_of
 from stages.parts.data.rows import Row, as_rows
@@ -23,13 +21,6 @@ from stages.parts.teachers.self_trained import SelfTrainedClassifier, SelfTraini
 from tests.conftest import ROOT
 
 LABELS = ["card_arrival", "declined_card_payment", "pending_top_up"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices of a few hundred rows gain nothing from threads, which spin for ten times as long on busy cores."""
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture(scope="module")
