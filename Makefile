@@ -40,12 +40,15 @@ seeds: setup ## the pipeline over N=5 seeds, as DVC experiments: mean and spread
 readme: setup ## write the README's results from reports/seeds
 	@$(BIN)/python -m stages.parts.numbers.readme
 
+check-setup: setup ## check GPU, driver, memory, disk, models and keys for the profile, within seconds
+	@$(BIN)/python -m stages.parts.preflight.checks
+
 plan: setup ## what labelling will cost, reckoned from 20 rows: requests, tokens, dollars, time
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro -q split
+	@PATH="$(CURDIR)/$(BIN):$$PATH" SKIP_PREFLIGHT=1 $(BIN)/dvc repro -q split
 	@$(BIN)/python -m stages.parts.tuning.plan
 
 tune-teacher: setup ## compare prompts on the gold rows: the cheapest that none beats goes into data/prompts/PROFILE.json
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro -q split
+	@PATH="$(CURDIR)/$(BIN):$$PATH" SKIP_PREFLIGHT=1 $(BIN)/dvc repro -q split
 	@$(BIN)/python -m stages.parts.tuning
 
 review: setup ## look at the ROWS=100 rows that the teacher may have labelled wrongly; the next `dvc repro` learns from what you decide

@@ -11,6 +11,7 @@ import pandas as pd
 from stages.parts.data.benchmarks import banking77_from_url, read_hub
 from stages.parts.data.folder import read_folder, read_labels
 from stages.parts.data.tables import read_table
+from stages.parts.preflight.checks import require_setup
 from stages.parts.run.files import whole_file, write_json
 from stages.parts.run.params import Params, load_params
 from stages.parts.run.paths import RAW_LABELS, RAW_ROWS, SAMPLE
@@ -40,7 +41,9 @@ def fetch(params: Params) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
 
 
 def main() -> None:
-    tables, labels = fetch(load_params())
+    params = load_params()
+    require_setup(params)
+    tables, labels = fetch(params)
     print(", ".join(f"{part} {len(rows)} rows" for part, rows in tables.items()))
     rows = pd.concat([table.assign(part=part) for part, table in tables.items()], ignore_index=True)
     with whole_file(RAW_ROWS) as draft:

@@ -25,6 +25,7 @@ KNOWS = {
     "tracking": BELOW | {"numbers", "students", "tracking"},
     "traffic": BELOW | {"teachers", "numbers", "traffic"},
     "review": {"run", "task", "data", "encoder", "numbers", "review"},
+    "preflight": BELOW | {"weights", "students", "teachers", "preflight"},
     "tuning": BELOW | {"encoder", "teachers", "numbers", "tuning"},
 }
 

