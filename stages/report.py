@@ -183,6 +183,7 @@ def write_pages(run: FinishedRun) -> None:
             "pretrained": pretrained(run.params),
         },
         "serve_options": " ".join(plain_vllm_options(run.params)),
+        "predictor": "Predict" if run.pair.style == "direct" else "ChainOfThought",
         "served_name": f"{run.metrics.served.checkpoint}-{run.pair.checkpoint_sha256[:12]}",
         "sft": read_json(paths.SFT_REPORT),
         "split": split,

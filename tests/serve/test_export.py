@@ -32,7 +32,11 @@ CARD = ROOT / "stages/parts/numbers/templates/model_card.md"
 def card(name: str) -> str:
     """The card for a model's name; the rest of it is tests/stages/test_report.py's."""
     options = " ".join(plain_vllm_options(load_params(ROOT / "params.yaml")))
-    return CARD.read_text().replace("{{ served_name }}", name).replace("{{ serve_options }}", options)
+    values = {"served_name": name, "serve_options": options, "predictor": "Predict"}
+    text = CARD.read_text()
+    for key, value in values.items():
+        text = text.replace("{{ " + key + " }}", value)
+    return text
 
 
 @pytest.fixture
@@ -45,16 +49,19 @@ def shop(tmp_path, monkeypatch) -> Shop:
     return made
 
 
-def lines_of_the_card(folder: Path, api_base: str) -> str:
-    """What the README's Python prints, run with nothing of this project, on a server somewhere else."""
-    [code] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    assert len([line for line in code.splitlines() if line]) == 5
+def lines_of_the_card(folder: Path, api_base: str, number: int) -> str:
+    """What one of the card's Python blocks prints, run with nothing of this project, on a server somewhere else."""
+    code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[number]
+    assert len([line for line in code.splitlines() if line]) <= 10
     code = code.replace("http://127.0.0.1:8000/v1", api_base)
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-I", "-c", code]
+    environment = {**os.environ, "DSPY_CACHEDIR": str(folder.parent / "dspy-cache")}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_folder_is_whole_and_its_cards_lines_ask_a_plain_server(shop):
     exporting.export_pair(paths.EXPORT)
     written = {path.name for path in paths.EXPORT.iterdir()}
@@ -69,12 +76,15 @@ def test_the_folder_is_whole_and_its_cards_lines_ask_a_plain_server(shop):
     place = ["--port", str(shop.engine_port), "--model", shop.model]
     with ended(start(shop, "tests.serve.stub_engine", *place)):
         wait_until(f"{shop.engine}/v1/models")
-        assert lines_of_the_card(paths.EXPORT, f"{shop.engine}/v1") in LABELS
+        label = lines_of_the_card(paths.EXPORT, f"{shop.engine}/v1", 0)
         sent = last_request(shop)
+        through_dspy = lines_of_the_card(paths.EXPORT, f"{shop.engine}/v1", 1)
+        sent_by_dspy = last_request(shop)
+    assert label in LABELS and through_dspy == label
     program = load_program(paths.PROGRAM, LABELS, "Classify.", "direct")
-    assert sent == ProgramRequests(program, KINDS["vllm"], shop.model, 8).body("My card got declined"), (
-        "the program's own request"
-    )
+    own = ProgramRequests(program, KINDS["vllm"], shop.model, 8).body("My card got declined")
+    assert sent == own, "the program's own request"
+    assert {name: value for name, value in sent_by_dspy.items() if value is not None} == own
 
 
 def test_a_card_of_another_student_is_refused_and_nothing_is_replaced(shop):
@@ -121,4 +131,4 @@ def test_plain_vllm_serves_the_folder_by_the_cards_own_words(pair, tmp_path):
         engine = subprocess.Popen(line, cwd=folder, env=environment, stdout=log, stderr=log)
     with ended(engine):
         wait_until(f"http://127.0.0.1:{port}/health", patience_s=300)
-        assert lines_of_the_card(folder, f"http://127.0.0.1:{port}/v1") in labels
+        assert lines_of_the_card(folder, f"http://127.0.0.1:{port}/v1", 0) in labels

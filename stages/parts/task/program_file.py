@@ -12,7 +12,7 @@ import dspy
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import read_json, write_json, write_text
+from stages.parts.run.files import read_json, write_json
 from stages.parts.run.params import Style
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import StudentFormat
@@ -46,7 +46,10 @@ def program_state(program: IntentClassifier) -> str:
 
 
 def save_program(program: IntentClassifier, path: Path) -> None:
-    write_text(path, program_state(program))
+    """Write a program's JSON, which DSPy's own `load` reads, too."""
+    # `load` wants versions to compare with its own; Python's would make the file another one on another machine.
+    metadata = {"dependency_versions": {"dspy": dspy.__version__}}
+    write_json(path, program.dump_state() | {"metadata": metadata})
 
 
 def save_sidecar(sidecar: Sidecar, path: Path) -> None:
