@@ -175,6 +175,7 @@ def test_the_service_runs_on_sglang(tmp_path, style):
         )
 
 
+@pytest.mark.slow
 def test_an_adapter_that_the_base_would_answer_for_is_refused(tmp_path):
     """Asked for by its own name, SGLang's base answers, and says nothing."""
     shop = sglang_shop(tmp_path / "shop")

@@ -184,6 +184,7 @@ def test_command_lines_are_ones_that_vllm_takes(tmp_path):
     assert allowed == ["1", "0"], "adapters come and go at run time where there are places for them, and nowhere else"
 
 
+@pytest.mark.slow
 def test_who_loads_adapters_at_run_time_needs_the_key_and_the_one_route(monkeypatch):
     """vLLM's own app, with an engine behind it that takes everything."""
     start = launch(slots=AdapterSlots(count=16, max_rank=12), key="the engine's key")

@@ -85,6 +85,7 @@ def test_two_revisions_are_compared_on_the_same_rows(repository):
     assert "No difference shown" in (repository / "reports/compare/index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_revision_that_is_not_there_is_one_clear_line(repository):
     done = command(repository, "compare", "main", "nowhere", check=False)
     assert done.returncode == 1 and "of nowhere can't be read" in done.stderr and "Traceback" not in done.stderr

