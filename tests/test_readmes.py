@@ -20,6 +20,7 @@ VALUES = yaml.safe_load((ROOT / "params.yaml").read_text())
 CHECKED = {"make", "dvc", "python", "python3", "pip", "."}
 FROM_OUTSIDE = {"aws", "curl", "docker", "git", "kubectl", "openssl", "apt-get", "promtool", "vllm", "hf", "export"}
 FROM_OUTSIDE |= {"serve"}  # of Ray
+PIP_INSTALL = r"(\.venv[\w-]*)/bin/(?:python -m )?(pip install [^`\n]*)"
 
 
 def blocks(text: str) -> Iterator[str]:
@@ -109,6 +110,29 @@ def test_modules_and_their_flags_exist():
         source = source_of(words[1])
         for flag in (word.partition("=")[0] for word in words[2:] if word.startswith("--")):
             assert f'"{flag}"' in source, f"{readme}: {words[1]} has no {flag}"
+
+
+def pins(lock: str) -> dict[str, str]:
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / lock).read_text(), re.MULTILINE))
+
+
+def test_no_optional_install_changes_a_package_of_the_environment():
+    """What a reader installs must not break what the next line has them run: it has an environment of its own, or a
+    lock that agrees with the environment's.
+    """
+    for readme in READMES:
+        for python, line in re.findall(PIP_INSTALL, (ROOT / readme).read_text()):
+            if python == ".venv":
+                [lock] = re.findall(r"-r (requirements-\w+\.lock)", line) or pytest.fail(f"{readme}: {line}")
+                own, added = pins("requirements-cpu.lock"), pins(lock)
+                changed = {name for name in own.keys() & added if own[name] != added[name]}
+                # aiobotocore pins it; boto3 is here for vLLM's own downloads, which nothing uses
+                assert changed <= {"botocore"}, f"{readme}: {lock}"
+    optional = re.findall(r"(\S+)/bin/python -m pip.*-r (requirements-\S+)", MAKEFILE.replace("$(RAY)", ".venv-ray"))
+    assert {lock: python for python, lock in optional} == {
+        "requirements-ray.lock": "@.venv-ray",
+        "requirements-tracking.lock": "@.venv-tracking",
+    }, "make installs them beside .venv, never into it"
 
 
 def test_requirements_and_folders_in_commands_exist():
