@@ -58,7 +58,7 @@ def read_rows(path: Path, column: str) -> pd.DataFrame:
 
 def check_target(to: Path) -> None:
     """Raise UserError if the output could not be written: before hours of work, not after."""
-    if to.is_dir() or not os.access(to.parent, os.W_OK):
+    if (to.exists() and not to.is_file()) or not os.access(to.parent, os.W_OK):
         raise UserError(f"{to} can't be written: name a file in a folder that is there and yours")
 
 

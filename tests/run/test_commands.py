@@ -17,6 +17,14 @@ from stages.parts.run.errors import UserError
             OSError(errno.EDQUOT, "quota"),
             "tune: the disk is full (while writing a file): free some space and run it again",
         ),
+        (
+            OSError(errno.EFBIG, "large", "x"),
+            "tune: a file-size limit (ulimit -f) is reached (while writing x): free some space and run it again",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", ".cache/x"),
+            "tune: .cache/x: Permission denied: it has to be a path that you may use",
+        ),
         (KeyboardInterrupt(), 130),
     ],
 )

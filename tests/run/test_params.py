@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from stages.parts.run.errors import UserError
-from stages.parts.run.params import parse_params
+from stages.parts.run.params import load_params, parse_params
 from tests.conftest import ROOT
 
 
@@ -33,6 +33,7 @@ def test_every_profile_is_valid_and_an_empty_value_takes_the_profiles_own(values
     [
         (("lora", "rank"), 8, "params.yaml: lora.rank: there is no such parameter"),
         (("lora", "r"), "8", "params.yaml: lora.r: Input should be a valid integer (got '8')"),
+        (("report", "price_per_hour"), float("inf"), "report.price_per_hour: Input should be a finite number"),
         (("lora", "r"), 0, "params.yaml: lora.r: Input should be greater than 0 (got 0)"),
         (("lora", "r"), True, "params.yaml: lora.r: Input should be a valid integer (got True)"),
         (("profiles", "embedded", "top_n"), "all", "params.yaml: top_n: Input should be a valid integer (got 'all')"),
@@ -113,6 +114,16 @@ def test_params_of_another_shape_are_one_clear_line(values):
         with pytest.raises(UserError, match=r"params\.yaml: ") as caught:
             parse_params({**values, **change})
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b"{", b"", b"3"])
+def test_a_file_that_is_no_yaml_is_one_clear_line(tmp_path, content):
+    (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_params(tmp_path / "params.yaml")
+    assert "params.yaml" in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="can't be read: Is a directory"):
+        load_params(tmp_path)
 
 
 def test_a_missing_parameter_is_named(values):

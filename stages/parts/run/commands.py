@@ -11,6 +11,9 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import NO_ROOM
 from stages.parts.run.machine import end_on_sigterm
 
+# Of paths that the user chose, or a `.cache` that is not theirs.
+NOT_YOURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
 
 @contextmanager
 def command(name: str, *also: type[Exception], stopped: str = "") -> Iterator[None]:
@@ -26,6 +29,8 @@ def command(name: str, *also: type[Exception], stopped: str = "") -> Iterator[No
     except one_line as error:
         sys.exit(f"{name}: {error}{undo_hint()}")
     except OSError as error:
+        if error.errno in NOT_YOURS and error.filename:
+            sys.exit(f"{name}: {error.filename}: {error.strerror}: it has to be a path that you may use")
         if error.errno not in NO_ROOM:
             raise
         full = "a file-size limit (ulimit -f) is reached" if error.errno == errno.EFBIG else "the disk is full"

@@ -27,7 +27,7 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 class Block(BaseModel):
     """No misspelt keys, no silent conversions."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class HubData(Block):
@@ -448,7 +448,9 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run from the repository root") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return parse_params(values, str(path))
 
