@@ -4,15 +4,42 @@ abstains.
 python -m stages.calibrate
 """
 
+from dataclasses import dataclass
 from typing import Any
 
-from stages.parts.numbers.calibration import Calibration, best_temperature, calibrated, lowest_threshold
+import numpy as np
+
+from stages.parts.numbers.calibration import Calibration, best_temperature, calibrated
+from stages.parts.numbers.metrics import PromiseFigures
+from stages.parts.numbers.promise import (
+    CoveragePoint,
+    GoldEvidence,
+    certified_point,
+    coverage_points,
+    likely_point,
+    more_rows_needed,
+    same_quantiles,
+)
 from stages.parts.run import paths
-from stages.parts.run.files import read_jsonl, write_json
-from stages.parts.run.params import load_params
+from stages.parts.run.files import read_json, read_jsonl, write_json
+from stages.parts.run.params import Params, load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.task.labels import NONE_OF_THESE
 from stages.parts.task.program_file import load_sidecar
+
+
+@dataclass(frozen=True)
+class HeldOutRow:
+    """A row that the student was not trained on: its label and who gave it, the teacher's confidence in it, and the
+    student's prediction with its calibrated confidence.
+    """
+
+    id: str
+    label: str
+    by: str
+    teacher_confidence: float | None
+    predicted: str
+    confidence: float
 
 
 def label_certainty(row: dict[str, Any], teacher_right: float) -> float:
@@ -24,52 +51,127 @@ def label_certainty(row: dict[str, Any], teacher_right: float) -> float:
     return teacher_right if row["confidence"] is None else float(row["confidence"])
 
 
-def main() -> None:
-    params = load_params()
-    gold = {row["id"]: row["label"] for row in read_jsonl(paths.GOLD)}
+def calibrated_rows(gold: dict[str, str]) -> tuple[list[HeldOutRow], float]:
+    """Return the held-out rows for which the student names a label, and the temperature of its probabilities."""
     teacher_gold = read_jsonl(paths.TEACHER_GOLD)
     # Laplace's rule of succession
     teacher_right = (sum(row["label"] == gold[row["id"]] for row in teacher_gold) + 1) / (len(teacher_gold) + 2)
     rows = [row for row in read_jsonl(paths.HELD_OUT) if row["probabilities"]]
+    if not rows:  # a student too small to finish its reasoning
+        return [], 1.0
     labels, certainty = [row["label"] for row in rows], [label_certainty(row, teacher_right) for row in rows]
+    temperature = best_temperature([row["probabilities"] for row in rows], labels, certainty)
+    found = []
+    for row in rows:
+        predicted, confidence = next(iter(calibrated(row["probabilities"], temperature).items()))
+        found.append(HeldOutRow(row["id"], row["label"], row["by"], row["confidence"], predicted, confidence))
+    return found, temperature
 
-    # There may be no rows: a student too small to finish its reasoning names no label at all.
-    temperature = best_temperature([row["probabilities"] for row in rows], labels, certainty) if rows else 1.0
-    predicted = [next(iter(calibrated(row["probabilities"], temperature).items())) for row in rows]
-    confidence = [probability for _, probability in predicted]
-    # A prediction other than the label counts as wrong, though the label may be: this errs on the careful side.
-    right = [
-        sure if label == wanted else 0.0 for (label, _), wanted, sure in zip(predicted, labels, certainty, strict=True)
-    ]
+
+def gold_evidence(
+    params: Params, gold: dict[str, str], on_gold: list[HeldOutRow], dev: list[HeldOutRow]
+) -> tuple[GoldEvidence, np.ndarray] | None:
+    """Return what the gold rows say about the answers to dev rows, and which dev answers count [N]; None if nothing.
+
+    If the teacher has not learned from gold labels, nor has the student, and its own predictions of gold rows count.
+    Otherwise the student has learned them through its teacher: on the embedded profile it is right on 87 % of gold rows
+    and 71 % of others. Then the teacher's cross-fitted predictions stand in for the student's, with the student's
+    confidence at the same quantile, and an answer that differs from the teacher's counts as wrong. A prompt that was
+    optimised on the gold rows leaves no row unseen.
+    """
+    report = read_json(paths.TEACHER_REPORT)
+    if "gold_accuracy" not in report or not dev:
+        return None
+    if params.teacher.kind != "linear" and report["prompt"] != "examples":
+        rows = [row for row in on_gold if row.predicted != NONE_OF_THESE]
+        confidence = np.array([row.confidence for row in rows])
+        right = np.array([row.predicted == gold[row.id] for row in rows], bool)
+        return (GoldEvidence(confidence, right), np.ones(len(dev))) if rows else None
+    cross_fitted = [row for row in read_jsonl(paths.TEACHER_GOLD) if row["label"] != NONE_OF_THESE]
+    if not cross_fitted or any(row["confidence"] is None for row in cross_fitted):
+        return None
+    confidence = same_quantiles(
+        np.array([row["confidence"] for row in cross_fitted]),
+        np.array([row.teacher_confidence for row in dev]),
+        np.array([row.confidence for row in dev]),
+    )
+    right = np.array([row["label"] == gold[row["id"]] for row in cross_fitted], bool)
+    return GoldEvidence(confidence, right), np.array([float(row.predicted == row.label) for row in dev])
+
+
+def promise_of(params: Params, gold: dict[str, str], rows: list[HeldOutRow]) -> PromiseFigures | None:
+    """Return what the gold rows certify about the answers to the dev rows."""
     # Leave none_of_these out: its easy hits would hide wrong labels.
-    named = [
-        (hit, sure)
-        for hit, sure, (label, _) in zip(right, confidence, predicted, strict=True)
-        if label != NONE_OF_THESE
-    ]
-    threshold = lowest_threshold([sure for _, sure in named], [hit for hit, _ in named], params.calibrate.precision)
+    dev = [row for row in rows if row.by == "teacher" and row.predicted != NONE_OF_THESE]
+    found = gold_evidence(params, gold, [row for row in rows if row.by == "hand"], dev)
+    if found is None:
+        return None
+    evidence, counts = found
+    confidence, wanted = np.array([row.confidence for row in dev]), params.calibrate.precision
+    points = coverage_points(evidence, confidence, counts)
+    certified, more = certified_point(points, wanted), None
+    if certified is None:
+        more = more_rows_needed(evidence, confidence, counts, wanted)
+    point: CoveragePoint = certified or likely_point(points, wanted) or points[0]
+    return PromiseFigures(
+        kept=certified is not None,
+        threshold=point.threshold,
+        # Of all dev rows: those that got none_of_these are not answered.
+        coverage=point.coverage * len(dev) / sum(row.by == "teacher" for row in rows),
+        estimate=point.estimate,
+        bound=point.bound,
+        gold_rows=len(evidence.right),
+        more_gold_rows=more,
+    )
 
-    answered = [hit for hit, sure in named if threshold is not None and sure >= threshold]
-    pair = load_sidecar(paths.SIDECAR)
+
+def describe(calibration: Calibration) -> str:
+    """Return what the service will do, in one or two sentences."""
+    promise, wanted = calibration.promise, f"{calibration.wanted_precision:.0%}"
+    if promise is None:
+        found = (
+            f"the gold rows can't certify a threshold for {wanted} right answers: the teacher's prompt was tuned on "
+            "them, it reports no confidence, or the student names no label"
+        )
+    elif promise.kept:
+        found = (
+            f"certified by {promise.gold_rows} gold rows: at least {promise.bound:.1%} right answers on "
+            f"{promise.coverage:.0%} of the queries"
+        )
+    else:
+        rows = f"{promise.more_gold_rows} more" if promise.more_gold_rows else "a better teacher, not more rows,"
+        found = (
+            f"{promise.gold_rows} gold rows certify no threshold for {wanted} right answers, {rows} would; now they "
+            f"certify {promise.bound:.1%} on {promise.coverage:.0%} of the queries"
+        )
+    if calibration.threshold is None:
+        return f"{found}. The service abstains on every query (calibrate.when_uncertified)"
+    return f"{found}. Temperature {calibration.temperature:.2f}, threshold {calibration.threshold:.2f}"
+
+
+def main() -> None:
+    params, pair = load_params(), load_sidecar(paths.SIDECAR)
+    gold = {row["id"]: row["label"] for row in read_jsonl(paths.GOLD)}
+    rows, temperature = calibrated_rows(gold)
+    promise = promise_of(params, gold, rows)
+    used = promise
+    if promise is None or (not promise.kept and params.calibrate.when_uncertified == "abstain"):
+        used = None
+    elif not promise.kept and promise.estimate < params.calibrate.precision:
+        used = None  # not even the estimate is good enough at any threshold
     calibration = Calibration(
         checkpoint_sha256=pair.checkpoint_sha256,
         program_sha256=pair.program_sha256,
         temperature=temperature,
-        threshold=threshold,
+        threshold=used.threshold if used else None,
         wanted_precision=params.calibrate.precision,
         rows=len(rows),
-        coverage=len(answered) / len(rows) if rows else 0.0,
-        precision=sum(answered) / len(answered) if answered else None,
+        coverage=used.coverage if used else 0.0,
+        precision=used.estimate if used else None,
+        promise=promise,
     )
     write_json(paths.CALIBRATION, calibration.model_dump())
-    if threshold is None:
-        print(
-            f"no threshold reaches {calibration.wanted_precision:.0%} right answers on {len(rows)} rows: the service "
-            f"will abstain on every query"
-        )
-    else:
-        answers = f"{calibration.coverage:.0%} of rows answered, {calibration.precision:.1%} of them right"
-        print(f"temperature {temperature:.2f}, threshold {threshold:.2f}: {answers}")
+    print(describe(calibration))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from stages.parts.numbers.metrics import (
 )
 from stages.parts.numbers.out_of_scope import out_of_scope_figures, scoped_confidence
 from stages.parts.numbers.statistics import (
+    calibration_p,
     coverage_curve,
     difference_interval,
     expected_calibration_error,
@@ -215,6 +216,7 @@ def served_figures(
         for hit, value in zip(right, confidence, strict=True)
         if calibration.threshold and value >= calibration.threshold
     ]
+    tokens = mean_tokens(scores)
     p50, p95 = np.quantile(answers.seconds_alone, [0.5, 0.95])
     return ServedFigures(
         checkpoint=Path(pair.checkpoint).name,
@@ -222,16 +224,19 @@ def served_figures(
         accuracy=sum(right) / len(right),
         invalid=sum(label not in pair.labels for label in scores.predicted),
         calibration_error=expected_calibration_error(reliability(confidence, right)),
+        calibration_p=calibration_p(confidence, right),
         calibration_error_before=expected_calibration_error(reliability(as_reported, right)),
         temperature=calibration.temperature,
         threshold=calibration.threshold,
         wanted_precision=calibration.wanted_precision,
         answered=len(answered) / len(right),
         precision=measure(answered) if answered else None,
-        **mean_tokens(scores),
+        prompt_tokens=tokens["prompt_tokens"],
+        completion_tokens=tokens["completion_tokens"],
         queries_per_second=len(right) / scores.seconds,
         p50_ms=1000 * float(p50),
         p95_ms=1000 * float(p95),
+        promise=calibration.promise,
     )
 
 
@@ -307,7 +312,7 @@ def main() -> None:
         **({"outside": scope} if scope else {}),
         served_less={
             name: Difference(
-                **dict(zip(("low", "high"), difference_interval(served_right, each.right, params.seed), strict=True)),
+                **dict(zip(("low", "high"), difference_interval(served_right, each.right), strict=True)),
                 p=mcnemar(served_right, each.right),
             )
             for name, each in arms.items()

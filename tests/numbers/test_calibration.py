@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.parts.numbers.calibration import best_temperature, calibrated, lowest_threshold
+from stages.parts.numbers.calibration import best_temperature, calibrated
 from stages.parts.numbers.statistics import expected_calibration_error, reliability
 
 LABELS = ["a", "b", "c", "d"]
@@ -49,22 +49,3 @@ def test_a_label_the_engine_did_not_report_is_a_surprise_not_a_crash():
     assert 0.2 <= best_temperature([{"a": 0.9, "b": 0.1}] * 20, ["c", *["a"] * 19], [1.0] * 20) <= 10
     assert calibrated({}, 2.0) == {}
     assert calibrated({"a": 0.0}, 1.0) == {}
-
-
-def test_the_threshold_is_the_lowest_that_is_right_often_enough():
-    confidence = [1 - number / 100 for number in range(100)]
-    right = [number < 60 for number in range(100)]  # the surest 60 are right, the rest wrong
-    threshold = lowest_threshold(confidence, right, 0.9)
-    kept = [hit for hit, value in zip(right, confidence, strict=True) if value >= threshold]
-    assert (sum(kept) + 1) / (len(kept) + 2) >= 0.9 and len(kept) >= 60
-    assert (60 + 1) / (len(kept) + 1 + 2) < 0.9  # one more would not do
-
-
-def test_equal_confidences_stand_or_fall_together():
-    assert lowest_threshold([0.9] * 10 + [0.5] * 10, [True] * 10 + [True] * 9 + [False], 0.85) == 0.5
-    assert lowest_threshold([0.9] * 20, [True] * 10 + [False] * 10, 0.9) is None
-
-
-def test_a_lucky_handful_is_no_proof():
-    assert lowest_threshold([0.99, 0.98], [True, True], 0.9) is None
-    assert lowest_threshold([], [], 0.9) is None

@@ -3,7 +3,8 @@
 metrics       what `evaluate` measures: the typed content of reports/metrics.json
 arms          the compared arms: names, prices, and which one to serve
 baselines     the linear model that a student has to beat
-calibration   temperature, and the confidence threshold of the service
+calibration   the temperature and threshold of the service
+promise       the precision that the gold rows certify
 out_of_scope  texts that no label fits
 label_errors  which of a teacher's labels are likely wrong
 statistics    intervals, paired tests, calibration error

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.optimize import minimize_scalar
 
+from stages.parts.numbers.metrics import PromiseFigures
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json
 
@@ -20,9 +21,11 @@ TEMPERATURES = (0.2, 10.0)
 
 
 class Calibration(BaseModel):
-    """How to read the probabilities of the pair with these hashes. `threshold` is the lowest confidence that is
-    answered, None if the service abstains on every query; `coverage` and `precision` are those on the `rows` that it
-    was chosen on."""
+    """How to read the probabilities of the pair with these hashes.
+
+    `threshold` is the lowest confidence that is answered, None if the service abstains on every query. `coverage` and
+    `precision` are the estimates for it on held-out `rows`. `promise` is None if no gold row can certify anything.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,6 +37,7 @@ class Calibration(BaseModel):
     rows: int
     coverage: float
     precision: float | None
+    promise: PromiseFigures | None = None
 
 
 def load_calibration(path: Path) -> Calibration:
@@ -66,17 +70,3 @@ def best_temperature(
 
     bounds = tuple(math.log(bound) for bound in TEMPERATURES)
     return math.exp(float(minimize_scalar(log_loss, bounds=bounds, method="bounded").x))
-
-
-def lowest_threshold(confidence: Sequence[float], right: Sequence[float], precision: float) -> float | None:
-    """Return the lowest confidence at or above which a share of `precision` of the rows is right, if there is one.
-
-    `right` is the probability that a row's answer is right. The share is (right + 1) / (rows + 2), Laplace's rule of
-    succession: a few lucky rows prove little.
-    """
-    order = np.argsort(-np.asarray(confidence), kind="stable")
-    ranked = np.asarray(confidence)[order]
-    share = (np.cumsum(np.asarray(right, float)[order]) + 1) / (np.arange(len(order)) + 3)
-    last_of_its_value = np.append(ranked[1:] != ranked[:-1], True)
-    enough = np.flatnonzero((share >= precision) & last_of_its_value[: len(ranked)])
-    return float(ranked[enough[-1]]) if len(enough) else None

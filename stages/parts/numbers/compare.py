@@ -60,13 +60,13 @@ def changed_metrics(a: str, b: str) -> list[dict[str, Any]]:
     return changed
 
 
-def compare(a: str, b: str, seed: int) -> dict[str, Any]:
+def compare(a: str, b: str) -> dict[str, Any]:
     """Return what the page shows; raises UserError if the two have no test row in common."""
     both = served_predictions(a).join(served_predictions(b), how="inner", lsuffix="_a", rsuffix="_b")
     if both.empty:
         raise UserError(f"{a} and {b} have no test row in common: their accuracies can't be compared")
     right_a, right_b = both.predicted_a == both.actual_a, both.predicted_b == both.actual_b
-    low, high = difference_interval(list(right_b), list(right_a), seed)
+    low, high = difference_interval(list(right_b), list(right_a))
     texts = {row["id"]: row["text"] for row in read_jsonl(paths.TEST)}
 
     def rows(mask: "pd.Series[bool]", instead: str) -> list[dict[str, str]]:
@@ -99,7 +99,7 @@ def main() -> None:
     given = parser.parse_args()
     with command("compare"):
         params = load_params()
-        found = compare(given.a, given.b, params.seed)
+        found = compare(given.a, given.b)
         write_text(paths.COMPARE / "index.html", rendered("compare.html", **found, color=params.report.color))
     revisions = [given.a] + ([] if given.b == WORKSPACE else [given.b])
     subprocess.run(["dvc", "metrics", "diff", *revisions], check=False)

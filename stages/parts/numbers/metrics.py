@@ -80,11 +80,28 @@ class ArmFigures(Figures):
         return self.prompt_tokens + self.completion_tokens
 
 
+class PromiseFigures(Figures):
+    """What the gold rows certify about the served pair (stages/parts/numbers/promise.py).
+
+    `kept` says that the `bound` reaches the wanted precision at `threshold`. Otherwise `threshold` is one whose
+    `estimate` does, or the highest, and `more_gold_rows` more would certify one (None: no number of them would).
+    """
+
+    kept: bool
+    threshold: float
+    coverage: float
+    estimate: float
+    bound: float
+    gold_rows: int
+    more_gold_rows: int | None
+
+
 class ServedFigures(Figures):
     """The pair that is served.
 
     `answered` is the share of test rows at or above the threshold, `precision` the share of right answers among them
-    (None if there are none). `invalid` counts answers that are no label.
+    (None if there are none). `invalid` counts answers that are no label. `calibration_p` is small if the confidences
+    are wrong beyond chance.
     """
 
     checkpoint: str
@@ -92,6 +109,7 @@ class ServedFigures(Figures):
     accuracy: float
     invalid: int
     calibration_error: float
+    calibration_p: float
     calibration_error_before: float
     temperature: float
     threshold: float | None
@@ -103,6 +121,7 @@ class ServedFigures(Figures):
     queries_per_second: float
     p50_ms: float
     p95_ms: float
+    promise: PromiseFigures | None = None
 
 
 class OutOfScopeFigures(Figures):
@@ -123,7 +142,7 @@ class OutOfScopeFigures(Figures):
 
 
 class Difference(Figures):
-    """The served student's accuracy minus another arm's on the same rows: 95 % interval and McNemar's exact p."""
+    """The served student's accuracy minus another arm's on the same rows: 95 % interval and McNemar's p."""
 
     low: float
     high: float

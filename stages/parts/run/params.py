@@ -111,6 +111,7 @@ class Optimize(Block):
 
 class Calibrate(Block):
     precision: Rate
+    when_uncertified: Literal["abstain", "best"]
 
 
 class Report(Block):

@@ -20,7 +20,7 @@ from stages.parts.tuning.optimisers import check_installed
 from stages.parts.tuning.recipes import LEARNS, PromptMaker
 from stages.parts.tuning.session import open_session
 
-# McNemar's test separates two prompts if one alone is right on at least six rows, and the other alone on none.
+# McNemar's test separates two prompts if one alone is right on at least four rows, and the other alone on none.
 MIN_GOLD = 20
 
 
@@ -62,7 +62,7 @@ def tune(params: Params) -> dict[str, Any]:
         "gold": len(gold),
         "reviewed": len(inputs.reviewed),
         "folds": params.tune.folds,
-        "candidates": compared(scores, params.seed),
+        "candidates": compared(scores),
         "chosen": chosen,
         "answers": spending.answers,
         "prompt_tokens": spending.prompt_tokens,

@@ -89,13 +89,13 @@ def choice(scores: Sequence[Score]) -> PromptRecipe:
     return min((score for score in scores if not beaten_by(score, scores)), key=lambda score: score.price).recipe
 
 
-def compared(scores: Sequence[Score], seed: int) -> dict[str, Any]:
+def compared(scores: Sequence[Score]) -> dict[str, Any]:
     """Return each recipe's figures for the report; differences are from the first recipe."""
     found: dict[str, Any] = {}
     for score in scores:
         low, high = interval(sum(score.right), len(score.right))
         first = scores[0].right
-        less_low, less_high = difference_interval(score.right, first, seed)
+        less_low, less_high = difference_interval(score.right, first)
         found[score.recipe] = {
             "accuracy": score.accuracy,
             "low": low,
