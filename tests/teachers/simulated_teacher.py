@@ -70,6 +70,7 @@ FORMS = (
     "together null nan infinity positive strings absent parts events list no_usage zero_usage text_usage hidden_usage"
     " outputs huge"
 ).split()
+BATCH_ODDS = "blank cut foreign twice created text no_status empty outputs ended upper".split()
 HUGE = 2 * 2**20
 WRONG_KEY = (401, "invalid_api_key", "Incorrect API key provided.")
 ANSWERED = web.AppKey("answered", list)
@@ -183,6 +184,34 @@ def formed(completion: dict[str, Any], form: str | None) -> web.Response:
             text="".join([": keep-alive\n\n", *lines, "data: [DONE]\n\n"]), content_type="text/event-stream"
         )
     return web.json_response([found] if form == "list" else found)
+
+
+def odd_lines(lines: Sequence[dict[str, Any]], odd: str | None) -> list[str]:
+    """The lines of a batch's answers, the first ten of them, or what is beside them, in a form of `BATCH_ODDS`."""
+    found = [json.dumps(line) for line in lines]
+    first: list[dict[str, Any]] = [json.loads(line) for line in found[:10]]
+    if odd == "blank":
+        return ["", "  ", *found, "", "\t"]
+    if odd == "cut":
+        return [line[: len(line) // 2] for line in found[:10]] + found[10:]
+    if odd == "foreign":
+        foreign = [
+            {**line, "custom_id": name} for line, name in zip(first, ("row-1", "", 7, None, "0" * 31), strict=False)
+        ]
+        return [json.dumps(line) for line in [*foreign, {}, [], {"custom_id": "f" * 32}]] + found
+    if odd == "twice":
+        return found + found[:10]
+    statuses: dict[str, Any] = {"created": 201, "text": "200"}
+    for line in first:
+        if odd in statuses:
+            line["response"]["status_code"] = statuses[odd]
+        elif odd == "no_status":
+            del line["response"]["status_code"]
+        elif odd == "empty":
+            line["response"] = None
+        elif odd == "outputs":
+            line["response"]["body"]["choices"][0] = {"output": "card_arrival"}
+    return [json.dumps(line) for line in first] + found[10:]
 
 
 def complaint(status: int, code: str, message: str) -> web.Response:
@@ -427,9 +456,9 @@ class SimulatedTeacher:
         """
         batch = self.batches[request.match_info["name"]]
         batch["polls"] += 1
-        if batch["status"] != "completed" and batch["polls"] <= self.options.batch_polls:
+        if "output_file_id" not in batch and batch["polls"] <= self.options.batch_polls:
             batch["status"] = "in_progress"
-        elif batch["status"] != "completed":
+        elif "output_file_id" not in batch:
             answers, errors = [], []
             for line in self.files[batch["input_file_id"]].splitlines():
                 asked = json.loads(line)
@@ -447,8 +476,9 @@ class SimulatedTeacher:
             for kind, lines in (("output", answers), ("error", errors)):
                 if lines:
                     batch[f"{kind}_file_id"] = f"{batch['id']}-{kind}"
-                    self.files[batch[f"{kind}_file_id"]] = "".join(json.dumps(line) + "\n" for line in lines).encode()
-            batch["status"] = "completed"
+                    written = odd_lines(lines, self.options.batch_odd) if kind == "output" else map(json.dumps, lines)
+                    self.files[batch[f"{kind}_file_id"]] = "".join(f"{line}\n" for line in written).encode()
+            batch["status"] = {"ended": "ENDED", "upper": "COMPLETED"}.get(self.options.batch_odd, "completed")
         return web.json_response(batch)
 
     def app(self) -> web.Application:
@@ -493,6 +523,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--batch-trouble", type=int, default=0, help="calls of each of the batch API's routes that fail at first"
     )
+    parser.add_argument("--batch-odd", choices=BATCH_ODDS, help="a form of the batch, or of lines of its answers")
     parser.add_argument("--batch-others", type=int, default=0, help="batches of somebody else in the list")
     parser.add_argument(
         "--batch-line-bytes", type=int, default=0, help="at least so many in a line of a batch's answers"

@@ -255,7 +255,9 @@ class Batches:
         try:
             yield
         except APIStatusError as error:
-            raise self.client.failure(error.status_code, error.response.headers, error.response.text) from None
+            raise self.client.failure(
+                error.status_code, error.response.headers, error.response.text, str(error.request.url)
+            ) from None
         except APITimeoutError:
             raise EngineTimeout("the engine did not answer in time") from None
         except APIConnectionError as error:

@@ -82,7 +82,7 @@ class EngineClient:
         except (aiohttp.ClientError, ValueError) as error:
             raise EngineError(f"the engine failed: {in_one_line(f'{type(error).__name__}: {error}')}") from None
         if not 200 <= response.status < 300:
-            raise self.failure(response.status, response.headers, content.decode(errors="replace"))
+            raise self.failure(response.status, response.headers, content.decode(errors="replace"), self.url)
         try:
             answer = json_object(content)
         except ValueError:
@@ -109,12 +109,12 @@ class EngineClient:
         except (TimeoutError, aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
             raise EngineError(f"the engine failed: {type(error).__name__}") from None
 
-    def failure(self, status: int, headers: Mapping[str, str], text: str) -> EngineError:
-        """What a status other than 200 means."""
-        if status == 400 and self.kind.says_too_long(text):
+    def failure(self, status: int, headers: Mapping[str, str], text: str, url: URL | str = "") -> EngineError:
+        """Return what an error status means. A 404 names `url`, where given: its path may be the fault."""
+        if status in (400, 413, 422) and self.kind.says_too_long(text):
             return QueryRefused("the query has too many tokens for the model")
         if reason := self.kind.refuses_all(status, text):
-            return EngineRefuses(reason)
+            return EngineRefuses(f"{reason} (at {url})" if status == 404 and url else reason)
         message = self.kind.complaint(status, text)
         if status in (429, 503, 529):
             return EngineBusy(message, seconds(headers.get("Retry-After")))
