@@ -10,6 +10,7 @@ import pandas as pd
 from stages.parts.data.folder import by_frequency
 from stages.parts.data.left_out import leave_out
 from stages.parts.data.rows import row_id
+from stages.parts.data.tables import refuse_alike
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, whole_file, write_json
 from stages.parts.run.params import OtherLabels, load_params
@@ -53,6 +54,7 @@ def main() -> None:
     benchmark = "train" in set(rows.part)  # otherwise a folder, which names its labels itself
     labels = most_frequent(rows.label[rows.part == "train"], params.top_n) if benchmark else list(named)
 
+    refuse_alike(labels)
     rows, labels = treat_other_labels(rows, labels, params.other_labels)
     kept, left_out = leave_out(rows_of(rows, labels))
     counts = {str(part): int((kept.part == part).sum()) for part in rows.part.unique()}

@@ -153,6 +153,13 @@ def test_a_folder_that_cannot_be_used_says_why(folder):
         folder.split()
 
 
+def test_labels_that_differ_in_signs_of_their_own_are_told_apart(folder):
+    names = ["c", "c++", "c#", "card_arrival", "card_arrivals", "no_card_arrival"]
+    folder.labelled("gold", [(text, names[number % 6]) for number, text in enumerate(texts("gold", 24))])
+    folder.split()
+    assert sorted(read_json(paths.LABELS)) == sorted(names)
+
+
 def test_labels_csv_orders_the_labels_and_may_name_more_than_gold_has(folder):
     (folder.path / "labels.csv").write_text("name,description\nother,What else\nlost_card,\ncard_arrival,Where it is\n")
     folder.split()

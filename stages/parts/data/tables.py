@@ -8,7 +8,7 @@ short texts.
 import csv
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -196,6 +196,16 @@ def name_fault(name: str) -> str:
     if not name.isprintable():
         return f"{name[:40]!r} holds a line break or a control character: write the name on one line"
     return ""
+
+
+def refuse_alike(labels: Sequence[str]) -> None:
+    """Raise UserError if two labels differ only in spelling that answers vary in: no answer could name one of them."""
+    for number, label in enumerate(labels):
+        if (twin := match_label(label, labels[:number])) != UNKNOWN:
+            raise UserError(
+                f"the labels {twin!r} and {label!r} differ only in spelling that a model's answers vary in (case, "
+                "hyphens, quotes, brackets): make them one label, or rename one"
+            )
 
 
 def records(path: Path, faults: Faults) -> Iterator[tuple[int, Record]]:
