@@ -43,7 +43,9 @@ class FinishedRun:
 
     @cached_property
     def arms(self) -> list[ArmRow]:
-        return arm_rows(self.metrics, self.teacher, self.params.report.price_per_hour)
+        prices = self.params.report
+        of_student = prices.gpu_price_per_hour if self.params.student_on_gpus else prices.cpu_price_per_hour
+        return arm_rows(self.metrics, self.teacher, prices.cpu_price_per_hour, of_student)
 
     @cached_property
     def student(self) -> ArmRow:

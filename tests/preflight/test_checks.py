@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from stages.parts.preflight import checks
-from stages.parts.preflight.checks import Preflight, check_setup, needs_gpus, require_setup
+from stages.parts.preflight.checks import Preflight, require_setup
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import load_params
 from tests.conftest import ROOT, run
@@ -177,9 +177,9 @@ def test_an_endpoint_that_refuses_the_key_is_named(check, repositories):
 
 def test_stage_raw_refuses_a_machine_without_a_gpu_for_a_profile_that_needs_one(monkeypatch):
     params = load_params(ROOT / "params.yaml")
-    assert not needs_gpus(params)
+    assert not params.needs_gpus
     on_gpus = params.model_copy(update={"profile": "llama"})
-    assert needs_gpus(on_gpus)
+    assert on_gpus.needs_gpus
     failing = checks.Result("GPUs", "there is none", failed=True)
     monkeypatch.setattr(checks, "check_setup", lambda _: iter([checks.Result("disk", "fine"), failing]))
     require_setup(params)
@@ -187,4 +187,3 @@ def test_stage_raw_refuses_a_machine_without_a_gpu_for_a_profile_that_needs_one(
         require_setup(on_gpus)
     monkeypatch.setenv(checks.SKIP, "1")
     require_setup(on_gpus)
-    assert check_setup

@@ -93,6 +93,7 @@ def test_a_wrong_parameter_is_one_clear_line(values, path, value, says):
     [
         (("rest",), "rest is called other_labels: rename it"),
         (("runtime", "threads"), "runtime.threads is called runtime.max_in_flight: rename it"),
+        (("report", "price_per_hour"), "report.price_per_hour is called report.cpu_price_per_hour: rename it"),
         (
             ("profiles", "embedded", "train", "clip"),
             "profiles.embedded.train.clip is called profiles.embedded.train.max_grad_norm",

@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import Page
 
 from stages import report
-from stages.parts.numbers.arms import advice, best_linear
+from stages.parts.numbers.arms import advice, arm_rows, best_linear
 from stages.parts.numbers.by_label import confusion_shares
+from stages.parts.numbers.metrics import Metrics
 from stages.parts.numbers.render import dollars
 from stages.parts.numbers.statistics import difference_interval, mcnemar
 from stages.parts.run import paths
@@ -211,6 +212,17 @@ def test_the_first_line_follows_the_paired_interval(low, high, says):
     }
     said = advice([linear, weaker, student], student, "teacher")
     assert says in said[0] and "$0.001" in said[1] and "$0.01" in said[1]
+
+
+def test_students_and_linear_models_cost_an_hour_of_their_own_machines(finished):
+    """Eight H100s cost 250 times what two cores do: one price for both would call a GPU's student cheap."""
+    metrics = Metrics.model_validate(read_json(finished / "reports/metrics.json"))
+    on_cpu, on_gpus = (arm_rows(metrics, {}, 0.1, price) for price in (0.1, 25.0))
+    times = {row["arm"]: dear["cost"] / row["cost"] for row, dear in zip(on_cpu, on_gpus, strict=True) if row["cost"]}
+    assert {arm for arm, factor in times.items() if factor == pytest.approx(250)} == {
+        arm for arm in times if arm.startswith(("base_", "tuned_"))
+    }
+    assert times["linear_teacher"] == 1
 
 
 def test_small_amounts_keep_two_digits_that_count():

@@ -19,6 +19,7 @@ NAMES = {
     "tuned_plain": "tuned, plain prompt",
     "tuned_optimized": "tuned, optimised prompt",
 }
+STUDENT_ARMS = ("base_", "tuned_")
 # sft.labels -> the linear models that are fitted on the labels that the student is trained on
 SAME_LABELS = {
     "teacher": ("linear_cleaned", "linear_teacher"),
@@ -48,11 +49,11 @@ class ArmRow(TypedDict):
     less: dict[str, float] | None
 
 
-def arm_rows(metrics: Metrics, teacher: Mapping[str, Any], price_per_hour: float) -> list[ArmRow]:
+def arm_rows(metrics: Metrics, teacher: Mapping[str, Any], cpu_price: float, student_price: float) -> list[ArmRow]:
     """Return the arms that were measured, in the order of NAMES.
 
-    A query costs the seconds it takes with many in flight at the machine's price. The teacher, if it has a bill, costs
-    that bill over its answers.
+    A query costs the seconds it takes with many in flight, at the price of an hour of its machine: the student's for
+    base and tuned models, a CPU's for the others. The teacher, if it has a bill, costs that bill over its answers.
     """
     served = metrics.interval[metrics.served_arm].accuracy
     rows = []
@@ -73,7 +74,9 @@ def arm_rows(metrics: Metrics, teacher: Mapping[str, Any], price_per_hour: float
                 valid_free=figures.valid_free,
                 tokens=figures.tokens,
                 p50_ms=figures.p50_ms,
-                cost=teacher_cost(teacher) if arm == "teacher" else query_cost(figures, price_per_hour),
+                cost=teacher_cost(teacher)
+                if arm == "teacher"
+                else query_cost(figures, student_price if arm.startswith(STUDENT_ARMS) else cpu_price),
                 less={"by": served - measure.accuracy, **less.model_dump()} if less else None,
             )
         )

@@ -88,7 +88,7 @@ class Preflight:
         """Yield the checks that the profile needs: what is at hand first, then the network, then what fits where."""
         params = self.params
         yield "packages", self.packages
-        if needs_gpus(params):
+        if params.needs_gpus:
             yield "GPUs", self.find_gpus
             yield "CUDA", self.cuda
             if self.gpus:
@@ -248,12 +248,6 @@ class Preflight:
         return f"{free / GIB:.0f} GiB free, {needed / GIB:.0f} needed"
 
 
-def needs_gpus(params: Params) -> bool:
-    student = params.student
-    on_gpu = isinstance(student, PretrainedStudentSettings) and student.device == "gpu"
-    return on_gpu or isinstance(params.teacher, ServedTeacherSettings)
-
-
 def models(params: Params) -> dict[str, AnyWeights]:
     """Return the weights that the profile downloads, by what they are for."""
     found: dict[str, AnyWeights] = {}
@@ -266,9 +260,7 @@ def models(params: Params) -> dict[str, AnyWeights]:
 
 def engines(params: Params) -> list[str]:
     """Return the models that an engine serves on GPUs."""
-    student = params.student
-    on_gpu = isinstance(student, PretrainedStudentSettings) and student.device == "gpu"
-    return [role for role in models(params) if role == "teacher" or on_gpu]
+    return [role for role in models(params) if role == "teacher" or params.student_on_gpus]
 
 
 def check_setup(params: Params) -> Iterator[Result]:
@@ -280,7 +272,7 @@ def check_setup(params: Params) -> Iterator[Result]:
 
 def require_setup(params: Params) -> None:
     """Raise UserError for a machine that can't run a profile with GPUs, before its first stage."""
-    if not needs_gpus(params) or SKIP in os.environ:
+    if not params.needs_gpus or SKIP in os.environ:
         return
     if failed := [result for result in check_setup(params) if result.failed]:
         lines = "".join(f"\n  {result.name}: {result.says}" for result in failed)

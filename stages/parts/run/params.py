@@ -116,7 +116,8 @@ class Calibrate(Block):
 
 class Report(Block):
     color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
-    price_per_hour: Annotated[float, Field(gt=0)]
+    cpu_price_per_hour: Annotated[float, Field(gt=0)]
+    gpu_price_per_hour: Annotated[float, Field(gt=0)]
 
 
 class Runtime(Block):
@@ -368,12 +369,21 @@ class Params(Block):
     def student(self) -> TinyStudentSettings | PretrainedStudentSettings:
         return self.profiles[self.profile].student
 
+    @property
+    def student_on_gpus(self) -> bool:
+        return isinstance(self.student, PretrainedStudentSettings) and self.student.device == "gpu"
+
+    @property
+    def needs_gpus(self) -> bool:
+        return self.student_on_gpus or isinstance(self.teacher, ServedTeacherSettings)
+
 
 RENAMED = {
     "rest": "other_labels",
     "split.check": "split.test_share",
     "train.clip": "train.max_grad_norm",
     "runtime.threads": "runtime.max_in_flight",
+    "report.price_per_hour": "report.cpu_price_per_hour",
     "student": "student.kind: pretrained, with weights: {source: hub, repository: ..., revision: ...}",
     "student.model": "student.weights.repository, beside weights.source",
     "teacher.revision": "teacher.weights.revision, beside weights.source and weights.repository",
