@@ -33,7 +33,7 @@ def test_every_profile_is_valid_and_an_empty_value_takes_the_profiles_own(values
     [
         (("lora", "rank"), 8, "params.yaml: lora.rank: there is no such parameter"),
         (("lora", "r"), "8", "params.yaml: lora.r: Input should be a valid integer (got '8')"),
-        (("report", "price_per_hour"), float("inf"), "report.price_per_hour: Input should be a finite number"),
+        (("report", "cpu_price_per_hour"), float("inf"), "report.cpu_price_per_hour: Input should be a finite number"),
         (("lora", "r"), 0, "params.yaml: lora.r: Input should be greater than 0 (got 0)"),
         (("lora", "r"), True, "params.yaml: lora.r: Input should be a valid integer (got True)"),
         (("profiles", "embedded", "top_n"), "all", "params.yaml: top_n: Input should be a valid integer (got 'all')"),
