@@ -43,7 +43,7 @@ readme: setup ## write the README's results from reports/seeds
 check-setup: setup ## check GPU, driver, memory, disk, models and keys for the profile, within seconds
 	@$(BIN)/python -m stages.parts.preflight.checks
 
-plan: setup ## what labelling will cost, reckoned from 20 rows: requests, tokens, dollars, time
+plan: setup ## what labelling will cost, from 20 rows: requests, tokens, dollars, time; for models on GPUs without downloading them
 	@PATH="$(CURDIR)/$(BIN):$$PATH" SKIP_PREFLIGHT=1 $(BIN)/dvc repro -q split
 	@$(BIN)/python -m stages.parts.tuning.plan
 

@@ -26,7 +26,7 @@ KNOWS = {
     "traffic": BELOW | {"teachers", "numbers", "traffic"},
     "review": {"run", "task", "data", "encoder", "numbers", "review"},
     "preflight": BELOW | {"weights", "students", "teachers", "preflight"},
-    "tuning": BELOW | {"encoder", "teachers", "numbers", "tuning"},
+    "tuning": BELOW | {"encoder", "weights", "teachers", "numbers", "preflight", "tuning"},
 }
 
 

@@ -93,7 +93,7 @@ def test_five_percent_of_faults_cost_no_row(tmp_path):
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment_loses_nothing_but_what_was_in_flight(tmp_path, pytestconfig):
-    """At random moments under load; `pytest tests/teachers -k kill_9 --kills 20 -s` tells what was asked again."""
+    """At random moments under load; `pytest tests/teachers -k kill_9 --kills 20 -s` prints what was paid twice."""
     kills, chance = pytestconfig.getoption("kills"), random.Random(0)
     whole, sandbox = (Sandbox(tmp_path / name, pool=200 * kills) for name in ("whole", "killed"))
     with whole.teacher():
@@ -113,21 +113,21 @@ def test_kill_9_at_any_moment_loses_nothing_but_what_was_in_flight(tmp_path, pyt
     assert sandbox.bytes() == whole.bytes()
 
 
-def test_what_was_answered_is_never_asked_again(tmp_path):
+def test_what_was_answered_is_never_requested_again(tmp_path):
     sandbox = Sandbox(tmp_path, pool=60)
     with sandbox.teacher():
         assert not sandbox.label()
-        first, asked = sandbox.bytes(), sandbox.stats()["requests"]
+        first, sent_before = sandbox.bytes(), sandbox.stats()["requests"]
         sandbox.set("lora", r=8)
         shutil.rmtree(sandbox.folder / paths.TEACHER)
         assert not sandbox.label()
-        assert sandbox.stats()["requests"] == asked and sandbox.bytes() == first
+        assert sandbox.stats()["requests"] == sent_before and sandbox.bytes() == first
         sandbox.set("program", instructions="Choose.")
         assert not sandbox.label()
-        assert sandbox.stats()["requests"] == 2 * asked
+        assert sandbox.stats()["requests"] == 2 * sent_before
 
 
-def test_more_tokens_ask_again_for_what_was_cut_alone(tmp_path):
+def test_more_tokens_repeat_only_what_was_cut(tmp_path):
     sandbox = Sandbox(tmp_path, pool=200)
     sandbox.set("teacher", max_tokens=50)
     with sandbox.teacher("--fault", "truncated=0.05"):
@@ -171,7 +171,7 @@ def test_what_no_request_can_mend_stops_the_run_at_once(tmp_path, options, key, 
             assert {row["confidence"] for row in sandbox.rows()} == {None}
 
 
-def test_a_vendor_is_asked_through_the_companys_proxy(tmp_path, monkeypatch):
+def test_requests_to_a_vendor_go_through_the_companys_proxy(tmp_path, monkeypatch):
     sandbox = Sandbox(tmp_path, pool=20)
     sandbox.set("teacher", api_base="http://vendor.invalid/v1")
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{sandbox.port}")
@@ -289,7 +289,7 @@ def test_a_budget_counts_the_stored_answers_of_all_rows_before_it_pays_for_new_o
 
 
 @pytest.mark.slow
-def test_an_overloaded_teacher_is_asked_less_at_a_time(tmp_path):
+def test_an_overloaded_teacher_gets_fewer_requests_at_a_time(tmp_path):
     sandbox = Sandbox(tmp_path, pool=300)
     sandbox.set("runtime", max_in_flight=64)
     with sandbox.teacher("--latency-ms", "50", "--places", "10", "--retry-after-s", "0.2"):
@@ -344,7 +344,7 @@ def test_a_batch_is_half_the_price_and_a_killed_run_finds_its_batch_again(tmp_pa
     }
     assert sandbox.report()["cost"] == pytest.approx(whole.report()["cost"] / 2, abs=1e-6)
     shutil.rmtree(sandbox.folder / ".cache")
-    with sandbox.teacher("--fault", "500=0.2"):  # what a batch leaves open is asked one by one
+    with sandbox.teacher("--fault", "500=0.2"):  # what a batch leaves open is sent_before one by one
         assert not sandbox.label()
         assert sandbox.stats()["requests"] > 20 and sandbox.report()["valid"] == 200
 
@@ -379,13 +379,13 @@ def test_a_batch_outlives_trouble_long_lines_and_other_peoples_batches(tmp_path,
         assert sandbox.stats()["batches"] == 1 and sandbox.stats()["answers"] == 50 and sandbox.report()["valid"] == 20
 
 
-def test_a_batch_that_is_asked_again_for_what_was_cut_keeps_its_answers_and_both_prices(tmp_path, monkeypatch):
+def test_a_batch_that_is_repeated_for_what_was_cut_keeps_its_answers_and_both_prices(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_api, "FIRST_POLL_S", 0.05)
     sandbox = Sandbox(tmp_path, pool=40)
     sandbox.set("teacher", batch=True)
     with sandbox.teacher():
         assert not sandbox.label()
-        cost, asked = sandbox.report()["cost"], sandbox.stats()
+        cost, sent_before = sandbox.report()["cost"], sandbox.stats()
         with sandbox.answers() as store:
             for key, record in store.records()[:5]:
                 record["completion"]["choices"][0]["finish_reason"] = "length"
@@ -393,7 +393,7 @@ def test_a_batch_that_is_asked_again_for_what_was_cut_keeps_its_answers_and_both
         sandbox.set("teacher", max_tokens=1600)
         assert not sandbox.label()
         again = sandbox.stats()
-        assert again["requests"] == 0 and again["batches"] == 2 and again["answers"] == asked["answers"] + 5
+        assert again["requests"] == 0 and again["batches"] == 2 and again["answers"] == sent_before["answers"] + 5
         assert sandbox.report()["answers"] == again["answers"] and cost < sandbox.report()["cost"] < 1.2 * cost
 
 
@@ -418,19 +418,19 @@ def test_a_batch_keeps_to_the_budget_and_says_what_is_wrong_in_one_line(tmp_path
 
 
 @pytest.mark.slow
-def test_the_plan_comes_near_what_the_run_costs_and_nothing_is_asked_twice(tmp_path):
+def test_the_plan_comes_near_what_the_run_costs_and_nothing_is_paid_twice(tmp_path):
     sandbox = Sandbox(tmp_path, pool=400)
     with sandbox.teacher("--latency-ms", "50"):
         command = [sys.executable, "-m", "stages.parts.tuning.plan"]
         planned = subprocess.run(
             command, cwd=tmp_path, env=sandbox.environment, text=True, capture_output=True, check=True
         ).stdout
-        asked = sandbox.stats()["distinct"]
+        sent_before = sandbox.stats()["distinct"]
         rows = {
             line[:15].strip(): [word.replace(",", "") for word in line[15:].split()]
             for line in planned.splitlines()[:4]
         }
-        assert asked == 20 and rows["pool"][0] == "400" and int(rows["together"][1]) == 430 - asked
+        assert sent_before == 20 and rows["pool"][0] == "400" and int(rows["together"][1]) == 430 - sent_before
         before = seen(sandbox)
         assert not sandbox.label()
         assert sandbox.stats()["distinct"] == 430 == sandbox.stats()["answers"]
@@ -442,6 +442,17 @@ def test_the_plan_comes_near_what_the_run_costs_and_nothing_is_asked_twice(tmp_p
             command, cwd=tmp_path, env=sandbox.environment, text=True, capture_output=True, check=True
         ).stdout
         assert "       0" in again and sandbox.stats()["answers"] == 430
+
+
+def test_a_plan_without_usage_says_that_the_price_is_estimated(tmp_path):
+    sandbox = Sandbox(tmp_path, pool=100)
+    with sandbox.teacher("--form", "no_usage"):
+        estimated = sandbox.plan()
+    assert "gpt-4o-mini reports no usage: tokens and price are estimated from the length of texts" in estimated
+    assert "$0.00" not in estimated.splitlines()[1]
+    shutil.rmtree(tmp_path / ".cache")
+    with sandbox.teacher():
+        assert "reports no usage" not in sandbox.plan()
 
 
 @pytest.mark.parametrize("how", ["cover", "random"])
@@ -491,12 +502,12 @@ def test_options_win_over_the_temperature_of_votes_and_a_seed_is_needed(tmp_path
             sandbox.set("teacher", votes=3, options=options)
             assert not sandbox.label()
             assert {body.get("temperature") for body in sent} == {temperature} and len(sent) == 150
-        asked = sandbox.stats()["requests"]
+        sent_before = sandbox.stats()["requests"]
         sandbox.set("teacher", options={"seed": None})
         assert sandbox.label().startswith("teacher.votes: votes differ by their seed")
         sandbox.set("teacher", options={"temperature": 0})
         assert sandbox.label().startswith("teacher.votes: votes at temperature 0 are alike")
-        assert sandbox.stats()["requests"] == asked
+        assert sandbox.stats()["requests"] == sent_before
     sandbox.set("teacher", options={"top_p": 0.9})
     with sandbox.teacher("--refuse", "seed"):
         complaint = sandbox.label()
@@ -506,14 +517,14 @@ def test_options_win_over_the_temperature_of_votes_and_a_seed_is_needed(tmp_path
 
 
 def test_votes_elect_a_label_and_failed_ones_do_not_count():
-    def said(label: str, failure: Failure | None = None, **shares: float) -> Outcome:
+    def vote(label: str, failure: Failure | None = None, **shares: float) -> Outcome:
         return Outcome(Prediction(label, shares, reasoning=f"because {label}"), failure)
 
-    answer = majority([said("b"), said("a"), said("unknown", Failure("odd", "")), said("a")])
+    answer = majority([vote("b"), vote("a"), vote("unknown", Failure("odd", "")), vote("a")])
     assert (answer.prediction.label, answer.prediction.reasoning) == ("a", "because a")
     assert answer.prediction.probabilities == pytest.approx({"a": 2 / 3, "b": 1 / 3})
-    assert majority([said("a", a=0.5, b=0.5), said("b", b=0.9, a=0.1)]).prediction.label == "b", "of a tie the likelier"
-    failed = said("unknown", Failure("odd", "what it said"))
+    assert majority([vote("a", a=0.5, b=0.5), vote("b", b=0.9, a=0.1)]).prediction.label == "b", "of a tie the likelier"
+    failed = vote("unknown", Failure("odd", "what it wrote"))
     assert majority([failed, failed]) is failed
 
 

@@ -58,7 +58,7 @@ def loaded(sandbox: Sandbox) -> IntentClassifier:
     [("descriptions", "descriptions"), ("examples", "examples"), ("instruction", "gepa")],
     ids=lambda value: value,
 )
-def test_the_prompt_that_helps_is_chosen_and_the_stage_asks_with_it(sandbox, taught, chosen):
+def test_the_prompt_that_helps_is_chosen_and_the_stage_uses_it(sandbox, taught, chosen):
     if taught == "descriptions":
         write_json(sandbox.folder / paths.DESCRIPTIONS, DESCRIPTIONS)
     faults = ("429=0.03", "500=0.02", "cut=0.01")
@@ -71,7 +71,7 @@ def test_the_prompt_that_helps_is_chosen_and_the_stage_asks_with_it(sandbox, tau
         assert stats["answers"] == stats["distinct"]
         prompt = (sandbox.folder / PROMPT).read_bytes()
         assert not sandbox.tune()
-        assert sandbox.stats()["requests"] == stats["requests"], "a second run asks nothing"
+        assert sandbox.stats()["requests"] == stats["requests"], "a second run sends nothing"
         assert report(sandbox) == first and (sandbox.folder / PROMPT).read_bytes() == prompt
 
         sent.clear()
@@ -105,15 +105,15 @@ def test_the_prompt_that_helps_is_chosen_and_the_stage_asks_with_it(sandbox, tau
         assert sandbox.report()["gold_accuracy"] > 0.7
 
 
-def test_of_equal_prompts_the_cheapest_is_kept_and_asks_what_was_asked_without(sandbox):
+def test_of_equal_prompts_the_cheapest_is_kept_and_sends_what_was_sent_without(sandbox):
     with sandbox.teacher() as sent:
         assert not sandbox.label()
         untuned = sorted(json.dumps(body) for body in sent)
         assert not sandbox.tune()
         assert report(sandbox)["chosen"] == "plain" and not report(sandbox)["candidates"]["plain"]["beaten_by"]
-        asked = sandbox.stats()["requests"]
+        sent_before = sandbox.stats()["requests"]
         assert not sandbox.label()
-        assert sandbox.stats()["requests"] == asked and untuned
+        assert sandbox.stats()["requests"] == sent_before and untuned
     assert sandbox.report()["prompt"] == "plain"
 
 
@@ -136,14 +136,14 @@ def test_the_command_prints_what_it_found(sandbox):
 def test_a_budget_is_not_passed_not_even_by_an_optimiser_and_a_raised_one_goes_on(sandbox):
     sandbox.set("tune", candidates=["plain", "gepa"])
     with sandbox.teacher("--accuracy", "0.6", "--taught", "instruction"):
-        for budget, told in (
+        for budget, limit in (
             (10_000, "tokens of runtime.budget_tokens 10,000 are spent"),
             (22_000, "22,000 are spent"),
         ):
             sandbox.set("runtime", budget_tokens=budget)
             complaint = sandbox.tune()
             assert (
-                told in complaint
+                limit in complaint
                 and "run `make tune-teacher` again, the answers so far are kept" in complaint
                 and "\n" not in complaint
             )
@@ -185,11 +185,11 @@ def test_kill_9_and_ctrl_c_cost_what_was_in_flight_and_change_no_result(sandbox,
             while sandbox.stats()["requests"] < before + after and process.poll() is None:
                 time.sleep(0.01)
             process.send_signal(how)
-            said = process.communicate(timeout=60)[1]
+            printed = process.communicate(timeout=60)[1]
             assert (
                 process.returncode == (-9 if how is signal.SIGKILL else 130) and not (sandbox.folder / PROMPT).exists()
             )
-        assert said == "tune-teacher: stopped; the answers so far are kept, and another run goes on with them\n"
+        assert printed == "tune-teacher: stopped; the answers so far are kept, and another run goes on with them\n"
         assert not sandbox.tune()
         assert (
             sandbox.stats()["answers"] - sandbox.stats()["distinct"] <= 2 * sandbox.params["runtime"]["max_in_flight"]
@@ -259,7 +259,7 @@ CLASSIFY = "classify.predict"
         (change(CLASSIFY, "signature", "fields", to=[]), "is a program with other fields"),
     ],
 )
-def test_a_bad_file_is_one_line_that_names_it_and_asks_nothing(tmp_path, spoil, says):
+def test_a_bad_file_is_one_line_that_names_it_and_sends_nothing(tmp_path, spoil, says):
     sandbox = Sandbox(tmp_path, pool=5)
     program = IntentClassifier(LABELS, sandbox.params["program"]["instructions"], "chain_of_thought", {})
     predictor(program).demos = [dspy.Example(query=f"query {label}", label=label) for label in LABELS]
@@ -275,14 +275,14 @@ def test_a_bad_file_is_one_line_that_names_it_and_asks_nothing(tmp_path, spoil, 
     write_json(sandbox.folder / PROMPT, state)
     with sandbox.teacher():
         assert not sandbox.label()
-        asked = sandbox.stats()["requests"]
+        sent_before = sandbox.stats()["requests"]
         spoil(state)
         write_json(sandbox.folder / PROMPT, state)
         complaint = sandbox.label()
         assert complaint.startswith("data/prompts/api.json") and says in complaint and "\n" not in complaint
         (sandbox.folder / PROMPT).write_text('{"torn')
         assert sandbox.label().startswith("data/prompts/api.json is not JSON")
-        assert sandbox.stats()["requests"] == asked
+        assert sandbox.stats()["requests"] == sent_before
         (sandbox.folder / PROMPT).unlink()
         assert not sandbox.label()
         assert sandbox.report()["prompt"] is None

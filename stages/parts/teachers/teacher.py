@@ -85,28 +85,18 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
         precision = Precision(settings.quantization, settings.kv_cache_dtype)
         precision.check(visible_gpus())  # before anything large is downloaded
         weights = fetch(settings.weights)
-        # Stands for a hash of 140 GB of weights, and for the precision they are computed in: answers are kept by it.
-        name = "@".join(filter(None, (settings.model, revision(settings.weights), settings.quantization)))
         engine = prepare(
             KINDS[settings.kind],
             weights,
             {},
             params.runtime,
             on_gpus=True,
-            name=name,
+            name=served_teacher_name(settings),
             max_model_len=settings.max_model_len,
             precision=precision,
         )
         with running(engine) as served:
-            yield Teacher(
-                name=name,
-                kind=served.kind,
-                connect=partial(engine_client, served, timeout_s),
-                max_tokens=settings.max_tokens,
-                store=answer_file(name),
-                votes=settings.votes,
-                copies=served.copies,
-            )
+            yield served_teacher(settings, partial(engine_client, served, timeout_s), served.copies)
     elif isinstance(settings, HostedTeacherSettings):
         check_votes(settings)
         served = hosted_model(settings)
@@ -133,6 +123,27 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
             yield client
 
         yield Teacher("linear", HostedEndpoint(KEY_NAME), in_process, max_tokens=400, price=Price(0, 0))
+
+
+def served_teacher(
+    settings: ServedTeacherSettings, connect: Callable[[], AbstractAsyncContextManager[ChatClient]], copies: int
+) -> Teacher:
+    """Return the teacher that `copies` of a model on an engine of our own are."""
+    name = served_teacher_name(settings)
+    return Teacher(
+        name=name,
+        kind=KINDS[settings.kind],
+        connect=connect,
+        max_tokens=settings.max_tokens,
+        store=answer_file(name),
+        votes=settings.votes,
+        copies=copies,
+    )
+
+
+def served_teacher_name(settings: ServedTeacherSettings) -> str:
+    """Return the model's name in requests, by which answers are kept: it stands for the weights and their precision."""
+    return "@".join(filter(None, (settings.model, revision(settings.weights), settings.quantization)))
 
 
 def answer_file(model: str) -> Path:
