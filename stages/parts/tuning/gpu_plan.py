@@ -155,8 +155,8 @@ def gpu_plan(params: Params, answers: Mapping[str, int]) -> list[str]:
     total_s = sum(seconds.values())
     parts = ", ".join(f"{part} {duration(value)}" for part, value in seconds.items() if value)
     lines.append(f"{'time':14}about {duration(total_s)}: {parts}; training and scoring the student come on top")
-    price = params.report.price_per_hour
-    lines.append(f"{'price':14}about ${total_s / 3600 * price:,.2f}, at ${price:,.2f} an hour (report.price_per_hour)")
+    price = params.report.gpu_price_per_hour
+    lines.append(f"{'price':14}about ${total_s / 3600 * price:,.2f}, at ${price:,.2f} an hour (report.gpu_price_per_hour)")
     return lines
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from stages.parts.engines.budget import DISCOUNT, characters
 from stages.parts.engines.caching_client import ChatClient, content_key, still_answers
-from stages.parts.preflight.checks import needs_gpus
 from stages.parts.run.answer_store import AnswerStore, answer_store
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
@@ -176,7 +175,7 @@ def plan_for(params: Params) -> str:
         if not teacher.store:
             return f"the {teacher.name} teacher runs in this process: {len(inputs.rows):,} rows cost only a minute"
         labelling = table(teacher, plan(teacher, inputs, params.runtime, params.seed), params.runtime)
-    if not needs_gpus(params):
+    if not params.needs_gpus:
         return labelling
     try:
         return "\n".join([labelling, "", *gpu_plan(params, {})])
