@@ -156,7 +156,8 @@ def gpu_plan(params: Params, answers: Mapping[str, int]) -> list[str]:
     parts = ", ".join(f"{part} {duration(value)}" for part, value in seconds.items() if value)
     lines.append(f"{'time':14}about {duration(total_s)}: {parts}; training and scoring the student come on top")
     price = params.report.gpu_price_per_hour
-    lines.append(f"{'price':14}about ${total_s / 3600 * price:,.2f}, at ${price:,.2f} an hour (report.gpu_price_per_hour)")
+    dollars = total_s / 3600 * price
+    lines.append(f"{'price':14}about ${dollars:,.2f}, at ${price:,.2f} an hour (report.gpu_price_per_hour)")
     return lines
 
 
