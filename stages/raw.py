@@ -19,7 +19,7 @@ from stages.parts.run.stage import run_stage
 
 
 def fetch(params: Params) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """The tables of the source in force, and the labels that it names with their descriptions.
+    """Return the tables of the source in force, and the labels that it names with their descriptions.
 
     A folder's are `pool`, `gold` and maybe `test`, and it names all its labels; the others' are `train` and `test`,
     both labelled.

@@ -22,7 +22,7 @@ BANKING77_SHA256 = {
 
 
 def banking77_from_url() -> dict[str, pd.DataFrame]:
-    """Banking77's files from the authors' repository, checked against their sha256; kept in .cache for the next run."""
+    """Return Banking77's tables from its authors' repository, checked by sha256; the files stay in .cache."""
     tables = {}
     for part, sha256 in BANKING77_SHA256.items():
         path = cache() / "downloads" / f"{sha256[:16]}-{part}.csv"
@@ -81,5 +81,5 @@ def read_hub(hub: HubData) -> dict[str, pd.DataFrame]:
 
 
 def class_name(names: datasets.ClassLabel, number: int | None) -> str | None:
-    """A class's name; None for a row without a label, which has -1 on the hub, or nothing."""
+    """Return a class's name; None for a row without a label, which has -1 on the hub, or nothing."""
     return None if number is None or number < 0 else str(names.int2str(number))

@@ -15,8 +15,8 @@ SERVED = "served"  # the part that `python -m stages.parts.traffic export` write
 
 
 def read_folder(folder: Path, text_column: str, label_column: str) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """The tables `pool`, `gold` and, where there is one, `test`; and the labels in order with their descriptions, ""
-    where there is none.
+    """Return the tables `pool`, `gold` and, if there is such a file, `test`; and the labels in order with their
+    descriptions, which may be empty.
 
     The labels are those of labels.csv, or the names in gold by falling count. Raises UserError for what is missing or
     wrong.
@@ -25,7 +25,7 @@ def read_folder(folder: Path, text_column: str, label_column: str) -> tuple[dict
         raise UserError(
             f"{folder} is no folder: set raw.folder to yours, or make one with `make new-data FOLDER={folder}`"
         )
-    files = {part: the_file(folder, part) for part in (*NEEDED, "test", SERVED)}
+    files = {part: part_file(folder, part) for part in (*NEEDED, "test", SERVED)}
     for part in NEEDED:
         if files[part] is None:
             raise UserError(f"{folder} holds no {part}.csv, {part}.jsonl or {part}.parquet: add one of them")
@@ -64,8 +64,8 @@ def read_served(path: Path, text_column: str, label_column: str, labels: Collect
     return table.assign(teacher_label=clean.where(clean.isin(labels)).astype(object))
 
 
-def the_file(folder: Path, part: str) -> Path | None:
-    """The folder's file of a part; None where there is none, UserError where there are several."""
+def part_file(folder: Path, part: str) -> Path | None:
+    """Return the folder's file of a part, or None; raise UserError if there are several."""
     found = [folder / f"{part}{suffix}" for suffix in FORMATS if (folder / f"{part}{suffix}").exists()]
     if len(found) > 1:
         raise UserError(f"{folder} holds {' and '.join(path.name for path in found)}: keep one")
@@ -73,14 +73,15 @@ def the_file(folder: Path, part: str) -> Path | None:
 
 
 def by_frequency(labels: pd.Series) -> list[str]:
-    """The distinct names by falling count, then by name."""
+    """Return the distinct names by falling count, then by name."""
     counts = labels.value_counts()
     return sorted(counts.index, key=lambda name: (-counts[name], name))
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """Clean label names with their descriptions ("" where there is none) from a CSV file `name,description`, in its
-    order; raises UserError with all faults of the file."""
+    """Return clean label names with their descriptions, which may be empty, from a CSV file `name,description`, in its
+    order; raise UserError with all faults of the file.
+    """
     faults = Faults(path)
     labels: dict[str, str] = {}
     for number, record in records(path, faults):

@@ -1,14 +1,14 @@
 """Served queries as rows for the next run: FOLDER/served.csv, which a folder's pool begins with (data/folder.py)."""
 
-import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from stages.parts.data.folder import SERVED
+from stages.parts.data.tables import Faults, records
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import whole_file
+from stages.parts.run.files import write_csv
 from stages.parts.traffic.store import TrafficStore
 
 LabelledText = tuple[str, str]  # the label is empty if the teacher gave none
@@ -35,7 +35,7 @@ def logged_rows(log: Path) -> Iterator[LabelledText]:
                     request, response = entry.get("request", entry), entry.get("response", entry)
                     query = [text_of(turn) for turn in request["messages"] if turn["role"] == "user"][-1]
                     answer = text_of(response["choices"][0]["message"])
-                except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+                except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
                     raise UserError(
                         f"{log}, line {number} holds no request with messages and response with choices: write one "
                         'JSON object a line, {"request": ..., "response": ...}'
@@ -62,16 +62,14 @@ def add_served(folder: Path, rows: Iterable[LabelledText], text_column: str, lab
         raise UserError(f"{folder} is no folder: make one with `make new-data FOLDER={folder}`")
     file, labels = folder / f"{SERVED}.csv", {}
     if file.exists():
-        with file.open(encoding="utf-8-sig", newline="") as known:
-            for row in csv.DictReader(known):
-                if text_column not in row or label_column not in row:
-                    raise UserError(f"{file} has no columns {text_column} and {label_column}: mend it, or move it away")
-                labels[row[text_column]] = row[label_column]
+        faults = Faults(file)
+        for _, row in records(file, faults):
+            if set(row) != {text_column, label_column}:
+                raise UserError(f"{file} needs the columns {text_column} and {label_column} alone: mend it, or move it")
+            labels[row[text_column]] = row[label_column] or labels.get(row[text_column], "")
+        faults.stop()
     for text, label in rows:
         if text.strip():
             labels[text] = label or labels.get(text, "")
-    with whole_file(file) as draft, draft.open("w", encoding="utf-8", newline="") as lines:
-        writer = csv.writer(lines, quoting=csv.QUOTE_ALL)  # a lone carriage return in a text would end its row
-        writer.writerow([text_column, label_column])
-        writer.writerows(labels.items())
+    write_csv(file, [text_column, label_column], labels.items())
     return len(labels), sum(map(bool, labels.values()))
