@@ -60,7 +60,8 @@ def add_served(folder: Path, rows: Iterable[LabelledText], text_column: str, lab
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: make one with `make new-data FOLDER={folder}`")
-    file, labels = folder / f"{SERVED}.csv", {}
+    file = folder / f"{SERVED}.csv"
+    labels: dict[str, str] = {}
     if file.exists():
         faults = Faults(file)
         for _, row in records(file, faults):
