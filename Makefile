@@ -117,6 +117,9 @@ bench-cleaning: setup ## what dropping likely label errors is worth, a teacher o
 bench-embedded: setup ## the embedded teacher with vectors and without, on true labels and on gold: five seeds, three settings (reports/bench/embedded_teacher.json)
 	@$(BIN)/python -m tests.bench.embedded_teacher
 
+bench-promise: setup ## a hundred draws of gold rows: how often fewer than the wanted answers are right (reports/bench/promise.json)
+	@$(BIN)/python -m tests.bench.promise
+
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 

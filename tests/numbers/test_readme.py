@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from stages.parts.numbers.readme import CORPORA, END, START, write_results
+from stages.parts.numbers.readme import CORPORA, END, PROMISE, START, write_results
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json
@@ -15,7 +15,7 @@ SEEDS = ROOT / paths.SEEDS
 
 def test_the_readme_is_what_the_command_writes(tmp_path):
     copy = shutil.copy(ROOT / "README.md", tmp_path / "README.md")
-    write_results(copy, SEEDS)
+    write_results(copy, SEEDS, ROOT / PROMISE)
     assert copy.read_text() == (ROOT / "README.md").read_text(), "run `make readme`"
 
 
@@ -29,11 +29,22 @@ def test_a_changed_report_changes_the_block_and_nothing_around_it(tmp_path):
         write_json(tmp_path / name, found | changed)
     readme = tmp_path / "README.md"
     readme.write_text(f"before 12.3\n{START}\n99.9 %\n{END}\nafter\n")
-    write_results(readme, tmp_path)
+    write_results(readme, tmp_path, tmp_path / "promise.json")
     text = readme.read_text()
     assert text.startswith(f"before 12.3\n{START}\n") and text.endswith(f"\n{END}\nafter\n") and "99.9" not in text
     assert "| **tuned student** | **12.3 %** ± 5.7 | **12.3 %** ± 5.7 |" in text
     assert text.count("+1.4 (\N{MINUS SIGN}0.4 to +2.5)") == 2
+
+
+def test_the_promise_is_told_as_it_was_measured(tmp_path):
+    rule = {"coverage": 0.683, "precision": 0.9654, "broken": 7, "draws": 40}
+    run = {"corpus": "banking77", "gold_rows": 100, "swapped": False, "rules": {"new": rule}}
+    write_json(tmp_path / "promise.json", {"wanted": 0.9, "runs": [run, {**run, "swapped": True}]})
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{START}\n{END}\n")
+    write_results(readme, SEEDS, tmp_path / "promise.json")
+    text = readme.read_text()
+    assert text.count("7 of 40 draws fall short") == 1 and "answers 68 % of the test queries, 96.5 % of" in text
 
 
 @pytest.mark.parametrize("lost", [START, END])

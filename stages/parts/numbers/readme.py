@@ -13,6 +13,9 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_text
 
 README = Path("README.md")
+PROMISE = paths.REPORTS / "bench/promise.json"
+PROMISE_ROWS = 100
+BENCH_CORPORA = {"sample": "the sample corpus", "banking77": "Banking77"}
 START, END = "<!-- results: written by make readme -->", "<!-- end of results -->"
 # Column of the table -> file in reports/seeds. Banking77 was read from CSV files, as source `csv`.
 CORPORA = {"sample corpus": "embedded-sample.json", "Banking77, 25 labels": "embedded-csv.json"}
@@ -44,8 +47,8 @@ def difference(found: dict[str, Any]) -> str:
     return f"{points(found['mean'])} ({points(found['low'])} to {points(found['high'])})"
 
 
-def results(folder: Path) -> str:
-    """Return the block's text from the files in a folder like reports/seeds."""
+def results(folder: Path, promise_file: Path) -> str:
+    """Return the block's text from the files in a folder like reports/seeds and from reports/bench/promise.json."""
     by_corpus = {corpus: read_json(folder / name) for corpus, name in CORPORA.items()}
     runs = list(by_corpus.values())
     last = max(max(run["seeds"]) for run in runs)
@@ -58,19 +61,36 @@ def results(folder: Path) -> str:
     ]
     table = {name: [cell(row, run) for run in runs] for row, name in ROWS.items()}
     table["student minus better linear model (95 %)"] = [difference(run["served_less_linear"]) for run in runs]
-    table["answered by the service"] = [share(run["answered"]) for run in runs]
-    table["right among these"] = [share(run["right_answers"]) if run["right_answers"] else "none" for run in runs]
-    return "\n".join([*lines, *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in table.items())])
+    rows = [f"| {name} | " + " | ".join(cells) + " |" for name, cells in table.items()]
+    return "\n".join([*lines, *rows, *promise(promise_file)])
 
 
-def write_results(readme: Path = README, folder: Path = paths.SEEDS) -> None:
+def promise(file: Path) -> list[str]:
+    """Return what the service answers, and how often the promise of right answers breaks, from `make bench-promise`."""
+    if not file.is_file():
+        return []
+    found = read_json(file)
+    runs = [run for run in found["runs"] if not run["swapped"] and run["gold_rows"] == PROMISE_ROWS]
+    clauses = []
+    for run in runs:
+        rule = run["rules"]["new"]
+        clauses.append(
+            f"on {BENCH_CORPORA[run['corpus']]} the encoder student answers {100 * rule['coverage']:.0f} % of the test "
+            f"queries, {100 * rule['precision']:.1f} % of its answers are right, and {rule['broken']} of "
+            f"{rule['draws']} draws fall short"
+        )
+    wanted = f"The service certifies {100 * found['wanted']:.0f} % right answers with {PROMISE_ROWS} gold rows"
+    return ["", f"{wanted}: {'; '.join(clauses)} (`make bench-promise`)."]
+
+
+def write_results(readme: Path = README, folder: Path = paths.SEEDS, promise_file: Path = PROMISE) -> None:
     """Replace the text between the markers; raises UserError if the README lacks one of them."""
     text = readme.read_text(encoding="utf-8")
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
         raise UserError(f"{readme} lacks the line {END if start else START}: put it where the results go")
-    write_text(readme, f"{before}{START}\n{results(folder)}\n{END}{after}")
+    write_text(readme, f"{before}{START}\n{results(folder, promise_file)}\n{END}{after}")
 
 
 def main() -> None:

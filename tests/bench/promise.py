@@ -1,0 +1,232 @@
+"""Keep the promise of `calibrate.precision` over many draws of gold rows, or show where it breaks. `make bench-promise`
+
+python -m tests.bench.promise [--draws 100] [--out reports/bench/promise.json]
+
+Each draw takes other gold rows, trains the embedded teacher on them and the encoder student on the teacher's labels,
+and chooses a threshold for 90 % right answers. It is `broken` if fewer of the answers are right on the test rows. `new`
+is the rule of stage calibrate, `clopper_pearson` the exact bound on the answered gold rows alone with the same
+cross-fitted predictions, `point` the estimate without a bound, on held-out rows with the teacher's confidence and on
+gold rows.
+`broken_on_pool` compares with the true labels of 300 held-out pool rows instead, from which the gold rows were drawn
+like them: the sample's test rows are harder than its pool. With `swapped` the teacher confuses two labels throughout.
+
+The teacher sees texts through the encoder alone, and trains in short steps: a draw takes seconds.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stages.parts.data.rows import as_rows
+from stages.parts.encoder.pretrained import encoder_key, load_encoder
+from stages.parts.encoder.student import fit_head
+from stages.parts.encoder.vectors import centred
+from stages.parts.numbers.promise import (
+    GoldEvidence,
+    certified_point,
+    coverage_points,
+    exact_bound,
+    same_quantiles,
+)
+from stages.parts.run.files import write_json
+from stages.parts.run.params import load_params
+from stages.parts.run.paths import cache
+from stages.parts.teachers.self_trained import SelfTraining, mean_probabilities
+from tests.bench.labelled import Labelled, folders, labelled
+from tests.bench.machine import machine
+
+WANTED, DEV = 0.9, 300
+SETTINGS = ((100, False), (250, False), (100, True), (250, True))  # gold rows, labels swapped
+START = 0.4  # coverage at which the exact bound begins: fewer than 30 gold rows certify nothing at 90 %
+
+
+class EncoderTraining(SelfTraining):
+    """The embedded teacher's self-training without its views of terms, which take most of the time."""
+
+    def add_text_view(self, vectorizer: object) -> None:
+        pass
+
+    def add_meanings(self, meanings: np.ndarray) -> bool:
+        self.mean = meanings[self.pool].mean(axis=0)
+        self.vectors.append(centred(meanings, self.mean))
+        return True
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Class probabilities [N, K] of one draw: the student's and the teacher's of held-out pool rows and of gold rows
+    (the teacher's cross-fitted), the student's of test rows, and the true classes.
+    """
+
+    student_dev: np.ndarray
+    teacher_dev: np.ndarray
+    student_gold: np.ndarray
+    teacher_gold: np.ndarray
+    student_test: np.ndarray
+    dev: np.ndarray
+    gold: np.ndarray
+    test: np.ndarray
+
+    @property
+    def confidence(self) -> np.ndarray:
+        return self.student_dev.max(axis=1)
+
+
+def vectors_of(corpus: str, rows: Labelled) -> dict[str, np.ndarray]:
+    """Return the vector of each text and label name, computed once for all draws."""
+    settings = load_params().encoder
+    assert settings, "the bench needs an encoder"
+    names = [label.replace("_", " ") for label in rows.labels]
+    texts = sorted({*pd.concat([rows.gold, rows.pool, rows.test]).text, *names})
+    file = cache() / "bench/promise" / f"{corpus}-{encoder_key(settings)}.npy"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, load_encoder(settings).vectors(texts))
+    return dict(zip(texts, np.load(file), strict=True))
+
+
+def drawn(corpus: str, gold_rows: int, swapped: bool, seed: int) -> Draw:
+    rows = labelled(folders()[corpus], seed, gold=gold_rows)
+    vectors = vectors_of(corpus, rows)
+    pool, gold, test = (np.array([vectors[text] for text in part.text]) for part in (rows.pool, rows.gold, rows.test))
+    names = np.array([vectors[label.replace("_", " ")] for label in rows.labels])
+    training = EncoderTraining(
+        list(rows.pool.text), list(as_rows(rows.gold)), rows.labels, seed, meanings=np.vstack([pool, gold, names])
+    )
+    order = np.arange(len(rows.labels))
+    if swapped:
+        order[[0, 1]] = 1, 0  # the two most frequent labels
+    weights = training.fit(np.ones(len(gold), bool), quick=True)
+    of_pool = mean_probabilities([training.vectors[0][training.pool]], weights)[:, order]
+    student = fit_head(pool[DEV:], of_pool[DEV:], pool.mean(axis=0))
+    classes = [
+        np.array([rows.labels.index(label) for label in part.label]) for part in (rows.pool[:DEV], rows.gold, rows.test)
+    ]
+    return Draw(
+        student_dev=student.probabilities(pool[:DEV]),
+        teacher_dev=of_pool[:DEV],
+        student_gold=student.probabilities(gold),
+        teacher_gold=training.gold_probabilities()[:, order],
+        student_test=student.probabilities(test),
+        dev=classes[0],
+        gold=classes[1],
+        test=classes[2],
+    )
+
+
+def evidence_of(draw: Draw) -> GoldEvidence:
+    confidence = same_quantiles(draw.teacher_gold.max(axis=1), draw.teacher_dev.max(axis=1), draw.confidence)
+    return GoldEvidence(confidence, draw.teacher_gold.argmax(axis=1) == draw.gold)
+
+
+def certified(draw: Draw) -> float:
+    """Return the threshold of stage calibrate, infinite if nothing is certified."""
+    agreed = (draw.student_dev.argmax(axis=1) == draw.teacher_dev.argmax(axis=1)).astype(float)
+    point = certified_point(coverage_points(evidence_of(draw), draw.confidence, agreed), WANTED)
+    return point.threshold if point else np.inf
+
+
+def clopper_pearson(draw: Draw) -> float:
+    """Return the threshold of the exact bound: in a fixed order, up to the first that fails."""
+    evidence, threshold = evidence_of(draw), np.inf
+    for coverage in np.arange(START, 1.001, 0.05):
+        candidate = np.quantile(draw.confidence, 1 - coverage)
+        answered = evidence.right[evidence.confidence >= candidate]
+        if exact_bound(int(answered.sum()), len(answered)) < WANTED:
+            break
+        threshold = float(candidate)
+    return threshold
+
+
+def point_estimate(draw: Draw) -> float:
+    """Return the lowest threshold with an estimated share of 90 % right answers (Laplace's rule of succession)."""
+    agreed = draw.student_dev.argmax(axis=1) == draw.teacher_dev.argmax(axis=1)
+    confidence = np.concatenate([draw.confidence, draw.student_gold.max(axis=1)])
+    right = np.concatenate([agreed * draw.teacher_dev.max(axis=1), draw.student_gold.argmax(axis=1) == draw.gold])
+    order = np.argsort(-confidence, kind="stable")
+    enough = np.flatnonzero((np.cumsum(right[order]) + 1) / (np.arange(len(order)) + 3) >= WANTED)
+    return float(confidence[order][enough[-1]]) if len(enough) else np.inf
+
+
+RULES: dict[str, Callable[[Draw], float]] = {
+    "new": certified,
+    "clopper_pearson": clopper_pearson,
+    "point": point_estimate,
+}
+
+
+def outcome(draw: Draw, threshold: float) -> dict[str, float | None]:
+    """Return coverage and precision on test, and precision on the held-out pool rows; None without an answer."""
+    found: dict[str, float | None] = {}
+    for name, probabilities, actual in (
+        ("", draw.student_test, draw.test),
+        ("pool_", draw.student_dev, draw.dev),
+    ):
+        answered = probabilities.max(axis=1) >= threshold
+        right = probabilities.argmax(axis=1)[answered] == actual[answered]
+        found |= {
+            f"{name}coverage": float(answered.mean()),
+            f"{name}precision": float(right.mean()) if len(right) else None,
+        }
+    return found
+
+
+def summary(outcomes: list[dict[str, float | None]]) -> dict[str, float]:
+    """Return how many draws break the promise, and what their service answers."""
+
+    def broken(name: str) -> int:
+        return sum(one[name] is not None and one[name] < WANTED for one in outcomes)  # type: ignore[operator]
+
+    precisions = [one["precision"] for one in outcomes if one["precision"] is not None]
+    return {
+        "draws": len(outcomes),
+        "broken": broken("precision"),
+        "broken_on_pool": broken("pool_precision"),
+        "coverage": float(np.mean([one["coverage"] for one in outcomes])),
+        "answer_nothing": sum(one["precision"] is None for one in outcomes),
+        "precision": float(np.mean(precisions)) if precisions else float("nan"),
+        "lowest_precision": min(precisions, default=float("nan")),
+    }
+
+
+def settings() -> Iterator[tuple[str, int, bool]]:
+    for gold_rows, swapped in SETTINGS:
+        for corpus in folders():
+            yield corpus, gold_rows, swapped
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.promise", description=__doc__.splitlines()[0])
+    parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=Path("reports/bench/promise.json"))
+    given = parser.parse_args()
+    runs = []
+    for corpus, gold_rows, swapped in settings():
+        outcomes: dict[str, list[dict[str, float | None]]] = {rule: [] for rule in RULES}
+        accuracies = []
+        for seed in range(given.draws):
+            draw = drawn(corpus, gold_rows, swapped, seed)
+            accuracies.append(float((draw.student_test.argmax(axis=1) == draw.test).mean()))
+            for rule, threshold in RULES.items():
+                outcomes[rule].append(outcome(draw, threshold(draw)))
+        figures = {rule: summary(found) for rule, found in outcomes.items()}
+        runs.append(
+            {
+                "corpus": corpus,
+                "gold_rows": gold_rows,
+                "swapped": swapped,
+                "accuracy": float(np.mean(accuracies)),
+                "rules": figures,
+            }
+        )
+        write_json(given.out, {"machine": machine(), "wanted": WANTED, "runs": runs})
+        for rule, found in figures.items():
+            print(corpus, gold_rows, "swapped" if swapped else "", rule, found, flush=True)
+
+
+if __name__ == "__main__":
+    main()
