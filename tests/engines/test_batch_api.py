@@ -20,11 +20,14 @@ def sandbox(tmp_path, monkeypatch) -> Sandbox:
     return sandbox
 
 
-@pytest.mark.parametrize("odd", ["blank", "foreign", "twice", "created", "text", "no_status", "ended", "upper"])
+@pytest.mark.parametrize(
+    "odd", ["blank", "foreign", "twice", "created", "text", "no_status", "ended", "upper", "unheard"]
+)
 def test_odd_lines_and_statuses_lose_no_answer(sandbox, caplog, odd):
     with sandbox.teacher("--batch-odd", odd):
         assert not sandbox.label()
         assert sandbox.stats()["requests"] == 0 and sandbox.stats()["answers"] == 70 == sandbox.report()["answers"]
+        assert sandbox.stats()["batches"] == 1
         assert sandbox.report()["cost"] == pytest.approx(sandbox.stats()["distinct_dollars"] / 2, abs=1e-6)
     assert not caplog.text
 
@@ -53,6 +56,12 @@ def test_what_a_batch_loses_is_sent_only_within_the_budget(sandbox, caplog):
         complaint = sandbox.label()
         assert "of runtime.budget_tokens 14,000 are spent" in complaint and "\n" not in complaint
         assert caplog.text.count("one by one, at the full price") == sandbox.stats()["batches"]
+
+
+def test_a_batch_without_a_name_is_found_in_the_list_and_one_is_started(sandbox):
+    with sandbox.teacher("--batch-odd", "unnamed"):
+        assert not sandbox.label()
+        assert sandbox.stats()["batches"] == 1 and sandbox.stats()["requests"] == 0
 
 
 def test_an_error_file_says_why(sandbox, caplog):

@@ -63,6 +63,12 @@ def test_a_message_that_repeats_the_query_or_advertises_stops_no_run(status, err
     assert type(failure(status, {"error": error})) is kind
 
 
+def test_a_redirect_names_where_to():
+    found = CLIENT.failure(301, {"Location": "https://a/v1/chat/completions"}, "", "http://a/v1/chat/completions")
+    said = "http://a/v1/chat/completions redirects to https://a/v1/chat/completions: name that address instead"
+    assert isinstance(found, EngineRefuses) and str(found) == said
+
+
 def test_a_wrong_path_is_named_and_a_web_page_is_shown_by_its_words():
     page = (
         "<html><head><style>p {}</style><title>404 Not\nFound</title></head><body><h1>No such page</h1></body></html>"

@@ -70,7 +70,7 @@ FORMS = (
     "together null nan infinity positive strings absent parts events list no_usage zero_usage text_usage hidden_usage"
     " outputs huge"
 ).split()
-BATCH_ODDS = "blank cut foreign twice created text no_status empty outputs ended upper".split()
+BATCH_ODDS = "blank cut foreign twice created text no_status empty outputs ended upper unheard unnamed".split()
 HUGE = 2 * 2**20
 WRONG_KEY = (401, "invalid_api_key", "Incorrect API key provided.")
 ANSWERED = web.AppKey("answered", list)
@@ -438,6 +438,10 @@ class SimulatedTeacher:
         name = f"batch-{len(self.batches)}"
         self.batches[name] = {"id": name, "status": "validating", "input_file_id": wanted["input_file_id"], "polls": 0}
         self.stats["batches"] += 1
+        if self.options.batch_odd == "unheard" and self.stats["batches"] == 1:
+            return complaint(503, "overloaded", "The server is overloaded.")
+        if self.options.batch_odd == "unnamed":
+            return web.json_response({"object": "batch"})
         return web.json_response(self.batches[name])
 
     async def list_batches(self, request: web.Request) -> web.Response:

@@ -35,6 +35,7 @@ from stages.parts.engines.http_client import (
     UnreadableAnswer,
     json_object,
 )
+from stages.parts.engines.rate_limit import backoff_s
 from stages.parts.run.answer_store import KEY_LENGTH, AnswerStore
 from stages.parts.run.progress import Progress
 
@@ -52,6 +53,13 @@ logger = logging.getLogger(__name__)
 def line_of(key: str, body: Mapping[str, Any]) -> str:
     """Return a request as a line of a batch's file."""
     return json.dumps({"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}) + "\n"
+
+
+def name_of(found: Any) -> str:
+    """Return the id of a file or batch; raises TypeError if it has none (`errors` makes a line of it)."""
+    if not isinstance(found.id, str) or not found.id:
+        raise TypeError
+    return found.id
 
 
 class Batches:
@@ -103,10 +111,12 @@ class Batches:
         """Run a batch from its file to its end; adds its answers to the budget."""
         lines = "".join(line_of(key, body) for key, body in wanted.items()).encode()
         async with self.errors():
-            file = await self.api.files.create(purpose="batch", file=("requests.jsonl", lines, "application/jsonl"))
+            file = name_of(
+                await self.api.files.create(purpose="batch", file=("requests.jsonl", lines, "application/jsonl"))
+            )
         job = {
-            "key": hashlib.sha256(file.id.encode()).hexdigest()[:KEY_LENGTH],
-            "file": file.id,
+            "key": hashlib.sha256(file.encode()).hexdigest()[:KEY_LENGTH],
+            "file": file,
             "batch": None,
             "rows": len(wanted),
             "max_tokens": max(map(allowed_tokens, wanted.values())),
@@ -126,8 +136,7 @@ class Batches:
         batch = await self.ended(job)
         if batch.status == "failed":
             self.note({**job, "done": True})
-            reasons = batch.errors.to_dict().get("data") if batch.errors else None
-            raise EngineRefuses(f"the endpoint refuses the batch: {json.dumps(reasons)[:300]}")
+            raise EngineRefuses(f"the endpoint refuses the batch: {json.dumps(batch.to_dict().get('errors'))[:300]}")
         answered: set[str] = set()
         reasons = Counter[str]()
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
@@ -141,7 +150,7 @@ class Batches:
             shown = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(SHOWN))
             logger.warning(
                 "%s answered %d of %d requests (status %s%s); the other %d are sent one by one, at the full price",
-                batch.id,
+                job["batch"],
                 len(answered),
                 job["rows"],
                 batch.status,
@@ -150,15 +159,28 @@ class Batches:
             )
 
     async def start(self, job: dict[str, Any]) -> str:
-        """Start a job's batch and return its name; a killed run may have started it and not learned its name."""
-        async with self.errors():
-            async for batch in self.api.batches.list(limit=100):
-                if batch.input_file_id == job["file"]:
-                    return batch.id
-            started = await self.api.batches.create(
-                input_file_id=job["file"], endpoint="/v1/chat/completions", completion_window="24h"
-            )
-            return started.id
+        """Start a job's batch and return its name; raises EngineError.
+
+        Each attempt looks for the batch first: a killed run, or an attempt without an answer, may have started it.
+        """
+        once = self.api.with_options(max_retries=0)  # the package would start a second one
+        for attempt in range(RETRIES):
+            try:
+                async with self.errors():
+                    async for batch in self.api.batches.list(limit=100):
+                        if batch.input_file_id == job["file"]:
+                            return name_of(batch)
+                    return name_of(
+                        await once.batches.create(
+                            input_file_id=job["file"], endpoint="/v1/chat/completions", completion_window="24h"
+                        )
+                    )
+            except (EngineRefuses, RequestRefused):
+                raise
+            except EngineError as error:
+                last = error
+                await asyncio.sleep(backoff_s(attempt))
+        raise last
 
     async def ended(self, job: dict[str, Any]) -> Batch:
         """Return a job's batch when the vendor is done with it."""
@@ -168,7 +190,7 @@ class Batches:
                 try:
                     async with self.errors():
                         batch = await self.api.batches.retrieve(job["batch"])
-                    status = str(batch.status).lower()
+                        status = str(batch.status).lower()
                     # A status of the vendor's own, beside a file of answers, is an end.
                     if status in ENDED or (status not in RUNNING and batch.output_file_id):
                         return batch.model_copy(update={"status": status})

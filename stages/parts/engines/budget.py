@@ -105,12 +105,13 @@ class Budget:
     def exceeded_limit(self, prompt: int, completion: int) -> str | None:
         """What is spent of the limit that so many more tokens would exceed, for an error; None if they fit."""
         prompt, completion = prompt + self.reserved[0], completion + self.reserved[1]
+        about = "about " if self.spent.estimated else ""
         if self.budget_tokens is not None and self.spent.tokens + prompt + completion > self.budget_tokens:
-            return f"{self.spent.tokens:,} tokens of runtime.budget_tokens {self.budget_tokens:,}"
+            return f"{about}{self.spent.tokens:,} tokens of runtime.budget_tokens {self.budget_tokens:,}"
         if self.budget_usd is not None and self.spent.dollars is not None:
             more = self.cost({"prompt_tokens": prompt, "completion_tokens": completion}) or 0.0
             if self.spent.dollars + more > self.budget_usd:
-                return f"${self.spent.dollars:.4f} of runtime.budget_usd ${self.budget_usd:.4f}"
+                return f"{about}${self.spent.dollars:.4f} of runtime.budget_usd ${self.budget_usd:.4f}"
         return None
 
 

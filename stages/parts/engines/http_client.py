@@ -75,7 +75,9 @@ class EngineClient:
         unless the engine does.
         """
         try:
-            async with self.session.post(self.url, data=orjson.dumps(body), headers=JSON) as response:
+            async with self.session.post(
+                self.url, data=orjson.dumps(body), headers=JSON, allow_redirects=False
+            ) as response:
                 content = await read_limited(response)
         except TimeoutError:
             raise EngineTimeout("the engine did not answer in time") from None
@@ -111,6 +113,8 @@ class EngineClient:
 
     def failure(self, status: int, headers: Mapping[str, str], text: str, url: URL | str = "") -> EngineError:
         """Return what an error status means. A 404 names `url`, where given: its path may be the fault."""
+        if 300 <= status < 400:  # a redirect would turn the request into a GET
+            return EngineRefuses(f"{url or self.url} redirects to {headers.get('Location')}: name that address instead")
         if status in (400, 413, 422) and self.kind.says_too_long(text):
             return QueryRefused("the query has too many tokens for the model")
         if reason := self.kind.refuses_all(status, text):

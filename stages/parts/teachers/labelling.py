@@ -271,4 +271,5 @@ class LabellingRun:
 
 def spent(spending: Spending) -> str:
     """Return what was spent for a progress line: dollars, or tokens if no price is known."""
-    return f"{spending.tokens:,} tokens" if spending.dollars is None else f"${spending.dollars:.2f}"
+    about = "about " if spending.estimated else ""
+    return about + (f"{spending.tokens:,} tokens" if spending.dollars is None else f"${spending.dollars:.2f}")
