@@ -1,1 +1,5 @@
-"""The service on Ray Serve: an LLM endpoint and the classifier, each scaled on its own."""
+"""The service on Ray Serve.
+
+__main__  `make serve-ray`
+apps      two applications, each scaled on its own: the LLM endpoint and the classifier
+"""
