@@ -9,7 +9,7 @@ import pandas as pd
 
 from stages.parts.data.folder import by_frequency
 from stages.parts.data.left_out import leave_out
-from stages.parts.data.rows import row_id
+from stages.parts.data.rows import read_rows, row_id
 from stages.parts.data.tables import refuse_alike
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, whole_file, write_json
@@ -50,7 +50,7 @@ def rows_of(rows: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
 
 def main() -> None:
     params = load_params()
-    rows, named = pd.read_parquet(RAW_ROWS), read_json(RAW_LABELS)
+    rows, named = read_rows(RAW_ROWS), read_json(RAW_LABELS)
     benchmark = "train" in set(rows.part)  # otherwise a folder, which names its labels itself
     labels = most_frequent(rows.label[rows.part == "train"], params.top_n) if benchmark else list(named)
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from stages.parts.data.decisions import read_decisions
 from stages.parts.data.leaks import near_duplicates
-from stages.parts.data.rows import as_rows
+from stages.parts.data.rows import as_rows, read_rows
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_jsonl
@@ -99,7 +99,7 @@ def check_pool(pool: pd.DataFrame, split: Split) -> None:
 
 def main() -> None:
     params = load_params()
-    rows = pd.read_parquet(paths.FILTERED_ROWS)
+    rows = read_rows(paths.FILTERED_ROWS)
     parts = parts_of(rows, params)
     decisions = read_decisions(paths.DECISIONS, read_json(paths.LABELS))
     decided = {row: decision.label for row, decision in decisions.items()}

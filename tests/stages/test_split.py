@@ -24,6 +24,14 @@ def test_decisions_take_rows_out_of_the_pool_and_out_of_the_seal(tmp_path, monke
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["split"] |= {"gold": 10, "dev": 5, "optimizer_val": 5}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    content = paths.FILTERED_ROWS.read_bytes()
+    paths.FILTERED_ROWS.write_bytes(content[:200])
+    with pytest.raises(UserError, match=r"rows\.parquet is not Parquet \(.*\): remove it and run `dvc repro`"):
+        split.main()
+    paths.FILTERED_ROWS.unlink()
+    with pytest.raises(UserError, match=r"rows\.parquet is missing: run `dvc repro`"):
+        split.main()
+    paths.FILTERED_ROWS.write_bytes(content)
     split.main()
     gold, pool, test = (read_jsonl(path) for path in (paths.GOLD, paths.POOL, paths.TEST))
     assert not read_jsonl(paths.REVIEWED)

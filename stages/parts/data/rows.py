@@ -1,10 +1,13 @@
 """What a row is, and its stable id."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
+import pyarrow as pa
 
+from stages.parts.run.errors import UserError
 from stages.parts.run.files import fingerprint
 
 EXTRA_PREFIX = "raw."  # of the user's other columns: their names can't clash with the pipeline's
@@ -36,6 +39,17 @@ class TeacherLabel(TypedDict):
     valid: bool
     confidence: float | None
     probabilities: dict[str, float]
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Return the table that a stage wrote; raise UserError if it is missing or damaged."""
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `dvc repro`, which makes it") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise UserError(f"{path} is not Parquet ({reason}): remove it and run `dvc repro`") from None
 
 
 def row_id(text: str) -> str:
