@@ -6,14 +6,14 @@ python -m stages.base
 import tempfile
 from pathlib import Path
 
-from transformers import set_seed
+from transformers import AutoTokenizer, set_seed
 
 from stages.parts.run.files import read_json, read_jsonl
 from stages.parts.run.machine import visible_gpus
 from stages.parts.run.params import PretrainedStudentSettings, Train, load_params
 from stages.parts.run.paths import BASE, GOLD, LABELS, POOL, REVIEWED
 from stages.parts.run.stage import run_stage
-from stages.parts.students.chat_template import freeze_date
+from stages.parts.students.chat_template import check_template, freeze_date
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons, start_from_word_vectors
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.text import safe_text
@@ -40,18 +40,20 @@ TRAINING = Train(
 def main() -> None:
     params = load_params()
     student = params.student
+    program = IntentClassifier(read_json(LABELS), params.program.instructions, params.program.style)
     if isinstance(student, PretrainedStudentSettings):
         if student.device == "gpu":
             visible_gpus()
         place(student.weights, BASE)
         freeze_date(BASE)
+        check_template(AutoTokenizer.from_pretrained(BASE), program, f"the student in {BASE}")
         return
 
     set_seed(params.seed)
-    program = IntentClassifier(read_json(LABELS), params.program.instructions, params.program.style)
     # as prompts will show them: the tokenizer and the word vectors are made of these
     texts = [safe_text(row["text"], program.labels) for path in (GOLD, REVIEWED, POOL) for row in read_jsonl(path)]
     tokenizer = build_tokenizer(texts, program, student.vocabulary)
+    check_template(tokenizer, program, "the tiny student")
     model = build_model(tokenizer, student)
     start_from_word_vectors(model, tokenizer, texts, params.seed)
     print(f"a Llama of {model.num_parameters() / 1e6:.2f} M parameters, {len(tokenizer)} tokens")

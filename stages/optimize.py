@@ -104,7 +104,7 @@ def main() -> None:
             style=params.program.style,
             program=tuned.wins,
             program_sha256=file_sha256(paths.PROGRAM),
-            prompt_format=StudentFormat.__name__,
+            prompt_format=StudentFormat.version,
             max_tokens=tokens,
             base=str(paths.BASE),
             base_sha256=folder_sha256(paths.BASE),

@@ -81,7 +81,7 @@ def make_shop(
         style=style,
         program="optimized",
         program_sha256=file_sha256(folder / paths.PROGRAM),
-        prompt_format=StudentFormat.__name__,
+        prompt_format=StudentFormat.version,
         max_tokens=max_tokens,
         base=str(paths.BASE),
         base_sha256=folder_sha256(base),

@@ -105,7 +105,7 @@ def finish_run(
             style="direct",
             program="plain",
             program_sha256=file_sha256(paths.PROGRAM),
-            prompt_format=StudentFormat.__name__,
+            prompt_format=StudentFormat.version,
             max_tokens=8,
             base=str(paths.BASE),
             base_sha256="2" * 64,

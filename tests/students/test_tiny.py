@@ -55,7 +55,7 @@ def test_a_query_stands_between_six_tokens_and_comes_back_as_it_was(program):
         assert len(prompt) == len(query) + 6 and trained[: len(prompt)] == prompt
         assert tokenizer.decode(query) == text.lower()
     for label in LABELS:
-        assert len(tokenizer(label, add_special_tokens=False)["input_ids"]) == 1
+        assert len(tokenizer(f" {label}", add_special_tokens=False)["input_ids"]) == 1
 
 
 @pytest.mark.engine

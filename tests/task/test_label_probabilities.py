@@ -43,7 +43,7 @@ def test_a_label_that_begins_another_ends_where_the_answer_ends(end, label):
 
 
 def test_a_header_and_reasons_before_the_label_do_not_count():
-    before = [entry("A card_fee? ", 0.2), entry("[[ ## ", 0.9), entry("label ## ]]", 0.9), entry("\n", 0.9)]
+    before = [entry("A card_fee?\n\n", 0.2), entry("[[ ## ", 0.9), entry("label ## ]]", 0.9), entry("\n", 0.9)]
     after = [entry("\n\n", 0.5), entry("[[ ## completed ## ]]", 0.1)]
     assert label_probabilities({"content": [*before, entry("top_up", 0.7), *after]}, LABELS) == pytest.approx(
         {"top_up": 0.7}
@@ -60,3 +60,20 @@ def test_answers_without_a_label_or_without_logprobs_have_none():
 def test_a_student_is_asked_for_all_of_its_labels_as_far_as_the_engine_goes():
     assert [alternatives(labels, 128) for labels in (5, 25, 77, 300)] == [20, 25, 77, 128]
     assert alternatives(77, 20) == 20
+
+
+@pytest.mark.parametrize("logprob", [0.7, math.nan, math.inf, None, "-0.1", True])
+def test_what_can_be_no_log_probability_gives_no_probabilities(logprob):
+    broken = {"token": "top_up", "logprob": logprob, "top_logprobs": []}
+    assert label_probabilities({"content": [broken]}, LABELS) == {}
+    hidden = {"token": "top", "logprob": -0.1, "top_logprobs": [{"token": "ref", "logprob": logprob}]}
+    assert label_probabilities({"content": [hidden]}, LABELS) == {}
+
+
+def test_probabilities_never_leave_0_and_1():
+    rounded = {"token": "top_up", "logprob": 1e-6, "top_logprobs": [{"token": "refund", "logprob": -9999.0}]}
+    assert label_probabilities({"content": [rounded]}, LABELS) == {"top_up": 1.0, "refund": 0.0, "refund_missing": 0.0}
+    twice = [{"token": token, "logprob": -0.2} for token in ("card_fee", "card_fee ", " card_fee", "top_up ")]
+    listed = {"token": "top_up", "logprob": -0.2, "top_logprobs": twice}
+    found = label_probabilities({"content": [listed]}, LABELS)
+    assert sum(found.values()) == pytest.approx(1) and all(0 <= value <= 1 for value in found.values())

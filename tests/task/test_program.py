@@ -1,10 +1,15 @@
+"""What the program sends, what it makes of answers, and how it is kept."""
+
+import re
+
 import dspy
 import pytest
 
 from stages.parts.run.errors import UserError
+from stages.parts.task.label_probabilities import label_probabilities
 from stages.parts.task.program import IntentClassifier, predictor, training_messages, using
 from stages.parts.task.program_file import load_program, program_state, save_program
-from stages.parts.task.prompt import TeacherFormat
+from stages.parts.task.prompt import StudentFormat, TeacherFormat
 
 LABELS = ["card_arrival", "pending_top_up"]
 INSTRUCTIONS = "Classify."
@@ -98,3 +103,50 @@ def test_descriptions_stand_in_the_teachers_shared_prefix_and_nowhere_else():
     )
     assert plain[1:] == bare[1:] == described[1:]  # the query's own message
     assert "".join(bare[0]["content"].split(sentence)).split() == plain[0]["content"].split()
+
+
+FORM = (
+    "[[ ## reasoning ## ]]\nIt could be pending_top_up.\n\n[[ ## label ## ]]\npending_top_up\n\n[[ ## completed ## ]]"
+)
+RIGHT = "[[ ## reasoning ## ]]\nIt says card.\n\n[[ ## label ## ]]\ncard_arrival\n\n[[ ## completed ## ]]"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"<think>\n{FORM}\n</think>\n\n{RIGHT}",
+        f"{FORM}\n</think>\n{RIGHT}",
+        f"<think>{FORM}</think><think>{FORM}</think>{RIGHT}",
+        f"<THINKING>\n{FORM}\n</THINKING>\n{RIGHT}",
+        f"[THINK]{FORM}[/THINK]{RIGHT}",
+        f"<think>\n{FORM}\n</think>\n{RIGHT}\n<think>{FORM}",
+        f"{FORM}\n\nNo, wait.\n\n{RIGHT}",
+        f"{FORM.partition(chr(10) * 2 + '[[ ## comp')[0]}\n\n[[ ## label ## ]]\ncard_arrival",
+        "**[[ ## reasoning ## ]]**\nIt says card.\n\n**[[## label ##]]**\n**card_arrival**",
+    ],
+)
+def test_the_last_value_outside_of_thoughts_counts(answer):
+    program = IntentClassifier(LABELS, INSTRUCTIONS, "chain_of_thought")
+    with using(scripted({"where": answer})):
+        assert program(query="where is it").label == "card_arrival"
+    direct = IntentClassifier(LABELS, INSTRUCTIONS, "direct")
+    with using(scripted({"where": answer})):
+        assert direct(query="where is it").label == "card_arrival"
+    tokens = [{"token": token, "logprob": -0.1, "top_logprobs": []} for token in re.findall(r"\w+|\W", answer)]
+    found = label_probabilities({"content": tokens}, LABELS)
+    assert list(found) == ["card_arrival"], "probabilities are read at the place of the label that counts"
+
+
+@pytest.mark.parametrize("answer", [f"<think>\n{FORM}", f"<think>\n{RIGHT}\n</think>\n", "</think>", "<think>"])
+def test_thoughts_without_an_answer_are_none(answer):
+    program = IntentClassifier(LABELS, INSTRUCTIONS, "chain_of_thought")
+    with using(scripted({"where": answer})):
+        assert program(query="where is it").label == "unknown"
+
+
+def test_a_students_answer_may_think_and_correct_itself_too():
+    wanted, student = predictor(IntentClassifier(LABELS, INSTRUCTIONS, "direct")).signature, StudentFormat()
+    assert student.parse(wanted, " card_arrival")["label"] == "card_arrival"
+    assert student.parse(wanted, "It is clear.</think> card_arrival")["label"] == "card_arrival"
+    for begun in ("<think>pending_top_up</think>\n", "pending_top_up</think>\n", "pending_top_up\n\n"):
+        assert student.parse(wanted, f"{begun}[[ ## label ## ]] card_arrival")["label"] == "card_arrival"

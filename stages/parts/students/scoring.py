@@ -40,11 +40,13 @@ class Scores:
 
 
 def max_tokens(style: Style, labels: Sequence[str], base: Path) -> int:
-    """How many tokens an answer may have: the longest label's in the student's own tokens, and room for the reasoning
-    before it.
+    """Return how many tokens an answer may have: the longest label's in the student's own tokens, and room for the
+    reasoning before it.
+
+    That is enough to end a label that begins another one: the other one's tokens are its own and more.
     """
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    longest = max(len(tokenizer.encode(label, add_special_tokens=False).ids) for label in labels)
+    longest = max(len(tokenizer.encode(f" {label}", add_special_tokens=False).ids) for label in labels)
     return longest if style == "direct" else longest + REASONING_TOKENS
 
 

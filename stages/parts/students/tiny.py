@@ -40,11 +40,12 @@ CHAT_TEMPLATE = (
 
 
 def constant_pieces(program: IntentClassifier) -> list[str]:
-    """What stands around every query, reasoning and label, as the chat template writes it: the system's turn, the
-    opening of the user's, what follows the query, the opening of the assistant's, the headers of the answer's fields,
-    its end.
+    """Return what stands around every query, reasoning and label, as the chat template writes it: the system's turn,
+    the opening of the user's, what follows the query, the opening of the assistant's, the headers of the answer's
+    fields.
 
     Cut where a demonstration's turns begin and end, so that prompts with demonstrations are made of the same pieces.
+    The blank before a value belongs to the value, as in the tokenizers of larger models.
     """
     system, user, answer = (message["content"] for message in training_messages(program, "QUERY", "LABEL", "REASONING"))
     opening = {role: f"{HEADER}{role}{END_HEADER}\n\n" for role in ("system", "user", "assistant")}
@@ -54,7 +55,7 @@ def constant_pieces(program: IntentClassifier) -> list[str]:
         opening["user"] + before_query,
         after_query + END_OF_TURN,
         opening["assistant"],
-        *re.split("REASONING|LABEL", answer),
+        *filter(None, re.split(" REASONING| LABEL", answer)),
     ]
 
 
@@ -65,10 +66,8 @@ def build_tokenizer(texts: Sequence[str], program: IntentClassifier, vocabulary:
     A model this small should not spend itself on spelling what never changes: six tokens stand around a query instead
     of 370.
     """
-    pieces = constant_pieces(program)
-    # DSPy ends a demonstration's answer with a line break, an answer to learn from without.
-    ending = AddedToken(pieces[-1], normalized=False, rstrip=True)
-    phrases = [*(AddedToken(phrase, normalized=False) for phrase in [*pieces[:-1], *program.labels]), ending]
+    constant = [*constant_pieces(program), *(f" {label}" for label in program.labels)]
+    phrases = [AddedToken(phrase, normalized=False) for phrase in constant]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()  # four thousand queries are too few to learn each word twice
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

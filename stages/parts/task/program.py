@@ -10,7 +10,7 @@ from dspy.utils.exceptions import AdapterParseError
 from stages.parts.run.params import Style
 from stages.parts.task.label_probabilities import label_probabilities
 from stages.parts.task.labels import UNKNOWN, match_label
-from stages.parts.task.prompt import TeacherFormat, signature
+from stages.parts.task.prompt import StudentFormat, TeacherFormat, signature
 from stages.parts.task.text import safe_text
 
 
@@ -96,14 +96,10 @@ def metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None
 
 
 def training_messages(program: IntentClassifier, text: str, label: str, reasoning: str) -> list[dict[str, str]]:
-    """One SFT row as OpenAI messages: what the program would send for the query, and the answer it would parse."""
-    answer = {"reasoning": reasoning, "label": label}
-    wanted = predictor(program).signature
-    outputs = {name: answer[name] for name in wanted.output_fields}
-    row = TeacherFormat().format_finetune_data(
-        wanted, demos=[], inputs={"query": safe_text(text, program.labels)}, outputs=outputs
-    )
-    messages: list[dict[str, str]] = row["messages"]
-    # the end-of-turn token ends the answer, one token sooner
-    messages[-1]["content"] = messages[-1]["content"].rstrip("\n")
-    return messages
+    """Return one SFT row as OpenAI messages: what the program would send for the query, and the answer it would
+    parse.
+    """
+    student, wanted = StudentFormat(), predictor(program).signature
+    prompt = student.format(wanted, [], {"query": safe_text(text, program.labels)})[:-1]
+    answer = student.format_assistant_message_content(wanted, {"reasoning": reasoning, "label": label})
+    return [*prompt, {"role": "assistant", "content": answer}]

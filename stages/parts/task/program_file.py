@@ -69,9 +69,9 @@ def load_sidecar(path: Path) -> Sidecar:
         raise UserError(
             f"{path} was made with DSPy {sidecar.dspy_version}, this is {dspy.__version__}: run `dvc repro optimize`"
         )
-    if sidecar.prompt_format != StudentFormat.__name__:
+    if sidecar.prompt_format != StudentFormat.version:
         raise UserError(
-            f"{path} wants prompts of {sidecar.prompt_format}, not {StudentFormat.__name__}: run `dvc repro optimize`"
+            f"{path} wants prompts of {sidecar.prompt_format}, not {StudentFormat.version}: run `dvc repro optimize`"
         )
     return sidecar
 

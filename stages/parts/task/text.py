@@ -30,11 +30,13 @@ TYPOGRAPHIC = str.maketrans(
     }
 )
 # What a parser, or a tokenizer of the Llama, Mistral, Gemma, Qwen, Phi, DeepSeek and GLM families, reads as the end of
-# a turn or a field: [[ ## label ## ]], <|eot_id|> (full-width bars, U+FF5C, are normalised), </s>, <end_of_turn>,
-# [INST], <think>.
+# a turn, a field or a reasoning block: [[ ## label ## ]], <|eot_id|> (full-width bars, U+FF5C, are normalised), </s>,
+# <end_of_turn>, [INST], </think>.
 MARKER = re.compile(
-    r"\[\[ ## \w+ ## ]]|<\|[^|<>]{1,40}\|>|</?s>|</?think>|<(?:start|end)_of_turn>|"
-    r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|gMASK)]"
+    r"\[\[\s*##\s*\w+\s*##\s*]]|<\|[^|<>]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|"
+    r"</?(?:think|thinking|thought|reasoning|reflection|scratchpad)>|"
+    r"\[/?(?:INST|THINK|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|gMASK)]",
+    re.IGNORECASE,
 )
 MARKER_START = re.compile(r"<(?=[|/\w])|\[(?=\[)")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stages.parts.encoder.vectors import Embeddings
-from stages.parts.task.label_probabilities import LABEL_HEADER
+from stages.parts.task.answer import LABEL_HEADER
 from stages.parts.task.text import safe_text
 from stages.parts.teachers.inputs import TeacherInputs
 from stages.parts.teachers.self_trained import SelfTrainedClassifier, SelfTraining, named_labels
