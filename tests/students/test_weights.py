@@ -83,7 +83,7 @@ def test_a_failed_merge_leaves_what_was_there(pair, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(weights.AutoTokenizer, "from_pretrained", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="No space left on device"):
         merge_adapter(base, adapter, tmp_path / "merged")
     assert {path.name: path.read_bytes() for path in (tmp_path / "merged").iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"base", "adapter", "merged"}
