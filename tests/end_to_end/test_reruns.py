@@ -117,7 +117,7 @@ def test_a_queued_experiment_runs_apart_and_is_listed(built):
         (["-S", "profile=llama", "-S", "raw.source=sample"], "needs an NVIDIA GPU"),
         (
             ["-S", "profile=api", "-S", "raw.source=sample"],
-            "teacher: the api profile needs its teacher's key: set TEACHER_API_KEY",
+            "teacher's endpoint: the api profile needs its teacher's key: set TEACHER_API_KEY",
         ),
     ],
 )
