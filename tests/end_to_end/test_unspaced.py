@@ -1,12 +1,13 @@
 """Texts of one's own in a language without blanks, through every stage, the review and the service."""
 
+import csv
 import json
 
 import pytest
 
 from stages.parts.review.queue import rows_to_review
 from stages.parts.run.params import load_params
-from tests.conftest import make_clone, run
+from tests.conftest import make_clone
 from tests.end_to_end.pipeline import STAGES, classify, edit, repro, serving
 from tests.japanese import INTENTS, write_folder
 
@@ -35,6 +36,9 @@ def test_japanese_texts_go_through_every_stage_and_the_service(tmp_path, monkeyp
     queries = ["カードが届かない", "😢😢", "card が来ない", *(row["text"] for row in rows)]
     with serving(folder) as url:
         answers = classify(url, queries)
-    assert {answer["label"] for answer in answers} <= {*INTENTS, "unknown"}
-    assert answers[0]["label"] == "カードの到着"
-    run(folder, "dvc", "status")
+    assert {answer["label"] for answer in answers} <= set(INTENTS)
+    program = json.loads((folder / "models/program.sidecar.json").read_text())["program"]
+    with (folder / "reports/predictions.csv").open(encoding="utf-8", newline="") as file:
+        scored = {row["id"]: row[f"tuned_{program}"] for row in csv.DictReader(file)}
+    same = [answer["label"] == scored[row["id"]] for row, answer in zip(rows, answers[-len(rows) :], strict=True)]
+    assert sum(same) >= 0.98 * len(rows)  # another batch rounds differently

@@ -5,7 +5,6 @@ import random
 import shutil
 import sqlite3
 import subprocess
-import sys
 import time
 from contextlib import closing
 from typing import Any
@@ -240,10 +239,7 @@ def test_answers_from_before_a_price_was_known_count_in_the_budget(tmp_path):
     sandbox = Sandbox(tmp_path, pool=300)
     sandbox.set("teacher", model="somebody/model-of-theirs")
     with sandbox.teacher("--model", "somebody/model-of-theirs"):
-        command = [sys.executable, "-m", "stages.parts.tuning.plan"]
-        planned = subprocess.run(
-            command, cwd=tmp_path, env=sandbox.environment, text=True, capture_output=True, check=True
-        ).stdout
+        planned = sandbox.plan()
         assert "no price is known" in planned and "set teacher.price" in planned
         sandbox.set("teacher", price={"prompt": 0.15, "completion": 0.6})
         sandbox.set("runtime", budget_usd=0.01)
@@ -421,10 +417,7 @@ def test_a_batch_keeps_to_the_budget_and_says_what_is_wrong_in_one_line(tmp_path
 def test_the_plan_comes_near_what_the_run_costs_and_nothing_is_paid_twice(tmp_path):
     sandbox = Sandbox(tmp_path, pool=400)
     with sandbox.teacher("--latency-ms", "50"):
-        command = [sys.executable, "-m", "stages.parts.tuning.plan"]
-        planned = subprocess.run(
-            command, cwd=tmp_path, env=sandbox.environment, text=True, capture_output=True, check=True
-        ).stdout
+        planned = sandbox.plan()
         sent_before = sandbox.stats()["distinct"]
         rows = {
             line[:15].strip(): [word.replace(",", "") for word in line[15:].split()]
@@ -438,9 +431,7 @@ def test_the_plan_comes_near_what_the_run_costs_and_nothing_is_paid_twice(tmp_pa
         for found, estimate in zip(cost[1:3], rows["together"][2:4], strict=True):
             assert int(estimate) == pytest.approx(found, rel=0.05)
         assert rows["together"][4] == f"${cost[3]:.2f}"
-        again = subprocess.run(
-            command, cwd=tmp_path, env=sandbox.environment, text=True, capture_output=True, check=True
-        ).stdout
+        again = sandbox.plan()
         assert "       0" in again and sandbox.stats()["answers"] == 430
 
 
