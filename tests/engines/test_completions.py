@@ -107,7 +107,7 @@ def test_records_with_odd_numbers_are_read_and_not_paid_again(tmp_path, plain):
 
 
 @pytest.mark.parametrize(
-    ("number", "others"), [(0.7, []), (-0.1, [("b", 0.2)]), (-0.1, [("b", -0.1)]), (math.nan, []), ("x", [])]
+    ("number", "others"), [(0.7, {}), (-0.1, {"b": 0.2}), (-0.1, {"b": -0.1}), (math.nan, {}), ("x", {})]
 )
 def test_numbers_that_are_no_log_probabilities_are_refused(number, others):
     with pytest.raises((ValueError, TypeError)):
@@ -123,7 +123,9 @@ def test_a_probability_never_leaves_the_reader_above_one():
         token = {"token": "a", "logprob": number, "top_logprobs": []}
         choice = {"message": {"content": "[[ ## label ## ]]\na\n\n"}, "logprobs": {"content": [header, token]}}
         assert requests.read({"choices": [choice]}).probabilities == {}
-    rounded = token_of("a", 1e-7, [("a", 1e-7), ("b", None), ("c", math.nan)])
+    twice = [{"token": "b", "logprob": -1.0}, {"token": "b", "logprob": -2.0}]
+    assert token_of("a", -1.0, twice)["top_logprobs"] == twice, "two tokens may be written alike"
+    rounded = token_of("a", 1e-7, {"a": 1e-7, "b": None, "c": math.nan})
     assert rounded == {"token": "a", "logprob": 0.0, "top_logprobs": [{"token": "a", "logprob": 0.0}]}
 
 

@@ -199,7 +199,7 @@ class CachingClient:
                 raise
             except EngineBusy as error:
                 if (error.retry_after_s or 0) > LONGEST_RETRY_AFTER_S:
-                    raise EngineRefuses(f"{error} (and to ask again in {error.retry_after_s:.0f} s)") from None
+                    raise EngineRefuses(f"{error} (the next request may come in {error.retry_after_s:.0f} s)") from None
                 self.rate_limit.shrink(started, error.retry_after_s)
                 last = error
             except EngineRefuses:

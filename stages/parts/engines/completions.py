@@ -7,7 +7,7 @@ hidden reasoning: what is missing is estimated from bytes, and marked so.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from stages.parts.engines.http_client import UnreadableAnswer
@@ -69,33 +69,36 @@ def label_tokens(logprobs: Any) -> list[dict[str, Any]] | None:
     if not logprobs:
         return None
     try:
-        tokens = [token_of(*token) for token in raw_tokens(logprobs)]
-        return [dict(token) for token in tokens_of_label(tokens)[:LABEL_TOKENS]]
+        tokens = raw_tokens(logprobs)
+        # Only these are converted: a whole reasoning's would take milliseconds.
+        count = len(tokens_of_label([{"token": token} for token, _, _ in tokens]))
+        return [token_of(*token) for token in tokens[len(tokens) - count :][:LABEL_TOKENS]]
     except UNREADABLE:
         return None
 
 
-def raw_tokens(logprobs: Mapping[str, Any]) -> Iterable[tuple[str, Any, Iterable[tuple[str, Any]]]]:
-    """Yield each token with its log-probability and its alternatives, from OpenAI's form or from Together's."""
+def raw_tokens(logprobs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return each token with its log-probability and its alternatives as they came, in OpenAI's form or Together's."""
     if logprobs.get("content") is None and "tokens" in logprobs:
         tokens = logprobs["tokens"]
-        others = logprobs.get("top_logprobs") or [None] * len(tokens)
-        for token, number, alternatives in zip(tokens, logprobs["token_logprobs"], others, strict=True):
-            yield token, number, (alternatives or {}).items()
-    else:
-        for entry in logprobs["content"]:
-            alternatives = entry.get("top_logprobs") or ()
-            yield entry["token"], entry["logprob"], [(other["token"], other["logprob"]) for other in alternatives]
+        alternatives = logprobs.get("top_logprobs") or [None] * len(tokens)
+        return list(zip(tokens, logprobs["token_logprobs"], alternatives, strict=True))
+    return [(entry["token"], entry["logprob"], entry.get("top_logprobs")) for entry in logprobs["content"]]
 
 
-def token_of(token: str, number: Any, alternatives: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a token in OpenAI's form; raises ValueError or TypeError for numbers that are no log-probabilities."""
+def token_of(token: str, number: Any, alternatives: Any) -> dict[str, Any]:
+    """Return a token in OpenAI's form; raises ValueError or TypeError for numbers that are no log-probabilities.
+
+    `alternatives` are OpenAI's list of objects, or Together's object of numbers by token.
+    """
     own = log_probability(number)
+    listed = alternatives or ()
+    pairs = listed.items() if isinstance(listed, dict) else [(other["token"], other["logprob"]) for other in listed]
     # An alternative without a number, as some engines report for tokens that their grammar rules out, has none.
-    others = {name: log_probability(value) for name, value in alternatives if value is not None and value == value}
-    if math.exp(own) + sum(math.exp(value) for name, value in others.items() if name != token) > 1 + ROUNDING:
+    others = [(name, log_probability(value)) for name, value in pairs if value is not None and value == value]
+    if math.exp(own) + sum(math.exp(value) for name, value in others if name != token) > 1 + ROUNDING:
         raise ValueError
-    found = [{"token": name, "logprob": value} for name, value in others.items()]
+    found = [{"token": name, "logprob": value} for name, value in others]
     return {"token": token, "logprob": own, "top_logprobs": found}
 
 

@@ -49,7 +49,7 @@ class EngineProcess:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         bypass_proxy(HOST)
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        with self.log.open("ab" if self.process else "wb") as output:  # a restart keeps what the dead engine said
+        with self.log.open("ab" if self.process else "wb") as output:  # a restart keeps the dead engine's output
             self.process = subprocess.Popen(
                 [*dying_with_parent(), *self.line],
                 stdout=output,
@@ -119,7 +119,7 @@ def prepare(
     """An engine for a model (under `name`, or a name of its weights) and its adapters, with slots for more; not
     started yet.
 
-    Raises UserError where there are no GPUs, or the port is taken.
+    Raises UserError if there are no GPUs, or the port is taken.
     """
     precision = precision or Precision()
     gpus = visible_gpus() if on_gpus else []

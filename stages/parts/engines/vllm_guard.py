@@ -1,5 +1,6 @@
-"""vLLM asks for its key under /v1 and a few more prefixes alone; what answers queries elsewhere (/invocations) is
-closed here.
+"""Close vLLM's routes that take queries without its key: it checks the key under /v1 and a few more prefixes alone.
+
+A file of its own, since vLLM imports it in the engine's process: it must not bring this project's imports there.
 """
 
 from collections.abc import Awaitable, Callable
