@@ -41,7 +41,15 @@ class Classification(BaseModel):
     @classmethod
     def of(cls, prediction: CalibratedPrediction) -> Self:
         """Return a prediction in the service's form."""
-        return cls.model_construct(**{name: getattr(prediction, name) for name in cls.model_fields})
+        return cls(**fields_of(prediction))
+
+
+FIELDS = tuple(Classification.model_fields)
+
+
+def fields_of(prediction: CalibratedPrediction) -> dict[str, Any]:
+    """Return a prediction's fields as the JSON of a Classification has them, without pydantic's 20 µs for checks."""
+    return {name: getattr(prediction, name) for name in FIELDS}
 
 
 class Classifications(BaseModel):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import orjson
 from fastapi import APIRouter, Depends, FastAPI, Response
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -12,7 +13,7 @@ from serve.http.failures import add_failure_handlers
 from serve.http.guard import Guard
 from serve.http.keys import KeyCheck
 from serve.http.routes import checked_route
-from serve.schemas import PROBLEMS, BatchRequest, Classification, Classifications, ClassifyRequest
+from serve.schemas import PROBLEMS, BatchRequest, Classification, Classifications, ClassifyRequest, fields_of
 from serve.service import NotReady, Service
 from stages.parts.run.pages import PAGE_HEADERS, filled_template
 
@@ -26,7 +27,7 @@ def query_router(service: Service, keys: KeyCheck) -> APIRouter:
         """Classify one query."""
         (prediction,) = await service.predict([query.query])
         # ours: FastAPI would validate it once more
-        return Response(Classification.of(prediction).model_dump_json(), media_type="application/json")
+        return Response(orjson.dumps(fields_of(prediction)), media_type="application/json")
 
     routes = APIRouter(route_class=checked_route(keys, shortcut=classify_intent))
     routes.post("/classify_intent", responses=PROBLEMS, response_model=Classification)(classify_intent)

@@ -4,6 +4,7 @@ and every request is counted.
 
 import asyncio
 import time
+from typing import Any
 
 from fastapi import HTTPException
 from starlette.requests import ClientDisconnect
@@ -14,6 +15,25 @@ from serve.service import ServiceMetrics
 MAX_BODY = 2**20  # bytes
 MAX_BODY_S = 10  # from the end of the headers to the end of the body
 HUNG_UP = 499  # nginx's status in metrics for a client that closed the connection before its answer
+
+
+class HangUp:
+    """What the server knows and the guard needs: whether the client has gone. Then the handling is cancelled.
+
+    The server's connection calls this, since a task that waits for ASGI's `http.disconnect` beside each request costs
+    45 µs, a fifth of a cached answer. On Ray its proxy cancels.
+    """
+
+    EXTENSION = "serve.hang_up"  # its key among the scope's extensions
+
+    def __init__(self) -> None:
+        self.handling: asyncio.Task[Any] | None = None  # while there is something to cancel
+        self.gone = False
+
+    def cancel(self) -> None:
+        self.gone = True
+        if self.handling:
+            self.handling.cancel()
 
 
 class Guard:
@@ -27,58 +47,47 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status, received, answered, gone = time.perf_counter(), 500, 0, False, False
+        started, status, received, complete = time.perf_counter(), 500, 0, False
         body_end = asyncio.get_running_loop().time() + MAX_BODY_S
-        handling = asyncio.current_task()
+        hang_up: HangUp = scope.get("extensions", {}).get(HangUp.EXTENSION) or HangUp()
+        hang_up.handling = handling = asyncio.current_task()
         assert handling
-        # Waits for the only message that can follow a whole body: the client's hang-up.
-        watching: asyncio.Future[Message] | None = None
-
-        def hang_up(watched: asyncio.Future[Message]) -> None:
-            nonlocal gone
-            failed = watched.cancelled() or watched.exception()
-            if not answered and not failed and watched.result()["type"] == "http.disconnect":
-                gone = True
-                handling.cancel()
 
         async def limited_receive() -> Message:
-            nonlocal received, watching
-            if watching:
-                return await asyncio.shield(watching)
+            nonlocal received, complete
+            if complete:
+                return await receive()  # until the client goes
             try:
                 async with asyncio.timeout_at(body_end):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, "the body did not come in time") from None
             received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             if received > MAX_BODY:
                 # the one kind of exception that FastAPI lets through here
                 raise HTTPException(413, f"the body is larger than {MAX_BODY} bytes")
-            if message["type"] == "http.request" and not message.get("more_body", False):
-                watching = asyncio.ensure_future(receive())
-                watching.add_done_callback(hang_up)
             return message
 
         async def watched_send(message: Message) -> None:
-            nonlocal status, answered
+            nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             elif not message.get("more_body", False):
-                answered = True
+                hang_up.handling = None  # all is sent
             await send(message)
 
         try:
             await self.app(scope, limited_receive, watched_send)
         except asyncio.CancelledError:
-            if not gone:  # the service itself ends
+            if not hang_up.gone:  # the service itself ends
                 raise
             handling.uncancel()
             status = HUNG_UP
         except ClientDisconnect:  # in the middle of a body
             status = HUNG_UP
         finally:
-            if watching:
-                watching.cancel()
+            hang_up.handling = None
             route = scope.get("route")
             path = route.path if route else "other"  # a path nobody defined must not make a new series
             self.metrics.requests.labels(path, status).inc()

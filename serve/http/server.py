@@ -16,7 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serve.http.guard import MAX_BODY, MAX_BODY_S
+from serve.http.guard import MAX_BODY, MAX_BODY_S, HangUp
 from serve.supervisor import Supervisor
 from stages.parts.engines.http_client import EngineError
 from stages.parts.engines.process import EngineProcess
@@ -55,6 +55,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.deadline: asyncio.TimerHandle | None = None  # for what the client has to send next
         self.read_deadline: asyncio.TimerHandle | None = None  # for the client to read its response
         self.idle_since = self.loop.time()
+        self.hang_ups: list[HangUp] = []  # of requests without a whole response; several if they are pipelined
         self.in_headers = False
         self.received = 0  # bytes of the current request
         self.chunk = 0  # bytes that are being parsed
@@ -81,6 +82,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.read_deadline:
             self.read_deadline.cancel()
         super().connection_lost(exc)
+        for hang_up in self.hang_ups:
+            hang_up.cancel()
 
     def expect_within(self, seconds: float | None) -> None:
         """Close the connection unless this is called again within so many seconds; None waits without a limit."""
@@ -169,6 +172,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.in_headers = False
         # The guard answers 408 when a body is late. This is for one that goes on trickling in after its answer.
         self.expect_within(MAX_BODY_S + MAX_HEADERS_S)
+        self.hang_ups.append(HangUp())
+        self.scope["extensions"] = {HangUp.EXTENSION: self.hang_ups[-1]}  # type: ignore[dict-item]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -177,6 +182,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.idle_since = self.loop.time()
+        if self.hang_ups:
+            del self.hang_ups[0]
         super().on_response_complete()
 
     def pause_writing(self) -> None:
