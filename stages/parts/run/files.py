@@ -172,10 +172,10 @@ def iter_csv(path: Path) -> Iterator[list[str]]:
         shown = ", ".join(header)[:200]
         if len(header) == 1 and (";" in shown or "\t" in shown):
             raise UserError(f"{path} has semicolons or tabs between its columns ({shown!r}): save it with commas")
-        if len(set(header)) < len(header):
-            raise UserError(f"{path} has a column twice in its header ({shown}): rename one")
         if any(not name.strip() for name in header):
             raise UserError(f"{path} has a column without a name in its header ({shown}): name it or remove it")
+        if len(set(header)) < len(header):
+            raise UserError(f"{path} has a column twice in its header ({shown}): rename one")
         yield header
         yield from rows
 
