@@ -153,6 +153,24 @@ def test_a_folder_that_cannot_be_used_says_why(folder):
         folder.split()
 
 
+ALIKE = "differ only in spelling that a model's answers vary in"
+
+
+@pytest.mark.parametrize(
+    "twin",
+    ["card-arrival", "{card_arrival}", "\u201ccard arrival\u201d", "(card arrival)", "card\\_arrival", "card_arrival,"],
+)
+def test_labels_that_answers_could_not_tell_apart_stop_the_run(folder, twin):
+    """In gold, and in labels.csv: before a teacher is paid."""
+    rows = [(text, [*LABELS, twin][number % 3]) for number, text in enumerate(texts("gold", 20))]
+    folder.labelled("gold", rows)
+    with pytest.raises(UserError, match=ALIKE):
+        folder.split()
+    pd.DataFrame({"name": [*LABELS, twin]}).to_csv(folder.path / "labels.csv", index=False)
+    with pytest.raises(UserError, match=ALIKE):
+        folder.split()
+
+
 def test_labels_that_differ_in_signs_of_their_own_are_told_apart(folder):
     names = ["c", "c++", "c#", "card_arrival", "card_arrivals", "no_card_arrival"]
     folder.labelled("gold", [(text, names[number % 6]) for number, text in enumerate(texts("gold", 24))])

@@ -166,7 +166,7 @@ def test_texts_and_other_columns_come_through_as_written(tmp_path, suffix):
             "row 2: name is empty: fill it in or drop the row; row 3: 'a' is named twice: keep one",
         ),
         ("name\n", "names no label"),
-        ("name\nother etc.\n", "row 1: name 'other etc.' begins or ends with a quote, a star or a full stop"),
+        ("name\nUnknown.\n", "row 1: name is 'unknown', which stands for answers without a label"),
     ],
 )
 def test_bad_labels_are_one_clear_line(tmp_path, content, says):
@@ -176,7 +176,9 @@ def test_bad_labels_are_one_clear_line(tmp_path, content, says):
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["Où est ma carte ?", "Card arrival?", "__a b__", "n/a", "C++", "50% off!"])
+@pytest.mark.parametrize(
+    "name", ["Où est ma carte ?", "Card arrival?", "__a b__", "n/a", "C++", "50% off!", "other etc.", "(none)"]
+)
 def test_every_label_that_is_taken_can_be_named_by_an_answer(name):
     label = clean_label(name)
     assert not name_fault(name) and clean_label(label) == label

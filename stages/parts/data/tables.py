@@ -22,7 +22,7 @@ from stages.parts.data.rows import EXTRA_PREFIX
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import csv_fault, iter_csv, json_text
 from stages.parts.run.progress import Progress
-from stages.parts.task.labels import UNKNOWN, clean_label, match_label
+from stages.parts.task.labels import UNKNOWN, clean_label, label_key
 from stages.parts.task.text import normalized
 
 FORMATS = (".csv", ".jsonl", ".parquet")
@@ -186,13 +186,8 @@ def name_fault(name: str) -> str:
     """Return what is wrong with a label's name, and what to do; nothing if it is well."""
     if not clean_label(name):
         return "is empty: fill it in or drop the row"
-    if clean_label(name) == UNKNOWN:
+    if label_key(name) == label_key(UNKNOWN):
         return f"is {UNKNOWN!r}, which stands for answers without a label: call what no label fits none_of_these"
-    if match_label(clean_label(name), [clean_label(name)]) == UNKNOWN:
-        return (
-            f"{name[:40]!r} begins or ends with a quote, a star or a full stop, which answers add themselves: "
-            f"write it without"
-        )
     if not name.isprintable():
         return f"{name[:40]!r} holds a line break or a control character: write the name on one line"
     return ""
@@ -200,8 +195,9 @@ def name_fault(name: str) -> str:
 
 def refuse_alike(labels: Sequence[str]) -> None:
     """Raise UserError if two labels differ only in spelling that answers vary in: no answer could name one of them."""
-    for number, label in enumerate(labels):
-        if (twin := match_label(label, labels[:number])) != UNKNOWN:
+    by_key: dict[str, str] = {}
+    for label in labels:
+        if (twin := by_key.setdefault(label_key(label), label)) != label:
             raise UserError(
                 f"the labels {twin!r} and {label!r} differ only in spelling that a model's answers vary in (case, "
                 "hyphens, quotes, brackets): make them one label, or rename one"
