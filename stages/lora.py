@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer, set_seed
 
 from stages.parts import training
@@ -15,7 +16,7 @@ from stages.parts.run import paths
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import file_sha256, fingerprint, folder_sha256, read_jsonl, write_json
-from stages.parts.run.params import Params, load_params
+from stages.parts.run.params import Params, PretrainedStudentSettings, load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.students.weights import keep_weights, load_student, lora_config
 from stages.parts.training.launch import launch
@@ -85,6 +86,12 @@ def train(params: Params) -> None:
 
 def main() -> None:
     params = load_params()
+    student = params.student
+    if isinstance(student, PretrainedStudentSettings) and student.device == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            f"the student of profile {params.profile} trains on a GPU, and PyTorch {torch.__version__} sees none: "
+            f"install the CUDA set (HARDWARE=gpu make setup), or set profiles.{params.profile}.student.device to cpu"
+        )
     if params.train.method == "qlora" and params.runtime.parallel in ("fsdp", "zero3"):
         raise UserError(
             f"4-bit weights can't be spread with {params.runtime.parallel}: use runtime.parallel ddp or none"

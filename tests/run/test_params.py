@@ -20,8 +20,8 @@ def test_every_profile_is_valid_and_an_empty_value_takes_the_profiles_own(values
     reasons = "chain_of_thought"
     assert {name: (params.top_n, params.program.style) for name, params in found.items()} == {
         "embedded": (25, "direct"),
-        "llama": (25, reasons),
-        "api": (25, reasons),
+        "llama": (25, "direct"),
+        "api": (25, "direct"),
         "tutorial": (77, reasons),
     }
     values["program"]["style"], values["top_n"] = reasons, 3
@@ -128,6 +128,6 @@ def test_a_file_that_is_no_yaml_is_one_clear_line(tmp_path, content):
 
 
 def test_a_missing_parameter_is_named(values):
-    del values["train"]["epochs"]
-    with pytest.raises(UserError, match=r"train\.epochs: it is missing"):
+    del values["train"]["method"]
+    with pytest.raises(UserError, match=r"train\.method: it is missing"):
         parse_params(values)

@@ -1,5 +1,6 @@
 """What the program sends, what it makes of answers, and how it is kept."""
 
+import json
 import re
 
 import dspy
@@ -84,6 +85,27 @@ def test_a_program_comes_back_as_saved_and_not_onto_another_shape(tmp_path):
         load_program(tmp_path / "program.json", LABELS, INSTRUCTIONS, "chain_of_thought")
     with pytest.raises(UserError, match="another style, other instructions or labels"):
         load_program(tmp_path / "program.json", [*LABELS, "one_more"], INSTRUCTIONS, "direct")
+
+
+@pytest.mark.parametrize("style", ["direct", "chain_of_thought"])
+def test_a_saved_program_loads_with_plain_dspy_and_one_without_metadata_with_ours(tmp_path, style):
+    class Plain(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.classify = (dspy.Predict if style == "direct" else dspy.ChainOfThought)("query -> label")
+
+    program = IntentClassifier(LABELS, INSTRUCTIONS, style)
+    predictor(program).demos = [dspy.Example(query="new card?", label="card_arrival")]
+    save_program(program, tmp_path / "program.json")
+    plain = Plain()
+    plain.load(tmp_path / "program.json")
+    assert plain.predictors()[0].signature.instructions == predictor(program).signature.instructions
+    assert [dict(demo) for demo in plain.predictors()[0].demos] == [{"query": "new card?", "label": "card_arrival"}]
+    old = json.loads((tmp_path / "program.json").read_text())
+    del old["metadata"]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    again = load_program(tmp_path / "old.json", LABELS, INSTRUCTIONS, style)
+    assert program_state(again) == program_state(program)
 
 
 def test_descriptions_stand_in_the_teachers_shared_prefix_and_nowhere_else():

@@ -16,11 +16,21 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from peft import LoraConfig
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Lfm2Config, MambaConfig, MistralConfig, TrainerState, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    Lfm2Config,
+    MambaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    TrainerState,
+    set_seed,
+)
 
+from stages import lora
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_jsonl
-from stages.parts.run.params import TinyStudentSettings, Train
+from stages.parts.run.params import TinyStudentSettings, Train, load_params
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons, start_from_word_vectors
 from stages.parts.task.program import IntentClassifier, training_messages
 from stages.parts.training import trainer
@@ -114,8 +124,25 @@ OTHER_LAYERS = {
 
 @pytest.mark.parametrize("name", OTHER_LAYERS)
 def test_students_with_other_layers_fall_back_to_whole_rows(name):
-    assert not can_share(AutoModelForCausalLM.from_config(OTHER_LAYERS[name]))
-    assert can_share(build_model(TOKENIZER, STUDENT))
+    assert not can_share(AutoModelForCausalLM.from_config(OTHER_LAYERS[name]), 9)
+    assert can_share(build_model(TOKENIZER, STUDENT), 9)
+
+
+def gemma(window: int) -> PreTrainedModel:
+    set_seed(0)
+    sizes = {**SMALL, **HEADS, "vocab_size": len(TOKENIZER), "head_dim": 16, "pad_token_id": TOKENIZER.pad_token_id}
+    kinds = ["sliding_attention", "full_attention"]
+    return AutoModelForCausalLM.from_config(Gemma3TextConfig(**sizes, sliding_window=window, layer_types=kinds))
+
+
+def test_windows_that_hold_the_longest_row_share_its_prefix(tmp_path, monkeypatch, capsys):
+    longest = max(len(row["input_ids"]) for row in ROWS)
+    assert not can_share(gemma(longest - 1), longest)
+    ours = fine_tune(gemma(longest), TOKENIZER, ROWS, plan(epochs=1), tmp_path / "shared")
+    assert "share a prefix" in capsys.readouterr().out
+    monkeypatch.setattr(trainer, "common_prefix_length", lambda rows: 0)
+    stock = fine_tune(gemma(longest), TOKENIZER, ROWS, plan(epochs=1), tmp_path / "stock")
+    assert [entry["loss"] for entry in ours] == pytest.approx([entry["loss"] for entry in stock], abs=1e-4)
 
 
 def test_a_machine_with_several_gpus_trains_on_one(tmp_path, monkeypatch):
@@ -296,6 +323,26 @@ def test_what_this_machine_lacks_is_one_line(repository, change, says):
     stage = start_lora(repository)
     said = stage.communicate()[0]
     assert stage.returncode == 1 and says in said.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has what this misses")
+def test_a_student_for_gpus_never_trains_on_the_cpu(repository):
+    params = yaml.safe_load((repository / "params.yaml").read_text())
+    (repository / "params.yaml").write_text(yaml.safe_dump(params | {"profile": "llama"}))
+    stage = start_lora(repository)
+    said = stage.communicate()[0]
+    assert stage.returncode == 1 and "trains on a GPU, and PyTorch" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("method", "rate"), [("lora", 0.01), ("full", 0.001)])
+def test_whole_weights_take_a_tenth_of_the_adapters_rate(repository, monkeypatch, method, rate):
+    configure(repository, method=method)
+    monkeypatch.chdir(repository)
+    plans = []
+    monkeypatch.setattr(lora, "fine_tune", lambda *arguments, **_: plans.append(arguments[3]))
+    lora.train(load_params())
+    assert plans[0].settings.learning_rate == pytest.approx(rate)
 
 
 def test_the_base_learns_words_and_format_but_no_label_from_a_text():

@@ -43,14 +43,21 @@ def common_prefix_length(rows: Sequence[Mapping[str, Any]]) -> int:
     return max(0, min(shared_start([row["input_ids"] for row in rows]), unlearned - 1))
 
 
-def can_share(model: PreTrainedModel) -> bool:
-    """Whether all layers are full causal attention. A state or a convolution would leak from one suffix into the next;
-    sliding windows, soft caps and sinks are not what `shared_prefix_attention` computes."""
+def can_share(model: PreTrainedModel, longest: int) -> bool:
+    """Whether all layers are full causal attention for rows of up to `longest` tokens.
+
+    A sliding window that holds such rows whole is (Gemma 3, Mistral). A state or a convolution would leak from one
+    suffix into the next; soft caps and sinks are not what `shared_prefix_attention` computes.
+    """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    odd = ("sliding_window", "attn_logit_softcapping", "sinks", "attention_chunk_size")
+    window = getattr(config, "sliding_window", None)
+    odd = ("attn_logit_softcapping", "sinks", "attention_chunk_size")
     return (
-        kinds == {"full_attention"} and not model._is_stateful and not any(getattr(config, name, None) for name in odd)
+        kinds <= {"full_attention", "sliding_attention"}
+        and (not window or longest <= window)
+        and not model._is_stateful
+        and not any(getattr(config, name, None) for name in odd)
     )
 
 

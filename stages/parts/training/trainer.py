@@ -68,13 +68,15 @@ def naming_what_to_lower() -> Iterator[None]:
         ) from None
 
 
-def why_not_shared(model: PreTrainedModel, prefix_length: int, lora: LoraConfig | None) -> str:
-    """What keeps rows from sharing the computation of their prefix; empty where nothing does."""
+def why_not_shared(model: PreTrainedModel, prefix_length: int, longest: int, lora: LoraConfig | None) -> str:
+    """Return what keeps rows of up to `longest` tokens from sharing the computation of their prefix; empty if nothing
+    does.
+    """
     if not prefix_length:
         return "no common prefix"
     if lora and lora.lora_dropout:
         return "LoRA dropout is above 0"
-    return "" if can_share(model) else "the student has other layers than full attention"
+    return "" if can_share(model, longest) else "the student has other layers than full attention"
 
 
 def make_trainer(
@@ -102,7 +104,8 @@ def make_trainer(
         rows = rows[:whole]
     per_device, times = rows_at_once(wanted.batch // processes, plan.at_once)
     prefix_length = common_prefix_length(rows)
-    obstacle = why_not_shared(model, prefix_length, plan.lora)
+    longest = max(len(row["input_ids"]) for row in rows)
+    obstacle = why_not_shared(model, prefix_length, longest, plan.lora)
     if obstacle:
         print(f"{len(rows)} rows, each computed whole ({obstacle})")
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
