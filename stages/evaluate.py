@@ -17,6 +17,7 @@ import numpy as np
 
 from stages.parts.data.rows import Row, TeacherLabel, extra_columns
 from stages.parts.encoder.student import read_student
+from stages.parts.encoder.vectors import read_embeddings
 from stages.parts.engines.requests import Prediction, ProgramRequests
 from stages.parts.numbers.baselines import fitted_baseline
 from stages.parts.numbers.calibration import Calibration, calibrated, load_calibration
@@ -29,10 +30,11 @@ from stages.parts.numbers.metrics import (
     OutOfScopeFigures,
     PoolAccuracy,
     ProgramAccuracy,
+    ScopeFigures,
     ServedFigures,
     save_metrics,
 )
-from stages.parts.numbers.out_of_scope import out_of_scope_figures, scoped_confidence
+from stages.parts.numbers.out_of_scope import out_of_scope_figures, scope_scores, scoped_confidence, separation
 from stages.parts.numbers.statistics import (
     calibration_p,
     coverage_curve,
@@ -240,7 +242,23 @@ def served_figures(
     )
 
 
-def scope_figures(answers: StudentAnswers, actual: Sequence[str], calibration: Calibration) -> OutOfScopeFigures | None:
+def similarity_figures(teacher_pool: list[TeacherLabel], actual: Sequence[str]) -> ScopeFigures | None:
+    """Return how well similarity to the pool tells out-of-scope texts apart; None without an encoder."""
+    embeddings = read_embeddings()
+    if embeddings is None:
+        return None
+    labelled = [row for row in teacher_pool if row["valid"]]
+    pool = embeddings.of_rows(labelled)
+    # A teacher without confidence is taken at its word.
+    confidence = np.array([1.0 if row["confidence"] is None else row["confidence"] for row in labelled])
+    inside = np.array([label != NONE_OF_THESE for label in actual])
+    of_test, of_others = (scope_scores(embeddings[part], pool, confidence) for part in ("test", "out_of_scope"))
+    return separation(of_test[inside], np.concatenate([of_test[~inside], of_others]))
+
+
+def scope_figures(
+    answers: StudentAnswers, actual: Sequence[str], calibration: Calibration, teacher_pool: list[TeacherLabel]
+) -> OutOfScopeFigures | None:
     """Return how texts that no label fits are answered; None if the run has no such texts.
 
     They are rows of labels that were left out, or the test rows of `none_of_these`, if that is a label.
@@ -249,7 +267,9 @@ def scope_figures(answers: StudentAnswers, actual: Sequence[str], calibration: C
     inside = [text for text, label in zip(of_test, actual, strict=True) if label != NONE_OF_THESE]
     outside = [text for text, label in zip(of_test, actual, strict=True) if label == NONE_OF_THESE]
     outside += [scoped_confidence(reading.probabilities, calibration.temperature) for reading in answers.out_of_scope]
-    return out_of_scope_figures(inside, outside, calibration.threshold) if inside and outside else None
+    if not inside or not outside:
+        return None
+    return out_of_scope_figures(inside, outside, calibration.threshold, similarity_figures(teacher_pool, actual))
 
 
 def columns_of_test(rows: list[Any]) -> dict[str, list[str | None]]:
@@ -290,7 +310,7 @@ def main() -> None:
     of_pool = measure([row["valid"] and row["label"] == sealed[row["id"]] for row in teacher_pool]) if sealed else None
     served_arm = f"tuned_{pair.program}"
     served, served_right = by_student[served_arm], arms[served_arm].right
-    scope = scope_figures(served, actual, calibration)
+    scope = scope_figures(served, actual, calibration, teacher_pool)
     metrics = Metrics(
         profile=params.profile,
         source=params.raw.source,

@@ -55,6 +55,7 @@ def finish_run(
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     write_json(paths.LABELS, labels)
     write_json(paths.ENCODER / "encoder.json", {"labels": None})
+    write_json(paths.EMBEDDINGS_ENCODER, {"key": None})
     write_jsonl(paths.GOLD, gold)
     write_jsonl(paths.POOL, [{"id": row["id"], "text": row["text"]} for row in pool])
     write_jsonl(paths.SEALED, [{"id": row["id"], "label": row["label"]} for row in pool])

@@ -124,13 +124,23 @@ class ServedFigures(Figures):
     promise: PromiseFigures | None = None
 
 
+class ScopeFigures(Figures):
+    """How well similarity to the pool (out_of_scope.scope_scores) tells texts that no label fits from others.
+
+    `at_coverage` maps a share of answered texts inside to that of answered texts outside.
+    """
+
+    auroc: float
+    at_coverage: dict[str, float]
+
+
 class OutOfScopeFigures(Figures):
     """How the service treats `n` texts that no label fits. Every answer to one of them is wrong.
 
     `answered` is the share answered with a label at the threshold, `confident` the share with a confidence of 0.9 or
     more as well, `inside_answered` the share answered of texts that a label fits. `auroc` is the probability that a
     text inside has the higher confidence. `at_coverage` maps a share of answered texts inside to that of answered texts
-    outside, None if so many inside are not answered at any confidence.
+    outside, None if so many inside are not answered at any confidence. `similarity` is None without an encoder.
     """
 
     n: int
@@ -139,6 +149,7 @@ class OutOfScopeFigures(Figures):
     inside_answered: float
     auroc: float
     at_coverage: dict[str, float | None]
+    similarity: ScopeFigures | None
 
 
 class Difference(Figures):
