@@ -128,7 +128,7 @@ RERUNS = {
     "stages/parts/engines/batch_api.py": "teacher",
     "stages/parts/weights/package.py": "embed teacher base encoder",
     "stages/parts/encoder/export.py": "embed teacher encoder",
-    "stages/parts/encoder/vectors.py": "embed teacher encoder",
+    "stages/parts/encoder/vectors.py": "embed teacher encoder evaluate",
     "stages/parts/encoder/student.py": "embed teacher encoder evaluate",
     "encoder=none": "embed encoder",
     "profiles.embedded.encoder.precision=float32": "embed encoder",
