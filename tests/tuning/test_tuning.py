@@ -323,10 +323,10 @@ def score(recipe, right: int, dollars: float | None, tokens: int = 0, rows: int 
 
 
 def test_the_cheapest_that_none_beats_is_chosen():
-    plain, better, best = score("plain", 80, 1.0), score("examples", 85, 3.0), score("gepa", 90, 2.0)
-    assert choice([plain, better]) == "plain", "five rows alone are no proof (p 0.0625)"
-    assert choice([plain, better, best]) == "gepa", "ten are, and examples, which none beats, cost more"
-    assert choice([best, score("miprov2", 90, 2.0)]) == "gepa", "of equal ones the first"
+    plain, better, best = score("plain", 80, 1.0), score("examples", 83, 3.0), score("gepa", 86, 2.0)
+    assert choice([plain, better]) == "plain", "three rows alone are no proof (p 0.083)"
+    assert choice([plain, better, best]) == "gepa", "six are, and examples, which none beats, cost more"
+    assert choice([best, score("miprov2", 86, 2.0)]) == "gepa", "of equal ones the first"
     assert choice([score("examples", 80, None, 900), score("plain", 80, None, 400)]) == "plain", (
         "by tokens where no price is known"
     )
