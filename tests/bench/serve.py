@@ -24,7 +24,6 @@ ratio or a difference of things measured in turns within this run:
 
 import argparse
 import asyncio
-import importlib.util
 import itertools
 import json
 import os
@@ -66,6 +65,7 @@ ROUNDS = 5  # of each side, in turns
 # more: the engine takes queries in larger or smaller steps by chance, and its rate varies by a third
 ENGINE_ROUNDS = 12
 ROOT = Path.cwd()
+RAY_PYTHON = ROOT / ".venv-ray/bin/python"
 
 Ask = Callable[[str], Awaitable[Any]]
 
@@ -115,16 +115,20 @@ def asking(session: aiohttp.ClientSession, url: str, body: Callable[[str], Mappi
 
 
 @contextmanager
-def command(*module: str, folder: Path, key: str) -> Iterator[psutil.Process]:
+def command(*module: str, folder: Path, key: str, python: Path = Path(sys.executable)) -> Iterator[psutil.Process]:
     """`python -m MODULE` in a folder until the block ends."""
     known = {**os.environ, "PYTHONPATH": str(ROOT), "ENGINE_API_KEY": key}
-    with ended(subprocess.Popen([sys.executable, "-m", *module], cwd=folder, env=known, text=True)) as process:
+    with ended(subprocess.Popen([python, "-m", *module], cwd=folder, env=known, text=True)) as process:
         yield psutil.Process(process.pid)
 
 
 @contextmanager
 def service(
-    api_base: str, key: str, cached_answers: int = 0, module: Sequence[str] = ("serve",)
+    api_base: str,
+    key: str,
+    cached_answers: int = 0,
+    module: Sequence[str] = ("serve",),
+    python: Path = Path(sys.executable),
 ) -> Iterator[tuple[str, psutil.Process]]:
     """The real service, or another `module` of it, on an engine that runs already: its URL and process. By default each
     query is asked for itself."""
@@ -135,7 +139,7 @@ def service(
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "params.yaml").write_text(yaml.safe_dump(params))
         (Path(name) / "models").symlink_to(ROOT / "models")
-        with command(*module, "--port", str(port), folder=Path(name), key=key) as process:
+        with command(*module, "--port", str(port), folder=Path(name), key=key, python=python) as process:
             wait_until(f"http://127.0.0.1:{port}/readyz")
             yield f"http://127.0.0.1:{port}/classify_intent", process
 
@@ -164,9 +168,9 @@ def stub_line(port: int, model: str) -> list[str]:
 
 
 async def on_ray(texts: Sequence[str], model: str) -> dict[str, float] | None:
-    """One replica on Ray Serve and `make serve`, in turns on the stub engine; None where Ray is not installed."""
-    if not importlib.util.find_spec("ray"):
-        print("Ray is left out: it is not installed (`make serve-ray` installs it)")
+    """One replica on Ray Serve and `make serve`, in turns on the stub engine; None without .venv-ray."""
+    if not RAY_PYTHON.is_file():
+        print("Ray is left out: `make setup-ray` installs it")
         return None
     port = free_port()
     api_base = f"http://127.0.0.1:{port}/v1"
@@ -176,7 +180,7 @@ async def on_ray(texts: Sequence[str], model: str) -> dict[str, float] | None:
         with command(*stub_line(port, model), folder=ROOT, key=""):
             wait_until(f"{api_base}/models")
             with (
-                service(api_base, ENGINE_KEY, module=replica) as (ray_url, _),
+                service(api_base, ENGINE_KEY, module=replica, python=RAY_PYTHON) as (ray_url, _),
                 service(api_base, ENGINE_KEY) as (url, _),
             ):
                 asks = {"ray": asking(session, ray_url, query), "make_serve": asking(session, url, query)}

@@ -14,10 +14,15 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import requests
 import uvicorn
+from prometheus_client import generate_latest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
 from serve.http import server
+from serve.http.guard import Guard
 from serve.http.server import LimitedProtocol, http_address
+from serve.service import ServiceMetrics
 from stages.parts.run.machine import free_port
 from tests.conftest import ROOT
 from tests.serve.shop import ENGINE_KEY, Shop, ended, make_shop, serving, start_engine, stub_counts, until, wait_until
@@ -134,6 +139,25 @@ async def large_app(scope: Scope, receive: Receive, send: Send) -> None:
     for _ in range(64):
         await send({"type": "http.response.body", "body": b"x" * 2**20, "more_body": True})
     await send({"type": "http.response.body"})
+
+
+@pytest.mark.parametrize("requests_sent", [1, 2])
+def test_a_mounted_app_is_cancelled_too_and_so_are_pipelined_requests(requests_sent):
+    """As `serve.many` mounts one under each student's name."""
+    metrics, begun = ServiceMetrics(), threading.Event()
+
+    async def never_answers(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        begun.set()
+        await asyncio.sleep(60)
+
+    mounted = Starlette(routes=[Mount("/cards", Guard(never_answers, metrics))])
+    with running_server(mounted) as served:
+        with connect(served.url) as client:
+            client.sendall(b"GET /cards/x HTTP/1.1\r\nHost: x\r\n\r\n" * requests_sent)
+            assert begun.wait(5)
+        until(lambda: b'status="499"} 1.0' in generate_latest(metrics.registry), 5)
+        until(lambda: not served.server.server_state.tasks, 5)
 
 
 ENDLESS = {
