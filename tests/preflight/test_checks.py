@@ -6,9 +6,9 @@ import sys
 
 import pytest
 import yaml
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from stages.parts.preflight import checks
@@ -28,9 +28,9 @@ TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}
 def tokenizer(tmp_path_factory) -> dict[str, str]:
     """The files of a small tokenizer with a chat template."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    words = Tokenizer(WordLevel({word: place for place, word in enumerate(["?", "<", ">", "/"])}, unk_token="?"))
-    words.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?", chat_template=TEMPLATE).save_pretrained(folder)
+    characters = Tokenizer(BPE({letter: place for place, letter in enumerate(sorted(ByteLevel.alphabet()))}, []))
+    characters.pre_tokenizer, characters.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=characters, chat_template=TEMPLATE).save_pretrained(folder)
     return {file.name: file.read_text() for file in folder.iterdir()}
 
 
@@ -91,7 +91,7 @@ def test_a_machine_for_llama_is_seen_through_and_torch_of_the_cpu_named(check):
     assert lines["teacher's weights"] == f"{TEACHER}: 141.0 GB to download"
     assert lines["student's weights"] == f"{STUDENT}: 2.5 GB to download", "its second copy is not downloaded"
     assert lines["teacher's layout"] == "tensor parallel 4, pipeline parallel 1, 1 copies"
-    assert lines["chat template"] == "a served prompt begins the row that was trained"
+    assert lines["chat template"] == "training and serving send the same tokens"
     assert "has no CUDA: rm -rf .venv && HARDWARE=gpu make setup" in lines["CUDA"]
     assert failed(done) <= {"CUDA", "disk"} and code == 1 and "of the checks failed" in done.stderr
 
@@ -134,9 +134,9 @@ def test_a_quantised_70b_needs_one_gpu_of_80_gb(check, repositories):
 @pytest.mark.parametrize(
     ("template", "says"),
     [
-        (TEMPLATE, "a served prompt begins"),
-        ("{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ loop.last }}{% endfor %}", "begins"),
-        ("{% if 'completed' in messages[-1].content %}<{% endif %}" + TEMPLATE, "choose another student"),
+        (TEMPLATE, "the same tokens"),
+        ("{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ loop.last }}{% endfor %}", "the same tokens"),
+        ("{% if 'one_label' in messages[-1].content %}<{% endif %}" + TEMPLATE, "choose another student"),
         ("{% for m in messages %}{{ m.content | reverse }}{% endfor %}", "choose another student"),
         (None, "no chat template"),
     ],

@@ -202,14 +202,11 @@ class Preflight:
         return f"tensor parallel {found.tensor}, pipeline parallel {found.pipeline}, {found.copies} copies"
 
     def chat_template(self) -> str:
-        """The student's template writes what training writes: the served prompt's tokens begin the trained row's."""
-        from jinja2 import TemplateError
+        """The check of stage base: training and serving send the same tokens."""
         from transformers import AutoTokenizer  # seconds, which the other checks need not wait for
 
-        from stages.parts.engines.requests import ProgramRequests
-        from stages.parts.engines.vllm import Vllm
-        from stages.parts.task.program import IntentClassifier, training_messages
-        from stages.parts.task.prompt import StudentFormat
+        from stages.parts.students.chat_template import check_template
+        from stages.parts.task.program import IntentClassifier
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.files["student"].folder)
@@ -220,18 +217,8 @@ class Preflight:
         if tokenizer.chat_template is None:
             raise UserError("the student has no chat template: choose an instruction-tuned model")
         program = IntentClassifier(["one_label", "another_label"], "Classify.", self.params.program.style)
-        served = ProgramRequests(program, Vllm(), "student", 1, StudentFormat()).body("A query.")["messages"]
-        learned = training_messages(program, "A query.", "one_label", "So.")
-        try:
-            prompt = tokenizer.apply_chat_template(served, continue_final_message=True, return_dict=False)
-            trained = tokenizer.apply_chat_template(learned, return_dict=False)
-        except (ValueError, TemplateError):  # it leaves out, or refuses, what it is given
-            prompt, trained = [0], []
-        if trained[: len(prompt)] != prompt:
-            raise UserError(
-                "the student's chat template changes a prompt once its answer follows: choose another student"
-            )
-        return "a served prompt begins the row that was trained"
+        check_template(tokenizer, program, "the student")
+        return "training and serving send the same tokens"
 
     def disk(self) -> str:
         """Room for downloads, and for the student's base, merged and trained weights."""
