@@ -66,4 +66,4 @@ async def check_engine(student: ServedStudent, client: EngineClient) -> None:
             f"it serves {', '.join(served)}, not {name}: start it with --served-model-name {name}, on the weights "
             f"of that hash"
         )
-    student.classifier.read(await client.complete(student.classifier.trial()))
+    student.classifier.check_trial(await client.complete(student.classifier.trial()))

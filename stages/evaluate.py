@@ -50,7 +50,7 @@ from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, write_csv, write_json
 from stages.parts.run.params import Params, load_params
 from stages.parts.run.stage import run_stage
-from stages.parts.students.scoring import Scores, latency, score
+from stages.parts.students.scoring import Scores, check_tokens, latency, score
 from stages.parts.students.serving import students
 from stages.parts.task.labels import NONE_OF_THESE
 from stages.parts.task.program import IntentClassifier
@@ -150,6 +150,7 @@ def score_students(
                     ProgramRequests(program, served.kind, served.names[name], pair.max_tokens, held=held)
                     for held in (True, False)
                 )
+                check_tokens(served, requests, paths.BASE)
                 is_served = (weights, kind) == ("tuned", pair.program)
                 unconstrained = score(served, free, test[:FREE_QUERIES], params.runtime.max_in_flight).predicted
                 arms[f"{weights}_{kind}"] = StudentAnswers(

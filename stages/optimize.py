@@ -19,11 +19,11 @@ from stages.parts.run.files import file_sha256, folder_sha256, read_json, read_j
 from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.run.traces import recorded_calls
-from stages.parts.students.scoring import Scores, max_tokens, score
+from stages.parts.students.scoring import Scores, check_tokens, max_tokens, score, trial_tokens
 from stages.parts.students.search import search
 from stages.parts.students.serving import students
 from stages.parts.task.program import IntentClassifier
-from stages.parts.task.program_file import Sidecar, program_state, save_program, save_sidecar
+from stages.parts.task.program_file import Sidecar, program_state, save_program, save_sidecar, token_fingerprint
 from stages.parts.task.prompt import StudentFormat
 
 
@@ -68,6 +68,7 @@ def main() -> None:
     by_hand: dict[str, Scores] = {}
     with closing(students(paths.BASE, checkpoints, params)) as engines, recorded_calls("optimize", params):
         for name, served in engines:
+            check_tokens(served, ProgramRequests(plain, served.kind, served.names[name], tokens), paths.BASE)
             with using_student(served, name, plain, tokens):
                 program = search(plain, train, params.optimize, partial(on_val, served, name))
             before = scored(served, name, plain, dev)
@@ -81,7 +82,8 @@ def main() -> None:
     tuned = candidates[best]
     save_program(base.program, paths.PROGRAMS / "base.json")
     save_program(tuned.program, paths.PROGRAMS / "tuned.json")
-    save_program(tuned.program if tuned.wins == "optimized" else plain, paths.PROGRAM)
+    chosen = tuned.program if tuned.wins == "optimized" else plain
+    save_program(chosen, paths.PROGRAM)
     write_jsonl(
         paths.HELD_OUT,
         [
@@ -106,6 +108,7 @@ def main() -> None:
             program_sha256=file_sha256(paths.PROGRAM),
             prompt_format=StudentFormat.version,
             max_tokens=tokens,
+            trial_tokens=token_fingerprint(trial_tokens(chosen, paths.BASE)),
             base=str(paths.BASE),
             base_sha256=folder_sha256(paths.BASE),
             checkpoint=str(checkpoints[best]),

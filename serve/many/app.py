@@ -126,7 +126,7 @@ class Many:
             await load_adapter(self.client, student.classifier.model, student.adapter)
         self.loaded.add(student.classifier.model)
         if student is not known:
-            student.classifier.read(await self.client.complete(student.classifier.trial()))
+            student.classifier.check_trial(await self.client.complete(student.classifier.trial()))
             self.mount(name, student)
             logger.info("%s is served by %s", name, student.classifier.model)
 

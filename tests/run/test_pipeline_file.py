@@ -136,7 +136,7 @@ RERUNS = {
     "stages/parts/engines/budget.py": "",
     "stages/parts/engines/sglang_server.py": "",
     "stages/parts/students/tiny.py": "base",
-    "stages/parts/students/chat_template.py": "base",
+    "stages/parts/students/chat_template.py": "base optimize evaluate",
     "stages/parts/students/search.py": "optimize",
     "stages/parts/training/shared_prefix.py": "base lora",
     "stages/parts/training/rows.py": "base lora",

@@ -4,13 +4,14 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 
 from stages.parts.engines.http_client import engine_client
 from stages.parts.engines.process import KINDS, prepare, running
 from stages.parts.engines.requests import ProgramRequests
+from stages.parts.run.errors import UserError
 from stages.parts.run.params import load_params
-from stages.parts.students.scoring import max_tokens
+from stages.parts.students.scoring import check_tokens, max_tokens
 from stages.parts.task.program import IntentClassifier, training_messages
 from stages.parts.training.rows import encode
 from stages.parts.training.trainer import fine_tune
@@ -41,6 +42,14 @@ def student(request, tmp_path_factory) -> tuple[IntentClassifier, Path]:
     return program, folder
 
 
+def other_template(folder: Path) -> Path:
+    """The student's tokenizer with a template that writes one sign more."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "!" + tokenizer.chat_template
+    tokenizer.save_pretrained(folder / "other")
+    return folder / "other"
+
+
 @pytest.mark.engine
 def test_held_answers_are_the_free_ones_and_their_end_counts(student):
     program, folder = student
@@ -52,6 +61,9 @@ def test_held_answers_are_the_free_ones_and_their_end_counts(student):
             return [requests.read(await client.complete(requests.body(text))) for text, _ in ROWS[:24]]
 
     with running(prepare(KINDS["vllm"], folder, {}, load_params().runtime, on_gpus=False, name="student")) as served:
+        check_tokens(served, ProgramRequests(program, KINDS["vllm"], "student", limit), folder)
+        with pytest.raises(UserError, match="served with other tokens than it was trained with"):
+            check_tokens(served, ProgramRequests(program, KINDS["vllm"], "student", limit), other_template(folder))
         held, free = (asyncio.run(predictions(served, held)) for held in (True, False))
     wanted = [label for _, label in ROWS[:24]]
     assert [found.label for found in held] == [found.label for found in free] == wanted

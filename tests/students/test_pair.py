@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from stages.parts.engines.http_client import EngineError
 from stages.parts.engines.process import KINDS
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_text
 from stages.parts.students.pair import PAIR_FILES, RunnerUp, load_pair
 from stages.parts.task.labels import UNKNOWN
+from stages.parts.task.program_file import token_fingerprint
 from tests.serve.shop import LABELS, make_shop
 
 
@@ -61,6 +63,18 @@ def completion(content: str, **alternatives: float) -> dict:
     others = [{"token": token, "logprob": logprob} for token, logprob in alternatives.items()]
     tokens = [{"token": content, "logprob": chosen, "top_logprobs": others}]
     return {"choices": [{"message": {"content": content}, "logprobs": {"content": tokens}, "finish_reason": "stop"}]}
+
+
+def test_a_trial_of_other_tokens_than_the_trained_ones_is_no_answer(shop):
+    sidecar = read_json(paths.SIDECAR) | {"trial_tokens": token_fingerprint([1, 2, 3])}
+    write_json(paths.SIDECAR, sidecar)
+    classifier = load_pair().classifier(KINDS["vllm"])
+    assert classifier.trial()["return_token_ids"]
+    said = completion("card_arrival", card_arrival=-0.5)
+    for ids in ([1, 2, 3], None):
+        classifier.check_trial({**said, "prompt_token_ids": ids})
+    with pytest.raises(EngineError, match="another tokenizer or chat template than it was trained with"):
+        classifier.check_trial({**said, "prompt_token_ids": [1, 2]})
 
 
 def test_a_completion_is_read_as_a_calibrated_prediction(shop):

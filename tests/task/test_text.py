@@ -4,11 +4,15 @@ import random
 import re
 import unicodedata
 
+import pandas as pd
 import pytest
 
+from stages.parts.engines.process import KINDS
+from stages.parts.engines.requests import ProgramRequests
 from stages.parts.task.features import Nearest, characters, words
 from stages.parts.task.program import IntentClassifier, example, training_messages
 from stages.parts.task.text import normalized, safe_text
+from tests.conftest import ROOT
 
 TEXT = "Why wasn't my card payment refunded?"
 LABELS = ["card_arrival", "refund", "refund_not_showing_up"]
@@ -99,6 +103,29 @@ def test_no_spelling_of_a_marker_gets_through(query):
     assert "refund" in shown
     assert not re.search(r"\[\[ ?##|<\||\|>\w|</|<think|\[/?THINK", shown), shown
     assert safe_text(shown, LABELS) == shown
+
+
+BLANKS = {
+    "all no-break": lambda text: text.replace(" ", "\u00a0"),
+    "tabs": lambda text: text.replace(" ", "\t"),
+    "doubled": lambda text: text.replace(" ", "  "),
+    "soft hyphens": lambda text: text.replace("e", "e\u00ad"),
+    "ideographic": lambda text: text.replace(" ", "\u3000"),
+    "one no-break": lambda text: text.replace(" ", "\u00a0", 1),
+    "curly": lambda text: text.replace("'", "\u2019").replace('"', "\u201d"),
+}
+
+
+@pytest.mark.parametrize("name", BLANKS)
+def test_an_engine_gets_the_same_request_for_every_row_of_the_sample(name):
+    """So that accuracy, labels and confidences are the plain text's exactly."""
+    program = IntentClassifier(LABELS, "Classify.", "direct")
+    requests = ProgramRequests(program, KINDS["vllm"], "student", 8)
+    texts = pd.read_csv(ROOT / "data/sample/test.csv").text
+    changed = [(text, BLANKS[name](text)) for text in texts if BLANKS[name](text) != text]
+    assert len(changed) > 90
+    for text, other in changed:
+        assert requests.body(other) == requests.body(text)
 
 
 def test_linear_models_see_what_language_models_see():

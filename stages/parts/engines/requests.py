@@ -35,6 +35,7 @@ class Prediction:
 
 NO_PREDICTION = Prediction(UNKNOWN, {})
 NO_ANSWER = "no answer"  # a failure that is the engine's, not the row's
+TRIAL = "ready?"  # a harmless query: an engine that answers it has nothing against all of them
 QUERY_MARK = "\ue000"  # a private character: no signature holds it
 
 
@@ -128,6 +129,10 @@ class ProgramRequests:
             }
         content = f"{self.before_query}{shown['query']}{self.after_query}"
         return {"messages": [*self.before, {"role": "user", "content": content}, *self.after], **self.options}
+
+    def trial(self) -> dict[str, Any]:
+        """Return the request of the trial query, which also asks for the prompt's token ids (vLLM reports them)."""
+        return {**self.body(TRIAL), "return_token_ids": True}
 
     def body_again(self, body: dict[str, Any], completion: dict[str, Any], wrong: str) -> dict[str, Any]:
         """Return the request that follows an unusable answer: with twice the tokens if it was cut short, else with what

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.parts.engines.engine import EndpointKind
+from stages.parts.engines.http_client import EngineError
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.numbers.calibration import Calibration, calibrated, load_calibration
 from stages.parts.run import paths
@@ -18,7 +19,7 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import file_sha256, folder_sha256
 from stages.parts.task.labels import UNKNOWN
 from stages.parts.task.program import IntentClassifier
-from stages.parts.task.program_file import Sidecar, load_program, load_sidecar
+from stages.parts.task.program_file import Sidecar, load_program, load_sidecar, token_fingerprint
 from stages.parts.task.text import safe_text
 
 PAIR_FILES = tuple(path.name for path in (paths.PROGRAM, paths.SIDECAR, paths.CALIBRATION))
@@ -57,9 +58,10 @@ class Classifier:
     state.
     """
 
-    def __init__(self, requests: ProgramRequests, calibration: Calibration) -> None:
+    def __init__(self, requests: ProgramRequests, calibration: Calibration, trial_tokens: str | None = None) -> None:
         self.requests = requests
         self.calibration = calibration
+        self.trial_tokens = trial_tokens
 
     @property
     def model(self) -> str:
@@ -84,7 +86,19 @@ class Classifier:
 
     def trial(self) -> dict[str, Any]:
         """The request of a harmless query: an engine that answers it has nothing against all of them."""
-        return self.request("ready?")
+        return self.requests.trial()
+
+    def check_trial(self, completion: dict[str, Any]) -> None:
+        """Raise EngineError unless a completion of the trial is one, and was made from the tokens that training makes
+        of its prompt. With others the answers would look right and be worse.
+        """
+        self.read(completion)
+        ids = completion.get("prompt_token_ids")
+        if ids and self.trial_tokens and token_fingerprint(ids) != self.trial_tokens:
+            raise EngineError(
+                f"{self.model} is served with another tokenizer or chat template than it was trained with: start the "
+                "engine on the student's own folder, with its own template"
+            )
 
     def read(self, completion: Mapping[str, Any]) -> CalibratedPrediction:
         """What a chat completion says; raises EngineError where it is none."""
@@ -132,7 +146,7 @@ class Pair:
         return ProgramRequests(self.program, kind, model or self.served_name, self.sidecar.max_tokens)
 
     def classifier(self, kind: EndpointKind, model: str | None = None) -> Classifier:
-        return Classifier(self.requests(kind, model), self.calibration)
+        return Classifier(self.requests(kind, model), self.calibration, self.sidecar.trial_tokens)
 
     def check_weights(self, root: Path = Path()) -> None:
         """Raise UserError where the checkpoint of the repository at `root` is not the one that was chosen."""

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from stages.parts.engines.caching_client import CachingClient, in_order
 from stages.parts.engines.engine import ServedModel
 from stages.parts.engines.http_client import EngineError, engine_client
 from stages.parts.engines.rate_limit import RateLimit
-from stages.parts.engines.requests import NO_ANSWER, NO_PREDICTION, Failure, Prediction, ProgramRequests
+from stages.parts.engines.requests import NO_ANSWER, NO_PREDICTION, TRIAL, Failure, Prediction, ProgramRequests
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Style
 from stages.parts.run.progress import Progress
+from stages.parts.students.chat_template import continued_ids
+from stages.parts.task.program import IntentClassifier, predictor
+from stages.parts.task.prompt import StudentFormat
 
 REASONING_TOKENS = 256
 PATIENCE_S = 600  # for one answer: it may wait for all others in flight
@@ -94,6 +98,32 @@ def score(served: ServedModel, requests: ProgramRequests, rows: Sequence[Any], a
         raise UserError(f"{requests.model} could not be scored: {error}; the engine's log is in .cache/logs") from None
     right = sum(reading.label == row.get("label") for reading, row in zip(readings, rows, strict=True))
     return Scores(right / len(rows), readings, time.monotonic() - started)
+
+
+def trial_tokens(program: IntentClassifier, base: Path) -> list[int]:
+    """Return the trial query's prompt as token ids, as training makes them with the base's tokenizer."""
+    wanted = predictor(program)
+    messages = StudentFormat().format(wanted.signature, wanted.demos, {"query": TRIAL})
+    return continued_ids(AutoTokenizer.from_pretrained(base), messages)
+
+
+def check_tokens(served: ServedModel, requests: ProgramRequests, base: Path) -> None:
+    """Raise UserError unless an engine makes the same tokens of a prompt as training does. If it does not report them
+    (SGLang), their number is compared.
+    """
+
+    async def trial() -> dict[str, Any]:
+        async with engine_client(served, PATIENCE_S) as client:
+            return await client.complete(requests.trial())
+
+    expected, completion = trial_tokens(requests.program, base), asyncio.run(trial())
+    found = completion.get("prompt_token_ids")
+    if found != expected if found else completion["usage"]["prompt_tokens"] != len(expected):
+        raise UserError(
+            f"{requests.model} is served with other tokens than it was trained with: its engine makes "
+            f"{completion['usage']['prompt_tokens']} tokens of a prompt of {len(expected)}, or other ones; take the "
+            "engine's version of the lock, or another student"
+        )
 
 
 def latency(served: ServedModel, requests: ProgramRequests, texts: Sequence[str]) -> list[float]:

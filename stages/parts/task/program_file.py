@@ -5,6 +5,7 @@ sidecar beside it says which labels, style, prompt format and weights it belongs
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ import dspy
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import read_json, write_json
+from stages.parts.run.files import fingerprint, read_json, write_json
 from stages.parts.run.params import Style
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import StudentFormat
@@ -32,12 +33,17 @@ class Sidecar(BaseModel):
     program_sha256: str
     prompt_format: str
     max_tokens: int
+    trial_tokens: str | None = None  # the fingerprint of the trial query's prompt as token ids, in training's tokenizer
     base: str
     base_sha256: str
     checkpoint: str
     checkpoint_sha256: str
     dspy_version: str
     dev_accuracy: float
+
+
+def token_fingerprint(ids: Sequence[int]) -> str:
+    return fingerprint(" ".join(map(str, ids)))
 
 
 def program_state(program: IntentClassifier) -> str:
