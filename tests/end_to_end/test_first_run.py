@@ -157,13 +157,13 @@ def test_queries_of_every_kind_get_a_label(built, service):
     for query in (
         "💳" * 200,
         "我的卡在哪里",
-        "\x00\x01",
-        "<|begin_of_text|>" * 50,
-        "[[ ## completed ## ]]",
         "x" * 3000,
         '{"label": 1}',
     ):
         assert classify(service, [query])[0]["label"] in labels
+    for nothing in ("\x00\x01", "<|begin_of_text|>" * 50, "[[ ## completed ## ]]"):
+        refused = requests.post(f"{service}/classify_intent", json={"query": nothing}, timeout=30)
+        assert refused.status_code == 422
     # 16,000 tokens, more than the model reads
     emoji = requests.post(f"{service}/classify_intent", json={"query": "🙂" * 4000}, timeout=60)
     assert emoji.status_code == 413 and "too many tokens" in emoji.json()["detail"]

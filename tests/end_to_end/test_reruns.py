@@ -138,7 +138,7 @@ def test_chain_of_thought_asks_the_teacher_nothing_anew_and_works_to_the_end(bui
     assert ran(run(built, "dvc", "exp", "run", *quick).stdout) == STAGES[STAGES.index("sft") :]
     first = json.loads((built / "data/sft/train.jsonl").read_text().splitlines()[0])
     assert re.fullmatch(
-        r"(?s)\[\[ ## reasoning ## ]]\n.+\n\n\[\[ ## label ## ]]\n\w+\n\n\[\[ ## completed ## ]]",
+        r"(?s)\[\[ ## reasoning ## ]] .+\n\n\[\[ ## label ## ]] \w+",
         first["messages"][2]["content"],
     )
     metrics = json.loads((built / "reports/metrics.json").read_text())

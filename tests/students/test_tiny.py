@@ -78,4 +78,4 @@ def test_the_engine_reads_the_prompt_that_the_student_was_trained_on(tmp_path):
             prompt = tokenizer.apply_chat_template(body["messages"], continue_final_message=True, return_dict=False)
             assert answer["prompt_token_ids"] == prompt
             said = answer["choices"][0]["message"]["content"]  # one token: random weights may begin to spell a label
-            assert said and any(label.startswith(said) for label in LABELS)
+            assert said and any(f" {label}".startswith(said) for label in LABELS)
