@@ -266,6 +266,7 @@ def test_silent_connections_make_room_and_one_at_work_stays():
         assert kept_alive.recv(2**16).endswith(b"ok"), "those that never sent a request go first"
 
 
+@pytest.mark.slow
 def test_pipelined_requests_are_answered_in_order():
     async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.1 if scope["path"] == "/1" else 0)

@@ -165,6 +165,7 @@ def node_modules() -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_javascript_client_reads_everything(url, shop, node_modules):
     script = Path(__file__).with_name("openai_client.mjs")
     done = subprocess.run(

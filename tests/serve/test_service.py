@@ -322,6 +322,7 @@ def test_an_offer_to_upgrade_is_passed_over(url, body):
             assert answer.startswith(b"HTTP/1.1 200 "), answer
 
 
+@pytest.mark.slow
 def test_behind_a_proxy_the_page_and_the_documents_are_under_its_path(tmp_path, shop):
     proxied = make_shop(tmp_path / "proxied", root_path="/intents", trusted_proxies=["127.0.0.1"])
     proxied.engine_port = shop.engine_port
@@ -690,6 +691,7 @@ def test_only_a_patient_supervisor_waits_for_an_engine_and_for_none_that_refuses
         asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_the_page_answers_in_a_real_browser(url):
     with browser_page(url) as page:
         page.goto(url)
