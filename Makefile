@@ -44,11 +44,11 @@ check-setup: setup ## check GPU, driver, memory, disk, models and keys for the p
 	@$(BIN)/python -m stages.parts.preflight.checks
 
 plan: setup ## what labelling will cost, from 20 rows: requests, tokens, dollars, time; for models on GPUs without downloading them
-	@PATH="$(CURDIR)/$(BIN):$$PATH" SKIP_PREFLIGHT=1 $(BIN)/dvc repro -q split
+	@PATH="$(CURDIR)/$(BIN):$$PATH" SKIP_PREFLIGHT=1 $(BIN)/dvc repro -q embed
 	@$(BIN)/python -m stages.parts.tuning.plan
 
 tune-teacher: setup ## compare prompts on the gold rows: the cheapest that none beats goes into data/prompts/PROFILE.json
-	@PATH="$(CURDIR)/$(BIN):$$PATH" SKIP_PREFLIGHT=1 $(BIN)/dvc repro -q split
+	@PATH="$(CURDIR)/$(BIN):$$PATH" SKIP_PREFLIGHT=1 $(BIN)/dvc repro -q embed
 	@$(BIN)/python -m stages.parts.tuning
 
 review: setup ## look at the ROWS=100 rows that the teacher may have labelled wrongly; the next `dvc repro` learns from what you decide

@@ -25,6 +25,7 @@ from stages.parts.weights.fetch import place
 # so that one pass over all of them is the whole training.
 TRAINING = Train(
     method="full",
+    top_layers=None,
     epochs=1,
     batch=64,
     learning_rate=0.001,

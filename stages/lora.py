@@ -18,7 +18,7 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import file_sha256, fingerprint, folder_sha256, read_jsonl, write_json
 from stages.parts.run.params import Params, PretrainedStudentSettings, load_params
 from stages.parts.run.stage import run_stage
-from stages.parts.students.weights import keep_weights, load_student, lora_config
+from stages.parts.students.weights import keep_weights, layers_below, load_student, lora_config
 from stages.parts.training.launch import launch
 from stages.parts.training.rows import EncodedRow, encode
 from stages.parts.training.shared_prefix import first_learned
@@ -79,7 +79,9 @@ def train(params: Params) -> None:
         params.seed,
         answers=add_shares(rows, lessons) if settings.targets == "drawn" else (),
         at_once=params.runtime.rows_at_once,
-        lora=None if settings.method == "full" else lora_config(params.lora, embeddings=settings.embeddings),
+        lora=None
+        if settings.method == "full"
+        else lora_config(params.lora, embeddings=settings.embeddings, without=layers_below(model, settings.top_layers)),
     )
     fine_tune(model, tokenizer, rows, plan, checkpoint_folder(params), keep_epochs=True)
 

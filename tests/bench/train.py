@@ -187,7 +187,7 @@ def arms(rows: list[EncodedRow], tokenizer: PreTrainedTokenizerFast, batch: int,
             peft_config=lora,
         )
 
-    lora = lora_config(params.lora)
+    lora = lora_config(params.lora, embeddings=False)
     wanted = {"method": "lora", "epochs": 1, "batch": batch, "learning_rate": 1e-3, "query_dropout": 0.0}
     plan = TrainingPlan(params.train.model_copy(update=wanted), seed=0, lora=lora)
     ours = make_trainer(model(), tokenizer, rows, plan, folder)

@@ -12,7 +12,7 @@ from transformers import BertConfig
 
 from stages import embed
 from stages.parts.encoder import vectors
-from stages.parts.encoder.vectors import centred, label_texts, mean_similarity, read_embeddings
+from stages.parts.encoder.vectors import centred, label_texts, mean_similarity, read_embeddings, stored_vectors
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_jsonl
@@ -54,6 +54,7 @@ def test_a_vector_for_each_row_in_order_and_for_each_label(stage, monkeypatch):
     np.testing.assert_array_equal(found["pool"], found["gold"])
     np.testing.assert_array_equal(found.of_rows([{"id": "test 7"}, {"id": "pool 2"}]), found["pool"][[7, 2]])
     assert found.of_rows([]).shape == (0, 32)
+    np.testing.assert_array_equal(stored_vectors([{"id": "gold 1"}]), found["gold"][[1]])
     assert np.load(paths.EMBEDDINGS / "pool.npy").dtype == np.float16
     assert not list((stage / ".cache/embeddings").rglob("*.npy")), "nothing is kept of a run that ended"
 
@@ -61,6 +62,7 @@ def test_a_vector_for_each_row_in_order_and_for_each_label(stage, monkeypatch):
 def test_without_an_encoder_there_are_no_vectors_and_nothing_is_fetched(stage):
     prepare(stage, 3, "none")
     embed.main()
+    assert stored_vectors([{"id": "pool 1"}]) is None
     assert read_embeddings() is None and [file.name for file in paths.EMBEDDINGS.iterdir()] == ["encoder.json"]
     assert not (stage / ".cache/weights").exists()
 

@@ -20,6 +20,7 @@ def test_every_profile_is_valid_and_an_empty_value_takes_the_profiles_own(values
     reasons = "chain_of_thought"
     assert {name: (params.top_n, params.program.style) for name, params in found.items()} == {
         "embedded": (25, "direct"),
+        "smollm": (25, "direct"),
         "llama": (25, "direct"),
         "api": (25, "direct"),
         "tutorial": (77, reasons),
@@ -37,7 +38,7 @@ def test_every_profile_is_valid_and_an_empty_value_takes_the_profiles_own(values
         (("lora", "r"), 0, "params.yaml: lora.r: Input should be greater than 0 (got 0)"),
         (("lora", "r"), True, "params.yaml: lora.r: Input should be a valid integer (got True)"),
         (("profiles", "embedded", "top_n"), "all", "params.yaml: top_n: Input should be a valid integer (got 'all')"),
-        (("profile",), "lama", "no profile is called 'lama'; there are embedded, llama, api, tutorial"),
+        (("profile",), "lama", "no profile is called 'lama'; there are embedded, smollm, llama, api, tutorial"),
         (
             ("raw", "source"),
             "cvs",

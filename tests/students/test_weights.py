@@ -13,7 +13,7 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.params import Lora, TinyStudentSettings, load_params
 from stages.parts.students import weights
 from stages.parts.students.tiny import build_model, build_tokenizer
-from stages.parts.students.weights import export, lora_config, merge_adapter
+from stages.parts.students.weights import export, layers_below, lora_config, merge_adapter
 from stages.parts.task.program import IntentClassifier
 
 PROGRAM = IntentClassifier(["card_arrival", "declined_card_payment"], "Classify.", "direct")
@@ -51,6 +51,19 @@ def test_a_merged_model_says_what_base_and_adapter_say(pair, tmp_path):
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(ids).logits
     assert torch.allclose(merged, beside, atol=1e-4) and (merged - before).abs().max() > 0.1
     assert not list((tmp_path / "merged").glob("adapter*"))
+
+
+def test_adapters_on_the_last_layers_alone_leave_the_others_without_gradient(pair):
+    base, _ = pair
+    model = AutoModelForCausalLM.from_pretrained(base)
+    count = model.config.num_hidden_layers
+    config = lora_config(Lora(r=4, alpha=4, dropout=0.0), embeddings=False, without=layers_below(model, 1))
+    tuned = get_peft_model(model, config)
+    trained = {name for name, weight in tuned.named_parameters() if weight.requires_grad}
+    assert trained and all(f".layers.{count - 1}." in name for name in trained)
+    assert layers_below(model, None) == 0
+    with pytest.raises(UserError, match=f"the student has {count} layers: lower it"):
+        layers_below(model, count + 1)
 
 
 def test_trained_embeddings_stay_tied_and_merge_to_the_same_model(pair, tmp_path):

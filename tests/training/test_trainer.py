@@ -54,6 +54,7 @@ STUDENT = TinyStudentSettings(kind="tiny", hidden_size=32, layers=2, vocabulary=
 
 SETTINGS = Train(
     method="lora",
+    top_layers=None,
     epochs=2,
     batch=4,
     learning_rate=0.01,

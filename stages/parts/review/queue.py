@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from stages.parts.data.decisions import read_decisions
 from stages.parts.data.rows import TeacherLabel, extra_columns
+from stages.parts.encoder.vectors import stored_vectors
 from stages.parts.numbers.baselines import baseline_model
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
@@ -77,7 +78,9 @@ def doubts(rows: Sequence[TeacherLabel], confused: Sequence[str], seed: int) -> 
 def diverse_order(found: Sequence[Doubt], count: int, seed: int) -> list[Doubt]:
     """Return the first `count` rows to review, in rounds of ROUND; within a round the most doubtful first."""
     left = sorted(found, key=lambda one: -one.doubt)
-    vectors = topic_vectors([one.row["text"] for one in left], seed)
+    vectors = stored_vectors(one.row for one in left)
+    if vectors is None:
+        vectors = topic_vectors([one.row["text"] for one in left], seed)
     queue: list[Doubt] = []
     waiting = list(range(len(left)))
     while len(queue) < count and waiting:

@@ -84,6 +84,7 @@ class Sft(Block):
 
 class Train(Block):
     method: Literal["lora", "full", "qlora"]
+    top_layers: Positive | None
     epochs: Positive
     batch: Positive
     learning_rate: Rate

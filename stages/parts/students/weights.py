@@ -23,19 +23,33 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 MODEL_FILES = ("*config.json", "model*.safetensors", "*.safetensors.index.json", "tokenizer*", "chat_template.jinja")
 
 
-def lora_config(lora: Lora, *, embeddings: bool) -> LoraConfig:
-    """Adapters on all linear layers but the head; with `embeddings` those are trained whole, with a head that is tied
-    to them.
+def lora_config(lora: Lora, *, embeddings: bool, without: int = 0) -> LoraConfig:
+    """Return adapters on all linear layers but the head, and but those of the first `without` transformer layers.
+
+    With `embeddings` those are trained whole, with a head that is tied to them.
     """
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules="all-linear",
+        exclude_modules=rf".*\.layers\.({'|'.join(map(str, range(without)))})\..*" if without else None,
         modules_to_save=["embed_tokens"] if embeddings else None,
         ensure_weight_tying=embeddings,
         task_type="CAUSAL_LM",
     )
+
+
+def layers_below(model: PreTrainedModel, top: int | None) -> int:
+    """Return how many layers lie below a model's `top` last ones, none if `top` is None; raises UserError for more than
+    it has.
+
+    With adapters above alone no gradient goes below them: for the last 10 layers of 30, a third of the way back.
+    """
+    layers: int = model.config.num_hidden_layers
+    if top is not None and top > layers:
+        raise UserError(f"train.top_layers is {top}, and the student has {layers} layers: lower it")
+    return 0 if top is None else layers - top
 
 
 def load_student(folder: Path, method: Method) -> PreTrainedModel:

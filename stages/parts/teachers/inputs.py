@@ -112,16 +112,20 @@ def untuned_inputs(params: Params) -> TeacherInputs:
 def chosen_rows(pool: RowSource, count: int | None, choose: RowChoice, seed: int) -> RowSource:
     """Return `count` rows in the pool's order; all of them if `count` is None or not below their number.
 
-    `random` draws them. `cover` takes the row nearest to the middle of each of `count` clusters of topic vectors.
+    `random` draws them. `cover` takes the row nearest to the middle of each of `count` clusters of vectors.
     """
     if count is None or count >= len(pool):
         return pool
     draw = random.Random(seed)
     if choose == "random":
         return rows_at(pool, set(draw.sample(range(len(pool)), count)))
-    from stages.parts.task.features import cluster_middles, topic_vectors  # 150 MB and seconds, needed here only
+    from stages.parts.encoder.vectors import stored_vectors  # this and features: 150 MB and seconds, needed here only
+    from stages.parts.task.features import cluster_middles, topic_vectors
 
-    middles = set(cluster_middles(topic_vectors([row["text"] for row in pool], seed), count, seed).tolist())
+    vectors = stored_vectors(pool)
+    if vectors is None:
+        vectors = topic_vectors([row["text"] for row in pool], seed)
+    middles = set(cluster_middles(vectors, count, seed).tolist())
     # Equal texts share a cluster; drawn rows make up for the missing middles.
     others = [place for place in range(len(pool)) if place not in middles]
     return rows_at(pool, middles | set(draw.sample(others, count - len(middles))))
