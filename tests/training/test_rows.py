@@ -94,7 +94,7 @@ def test_answers_and_shares_come_from_the_teachers_distribution():
     rows = [dict(row) for row in ROWS]
     answers = add_shares(rows, lessons)
     assert [TOKENIZER.decode(answer[:1]) for answer in answers] == ["[[ ## label ## ]]"] * 2
-    assert [TOKENIZER.decode(answer[1:2]) for answer in answers] == list(names)
+    assert [TOKENIZER.decode(answer[1:2]) for answer in answers] == [f" {name}" for name in names]
     assert all(row["shares"] == [2500, 7012] for row in rows)
     lessons[0]["probabilities"] = {}
     add_shares(rows, lessons)
