@@ -4,46 +4,58 @@ import shutil
 
 import pytest
 
-from stages.parts.numbers.readme import CORPORA, END, PROMISE, START, write_results
+from stages.parts.numbers.readme import CORPORA, DRAWS, END, PROMISE, START, write_results
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json
 from tests.conftest import ROOT
 
-SEEDS = ROOT / paths.SEEDS
+REPORTS = ROOT / paths.REPORTS
+SPREAD = {"mean": 0.1234, "deviation": 0.0567}
+
+
+def written(tmp_path, files: dict[str, object]) -> str:
+    """The README's text after the command, from metrics.json and other reports."""
+    metrics = read_json(REPORTS / "metrics.json")
+    for name, content in {"metrics.json": metrics, **files}.items():
+        write_json(tmp_path / "reports" / name, content)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before 12.3\n{START}\n99.9 %\n{END}\nafter\n")
+    write_results(readme, tmp_path / "reports")
+    text = readme.read_text()
+    assert text.startswith(f"before 12.3\n{START}\n") and text.endswith(f"\n{END}\nafter\n") and "99.9" not in text
+    return text
 
 
 def test_the_readme_is_what_the_command_writes(tmp_path):
     copy = shutil.copy(ROOT / "README.md", tmp_path / "README.md")
-    write_results(copy, SEEDS, ROOT / PROMISE)
+    write_results(copy, REPORTS)
     assert copy.read_text() == (ROOT / "README.md").read_text(), "run `make readme`"
 
 
-def test_a_changed_report_changes_the_block_and_nothing_around_it(tmp_path):
-    for name in CORPORA.values():
-        found = read_json(SEEDS / name)
-        changed = {
-            "served": {"mean": 0.1234, "deviation": 0.0567},
-            "served_less_linear": {"mean": 0.0142, "low": -0.0038, "high": 0.025},
-        }
-        write_json(tmp_path / name, found | changed)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before 12.3\n{START}\n99.9 %\n{END}\nafter\n")
-    write_results(readme, tmp_path, tmp_path / "promise.json")
-    text = readme.read_text()
-    assert text.startswith(f"before 12.3\n{START}\n") and text.endswith(f"\n{END}\nafter\n") and "99.9" not in text
+def test_one_run_is_shown_best_first(tmp_path):
+    metrics = read_json(REPORTS / "metrics.json")
+    metrics["interval"]["encoder"] = {"accuracy": 0.9876, "low": 0.97, "high": 0.99, "n": 734}
+    rows = [line for line in written(tmp_path, {"metrics.json": metrics}).splitlines() if line.startswith("| ")]
+    assert rows[2] == "| encoder student | 98.8 % | 97.0 to 99.0 |" and "decoder student" in "".join(rows)
+
+
+def test_seeds_and_draws_are_shown_if_they_were_measured(tmp_path):
+    assert "make seeds" not in written(tmp_path, {})
+    accuracy = dict.fromkeys(("base_plain", "teacher", "linear_teacher", "linear_gold", "linear_true"), SPREAD)
+    less = {"mean": 0.0142, "low": -0.0038, "high": 0.025}
+    run = {"seeds": [0, 1], "served": SPREAD, "accuracy": accuracy, "served_less_linear": less}
+    draws = {"runs": {"sample": {"vectors": {"0": {"test": 0.8, "frozen": 0.7}, "1": {"test": 0.9, "frozen": 0.6}}}}}
+    text = written(tmp_path, {**{f"seeds/{name}": run for name in CORPORA.values()}, DRAWS: draws})
     assert "| **tuned student** | **12.3 %** ± 5.7 | **12.3 %** ± 5.7 |" in text
     assert text.count("+1.4 (\N{MINUS SIGN}0.4 to +2.5)") == 2
+    assert "Mean of 2 draws" in text and "| sample corpus, 100 gold rows | 85.0 % | 65.0 % |" in text
 
 
 def test_the_promise_is_told_as_it_was_measured(tmp_path):
     rule = {"coverage": 0.683, "precision": 0.9654, "broken": 7, "draws": 40}
     run = {"corpus": "banking77", "gold_rows": 100, "swapped": False, "rules": {"new": rule}}
-    write_json(tmp_path / "promise.json", {"wanted": 0.9, "runs": [run, {**run, "swapped": True}]})
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{START}\n{END}\n")
-    write_results(readme, SEEDS, tmp_path / "promise.json")
-    text = readme.read_text()
+    text = written(tmp_path, {PROMISE: {"wanted": 0.9, "runs": [run, {**run, "swapped": True}]}})
     assert text.count("7 of 40 draws fall short") == 1 and "answers 68 % of the test queries, 96.5 % of" in text
 
 
@@ -53,5 +65,5 @@ def test_a_readme_without_a_marker_is_left_alone(tmp_path, lost):
     readme.write_text(f"{START}\n{END}\n".replace(lost, ""))
     before = readme.read_text()
     with pytest.raises(UserError, match="lacks the line"):
-        write_results(readme, SEEDS)
+        write_results(readme, REPORTS)
     assert readme.read_text() == before

@@ -4,8 +4,10 @@ python -m stages.parts.numbers.readme
 """
 
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+from stages.parts.numbers.metrics import Metrics, load_metrics
 from stages.parts.numbers.render import points
 from stages.parts.run import paths
 from stages.parts.run.commands import command
@@ -13,7 +15,20 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_text
 
 README = Path("README.md")
-PROMISE = paths.REPORTS / "bench/promise.json"
+PROMISE, DRAWS = "bench/promise.json", "bench/embedded_teacher.json"
+DRAW_CORPORA = {  # setting of the bench -> row of the table
+    "sample": "sample corpus, 100 gold rows",
+    "banking77": "Banking77, 25 labels, 100 gold rows",
+    "banking77, all labels": "Banking77, 77 labels, 308 gold rows",
+}
+ONE_RUN = {  # arm -> row of the table, beside the served decoder
+    "encoder": "encoder student",
+    "teacher": "teacher, from 100 gold rows",
+    "linear_cleaned": "linear model, same labels",
+    "linear_gold": "linear model, 100 gold rows",
+    "linear_true": "linear model, all true labels",
+    "base_plain": "decoder before training",
+}
 PROMISE_ROWS = 100
 BENCH_CORPORA = {"sample": "the sample corpus", "banking77": "Banking77"}
 START, END = "<!-- results: written by make readme -->", "<!-- end of results -->"
@@ -47,28 +62,60 @@ def difference(found: dict[str, Any]) -> str:
     return f"{points(found['mean'])} ({points(found['low'])} to {points(found['high'])})"
 
 
-def results(folder: Path, promise_file: Path) -> str:
-    """Return the block's text from the files in a folder like reports/seeds and from reports/bench/promise.json."""
+def results(reports: Path) -> str:
+    """Return the block's text from the files in a folder like reports/; a measurement that is not there is left out."""
+    parts = [draws(reports / DRAWS), seeds(reports / paths.SEEDS.name), promise(reports / PROMISE)]
+    return "\n\n".join([one_run(load_metrics(reports / paths.METRICS.name)), *filter(None, parts)])
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
+
+
+def one_run(metrics: Metrics) -> str:
+    """Return the test accuracies of the last `dvc repro`, best first."""
+    shown = {arm: measure for arm, measure in metrics.interval.items() if arm in ONE_RUN or arm == metrics.served_arm}
+    ranked = sorted(shown.items(), key=lambda pair: -pair[1].accuracy)
+    rows = [
+        [ONE_RUN.get(arm, "decoder student"), f"{100 * m.accuracy:.1f} %", f"{100 * m.low:.1f} to {100 * m.high:.1f}"]
+        for arm, m in ranked
+    ]
+    n = metrics.test.n
+    caption = f"One run of profile {metrics.profile} on {metrics.source}, seed 0: {n} test rows (`dvc repro`)."
+    return f"{caption}\n\n{table(['', 'right', '95 % interval'], rows)}"
+
+
+def draws(file: Path) -> str:
+    """Return the teacher and the encoder student over several draws of gold rows, from `make bench-embedded`."""
+    if not file.is_file():
+        return ""
+    runs = {name: list(found["vectors"].values()) for name, found in read_json(file)["runs"].items()}
+    rows = [
+        [DRAW_CORPORA[name], *(f"{100 * mean(draw[key] for draw in found):.1f} %" for key in ("test", "frozen"))]
+        for name, found in runs.items()
+    ]
+    count = max(map(len, runs.values()))
+    caption = f"Mean of {count} draws of the gold rows, right on test (`make bench-embedded`)."
+    return f"{caption}\n\n{table(['', 'teacher', 'encoder student'], rows)}"
+
+
+def seeds(folder: Path) -> str:
+    """Return the table of `make seeds`: the whole pipeline over several seeds."""
+    if not all((folder / name).is_file() for name in CORPORA.values()):
+        return ""
     by_corpus = {corpus: read_json(folder / name) for corpus, name in CORPORA.items()}
     runs = list(by_corpus.values())
     last = max(max(run["seeds"]) for run in runs)
-    lines = [
-        f"Test accuracy with the embedded profile, mean over seeds 0 to {last} and standard deviation of a run.",
-        "Each seed draws different gold rows, so it trains a different teacher and student.",
-        "",
-        "| | " + " | ".join(by_corpus) + " |",
-        "|---" * (len(runs) + 1) + "|",
-    ]
-    table = {name: [cell(row, run) for run in runs] for row, name in ROWS.items()}
-    table["student minus better linear model (95 %)"] = [difference(run["served_less_linear"]) for run in runs]
-    rows = [f"| {name} | " + " | ".join(cells) + " |" for name, cells in table.items()]
-    return "\n".join([*lines, *rows, *promise(promise_file)])
+    rows = [[name, *(cell(row, run) for run in runs)] for row, name in ROWS.items()]
+    rows.append(["student minus better linear model (95 %)", *(difference(run["served_less_linear"]) for run in runs)])
+    caption = f"The whole pipeline, mean over seeds 0 to {last} and standard deviation of a run (`make seeds`)."
+    return f"{caption}\n\n{table(['', *by_corpus], rows)}"
 
 
-def promise(file: Path) -> list[str]:
+def promise(file: Path) -> str:
     """Return what the service answers, and how often the promise of right answers breaks, from `make bench-promise`."""
     if not file.is_file():
-        return []
+        return ""
     found = read_json(file)
     runs = [run for run in found["runs"] if not run["swapped"] and run["gold_rows"] == PROMISE_ROWS]
     clauses = []
@@ -80,17 +127,17 @@ def promise(file: Path) -> list[str]:
             f"{rule['draws']} draws fall short"
         )
     wanted = f"The service certifies {100 * found['wanted']:.0f} % right answers with {PROMISE_ROWS} gold rows"
-    return ["", f"{wanted}: {'; '.join(clauses)} (`make bench-promise`)."]
+    return f"{wanted}: {'; '.join(clauses)} (`make bench-promise`)."
 
 
-def write_results(readme: Path = README, folder: Path = paths.SEEDS, promise_file: Path = PROMISE) -> None:
+def write_results(readme: Path = README, reports: Path = paths.REPORTS) -> None:
     """Replace the text between the markers; raises UserError if the README lacks one of them."""
     text = readme.read_text(encoding="utf-8")
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
         raise UserError(f"{readme} lacks the line {END if start else START}: put it where the results go")
-    write_text(readme, f"{before}{START}\n{results(folder, promise_file)}\n{END}{after}")
+    write_text(readme, f"{before}{START}\n{results(reports)}\n{END}{after}")
 
 
 def main() -> None:
