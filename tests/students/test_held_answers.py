@@ -36,7 +36,7 @@ def student(request, tmp_path_factory) -> tuple[IntentClassifier, Path]:
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     model = LlamaForCausalLM(LlamaConfig(**sizes, **heads, **ends))
     rows = [encode(tokenizer, training_messages(program, text, label, "It says so.")) for text, label in ROWS]
-    fine_tune(model, tokenizer, rows, plan(epochs=20, batch=16, learning_rate=0.005), folder / "scratch")
+    fine_tune(model, tokenizer, rows, plan(epochs=40, batch=16, learning_rate=0.005), folder / "scratch")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return program, folder
