@@ -37,7 +37,7 @@ seeds: setup ## the pipeline over N=5 seeds, as DVC experiments: mean and spread
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.numbers.seeds $(or $(N),5) $(WITH)
 	@$(BIN)/python -m stages.parts.numbers.readme
 
-readme: setup ## write the README's results from reports/seeds
+readme: setup ## write the README's results from reports/
 	@$(BIN)/python -m stages.parts.numbers.readme
 
 check-setup: setup ## check GPU, driver, memory, disk, models and keys for the profile, within seconds
