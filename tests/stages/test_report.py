@@ -213,6 +213,10 @@ def test_the_first_line_follows_the_paired_interval(low, high, says):
     said = advice([linear, weaker, student], student, "teacher")
     assert says in said[0] and "$0.001" in said[1] and "$0.01" in said[1]
 
+    encoder = linear | {"arm": "encoder", "accuracy": 0.75}
+    said = advice([linear, weaker, encoder, student], student, "teacher")
+    assert says.replace("linear model", "encoder student") in said[0] and "75.0" in said[1]
+
 
 def test_students_and_linear_models_cost_an_hour_of_their_own_machines(finished):
     """Eight H100s cost 250 times what two cores do: one price for both would call a GPU's student cheap."""

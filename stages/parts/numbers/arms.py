@@ -94,34 +94,39 @@ def teacher_cost(teacher: Mapping[str, Any]) -> float | None:
 
 
 def best_linear(rows: list[ArmRow], labels: str) -> ArmRow:
-    """Return the best linear model on the student's own labels (`sft.labels`): what a student worth serving must
-    beat.
-    """
+    """Return the best linear model on the student's own labels (`sft.labels`)."""
     return max((row for row in rows if row["arm"] in SAME_LABELS[labels]), key=lambda row: row["accuracy"])
+
+
+def best_rival(rows: list[ArmRow], labels: str) -> ArmRow:
+    """Return the better of the linear model and the encoder student: what a decoder worth serving must beat."""
+    encoder = [row for row in rows if row["arm"] == "encoder"]
+    return max([best_linear(rows, labels), *encoder], key=lambda row: row["accuracy"])
 
 
 def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
     """Return sentences that say which model to serve; the first stands alone.
 
-    It is the linear model unless the student's paired interval lies above it.
+    It is the student's best rival unless the student's paired interval lies above it.
     """
-    linear = best_linear(rows, labels)
-    less = linear["less"]
-    assert less, "the linear model is not the served arm"
+    rival = best_rival(rows, labels)
+    name = "encoder student" if rival["arm"] == "encoder" else "linear model"
+    less = rival["less"]
+    assert less, "a rival is not the served arm"
     difference = f"a difference of {points(less['by'])} points (95 % interval {points(less['low'])} to "
     difference += f"{points(less['high'])})"
     accuracies = (
-        f"The student is right on {percent(student['accuracy'])} of the test queries, a linear model on the same "
-        f"labels on {percent(linear['accuracy'])}: {difference}."
+        f"The student is right on {percent(student['accuracy'])} of the test queries, the {name} on the same labels on "
+        f"{percent(rival['accuracy'])}: {difference}."
     )
-    if student["cost"] and linear["cost"]:
-        accuracies += f" 1,000 queries cost {dollars(student['cost'])} and {dollars(linear['cost'])}."
+    if student["cost"] and rival["cost"]:
+        accuracies += f" 1,000 queries cost {dollars(student['cost'])} and {dollars(rival['cost'])}."
     if less["low"] > 0:
         verdict = "Serve the student."
     elif less["high"] < 0:
-        verdict = "Serve the linear model: it is better than the student."
+        verdict = f"Serve the {name}: it is better than the student."
     else:
-        verdict = "Serve the linear model: the student is not shown to be better."
+        verdict = f"Serve the {name}: the student is not shown to be better."
     sentences = [verdict, accuracies]
     teacher = next((row for row in rows if row["arm"] == "teacher"), None)
     if teacher and teacher["less"]:
