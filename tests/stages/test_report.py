@@ -191,7 +191,7 @@ def test_a_threshold_that_no_test_row_reaches_is_not_called_none(finished):
 @pytest.mark.parametrize(
     ("low", "high", "says"),
     [
-        (0.01, 0.05, "Serve the student."),
+        (0.01, 0.05, "Serve the decoder."),
         (-0.02, 0.03, "not shown to be better"),
         (-0.05, -0.01, "linear model: it is better"),
     ],

@@ -116,18 +116,20 @@ def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
     difference = f"a difference of {points(less['by'])} points (95 % interval {points(less['low'])} to "
     difference += f"{points(less['high'])})"
     accuracies = (
-        f"The student is right on {percent(student['accuracy'])} of the test queries, the {name} on the same labels on "
+        f"The decoder is right on {percent(student['accuracy'])} of the test queries, the {name} on the same labels on "
         f"{percent(rival['accuracy'])}: {difference}."
     )
     if student["cost"] and rival["cost"]:
         accuracies += f" 1,000 queries cost {dollars(student['cost'])} and {dollars(rival['cost'])}."
     if less["low"] > 0:
-        verdict = "Serve the student."
+        verdict = "Serve the decoder."
     elif less["high"] < 0:
-        verdict = f"Serve the {name}: it is better than the student."
+        verdict = f"Serve the {name}: it is better than the decoder."
     else:
-        verdict = f"Serve the {name}: the student is not shown to be better."
+        verdict = f"Serve the {name}: the decoder is not shown to be better."
     sentences = [verdict, accuracies]
+    if less["low"] <= 0:
+        sentences.append("`make serve` serves the decoder.")
     teacher = next((row for row in rows if row["arm"] == "teacher"), None)
     if teacher and teacher["less"]:
         less = teacher["less"]
@@ -139,7 +141,7 @@ def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
             compared = "not shown to be more or less accurate than"
         bill = f"; 1,000 of its answers cost {dollars(teacher['cost'])}" if teacher["cost"] else ""
         sentences.append(
-            f"The student is {compared} its teacher ({percent(teacher['accuracy'])}{bill}): "
+            f"The decoder is {compared} its teacher ({percent(teacher['accuracy'])}{bill}): "
             f"{points(less['by'])} points ({points(less['low'])} to {points(less['high'])})."
         )
     return sentences
