@@ -79,7 +79,7 @@ def test_two_revisions_are_compared_on_the_same_rows(repository):
     page = (repository / "reports/compare/index.html").read_text()
     assert "better is better." in page and "Right only with better: 10" in page and "Right only with main: 0" in page
     assert (
-        "&lt;b&gt;query 22" in page and "<b>query" not in page and "tuned" not in page.split("Queries that changed")[1]
+        "&lt;b&gt;query 22" in page and "<b>query" not in page and "tuned" not in page.split("Queries answered differently")[1]
     )
     assert command(repository, "compare", "main", "main").stdout.count("+0.0 points")
     assert "No difference shown" in (repository / "reports/compare/index.html").read_text()

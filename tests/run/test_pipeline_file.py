@@ -162,7 +162,7 @@ RERUNS = {
     "calibrate.precision=0.8": "calibrate",
     "report.color='#112233'": "report",
     "report.cpu_price_per_hour=2.5": "report",
-    "report.gpu_price_per_hour=2.5": "report",
+    "report.gpu_price_per_hour=3.5": "report",
     "stages/parts/preflight/checks.py": "",
     "runtime.max_in_flight=8": "",
     "engine.kind=sglang": "optimize evaluate",
