@@ -552,7 +552,7 @@ def test_a_batch_file_keeps_rows_columns_and_order(shop):
 def test_a_killed_batch_goes_on_where_it_was(tmp_path):
     shop = make_shop(tmp_path / "shop")
     pd.DataFrame({"text": [f"query {number}" for number in range(2000)]}).to_csv(shop.folder / "in.csv", index=False)
-    with ended(start_engine(shop, latency_ms=600)):
+    with ended(start_engine(shop, latency_ms=2000)):
         killed = start(shop, "serve.batch", "in.csv", "out.csv")
         # no more than 256 are in flight: those before have their answers
         until(lambda: stub_counts(shop)["requests"] > 300)

@@ -48,7 +48,7 @@ def test_bytes_layout_starts_hours_and_dollars_without_a_download(sandbox, tmp_p
     assert lines[0] == f"teacher       {TEACHER}: 141.0 GB in GPU memory, 141.0 GB to download"
     assert lines[1].strip() == "4 x NVIDIA H100 80GB HBM3, 80 GiB: tensor parallel 4, pipeline parallel 1, copies 1"
     assert lines[2].startswith(f"student       {STUDENT}: 2.5 GB in GPU memory, 2.5 GB to download")
-    assert "engine starts 5: teacher 1, optimize 2, evaluate 2" in lines
+    assert "engine starts 7: teacher 1, optimize 4, evaluate 2" in lines
     assert "answers       330 of about 100 tokens: pool 300, test and gold 30" in lines
     assert lines[-2].startswith("time          about 3") and "downloads 24 min" in lines[-2]
     assert lines[-1].startswith("price         about $")
