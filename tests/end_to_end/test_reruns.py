@@ -65,7 +65,7 @@ def test_an_edit_that_changes_no_output_stops_where_it_is(built):
     """A comment in the task's room reruns what uses it; equal outputs retrain nothing."""
     file = built / "stages/parts/task/text.py"
     file.write_text(file.read_text() + "\n# a comment\n")
-    assert ran(run(built, "dvc", "repro", "sft").stdout) == ["embed", "teacher", "sft"]
+    assert ran(run(built, "dvc", "repro", "sft").stdout) == STAGES[: STAGES.index("sft") + 1]
     assert "lora" not in json.loads(run(built, "dvc", "status", "--json").stdout)
     run(built, "git", "checkout", "-q", "stages", "dvc.lock")
     assert repro(built) == []
