@@ -4,6 +4,8 @@ python -m serve [--host 127.0.0.1] [--port 8000]
 """
 
 import argparse
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import uvloop
 from pydantic import ValidationError
@@ -14,11 +16,22 @@ from serve.http.server import listen, serving_command
 from serve.service import Service
 from serve.student import ServedStudent, check_engine, load_served_student
 from serve.supervisor import Supervisor
-from serve.traffic import traffic
 from stages.parts.engines.http_client import engine_client
 from stages.parts.run.errors import UserError
 from stages.parts.run.machine import check_port
 from stages.parts.run.params import Params, Serve, load_params
+
+if TYPE_CHECKING:
+    from serve.traffic import Traffic
+
+
+def open_traffic(params: Params, service: Service) -> AbstractAsyncContextManager["Traffic | None"]:
+    """Return what follows an answer; nothing, and none of its imports, if params.yaml asks for nothing of it."""
+    if not params.serve.queries_teacher and params.serve.keep == "none":
+        return nullcontext()
+    from serve.traffic import traffic
+
+    return traffic(params, service.classifier, service.metrics.registry)
 
 
 async def serve_student(student: ServedStudent, params: Params, keys: list[str]) -> None:
@@ -29,7 +42,7 @@ async def serve_student(student: ServedStudent, params: Params, keys: list[str])
     async with engine_client(student.engine.served, settings.timeout_s) as client:
         supervisor = Supervisor(student.engine, lambda: check_engine(student, client))
         service = Service(student.classifier, client, supervisor, settings.queue, settings.cached_answers)
-        async with traffic(params, student.classifier, service.metrics.registry) as service.traffic:
+        async with open_traffic(params, service) as service.traffic:
             await listen(create_app(service, keys, settings.examples), supervisor, settings, "/classify_intent")
 
 

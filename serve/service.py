@@ -6,15 +6,18 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serve.answer_cache import AnswerCache
 from serve.supervisor import Supervisor
-from serve.traffic import Traffic
 from stages.parts.engines.http_client import EngineClient, EngineError, QueryRefused
 from stages.parts.students.pair import CalibratedPrediction, Classifier
 from stages.parts.task.labels import UNKNOWN
+
+if TYPE_CHECKING:  # it imports the teachers' rooms: most of a second that a service without them does not wait
+    from serve.traffic import Traffic
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
@@ -80,7 +83,7 @@ class Service:
     `cached` is how many answers are kept. Cancelling a call gives its slots back and cancels its queries.
     """
 
-    traffic: Traffic | None = None
+    traffic: "Traffic | None" = None
     """What happens after a prediction: the teacher, rows, audits. None: nothing."""
 
     def __init__(

@@ -185,21 +185,17 @@ class Traffic:
 
 
 @asynccontextmanager
-async def traffic(params: Params, classifier: Classifier, registry: CollectorRegistry) -> AsyncIterator[Traffic | None]:
-    """Open what `serve.when_unsure`, `serve.keep` and `serve.audit` need, until the block ends; None if all are off.
+async def traffic(params: Params, classifier: Classifier, registry: CollectorRegistry) -> AsyncIterator[Traffic]:
+    """Open what `serve.when_unsure`, `serve.keep` and `serve.audit` need, until the block ends.
 
     Raises UserError if the teacher can't be reached or started, or the store can't be opened.
     """
     settings = params.serve
-    queries_teacher = settings.when_unsure == "teacher" or settings.audit > 0
-    if not queries_teacher and settings.keep == "none":
-        yield None
-        return
     metrics = TrafficMetrics(registry)
     cache = AnswerCache(classifier.pair, settings.cached_answers)
     agreement = expected_agreement(read_jsonl(HELD_OUT), classifier.calibration)
     with TrafficStore(TRAFFIC, settings.keep_days, settings.keep_rows) as store:
-        if not queries_teacher:
+        if not settings.queries_teacher:
             yield Traffic(settings, store, None, cache, agreement, metrics)
             return
         inputs = read_inputs(params)

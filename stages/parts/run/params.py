@@ -154,6 +154,11 @@ class Serve(Block):
     trusted_proxies: list[str]
     examples: list[str]
 
+    @property
+    def queries_teacher(self) -> bool:
+        """Whether the service needs the profile's teacher."""
+        return self.when_unsure == "teacher" or self.audit > 0
+
 
 class EngineSettings(Block):
     kind: EngineName
