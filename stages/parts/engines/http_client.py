@@ -205,6 +205,6 @@ async def engine_client(served: ServedModel, timeout_s: float) -> AsyncIterator[
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=isinstance(
             served.kind, HostedEndpoint
-        ),  # HTTPS_PROXY, which a vendor is behind in many companies, and no engine that this project starts
+        ),  # HTTPS_PROXY, which a vendor is behind in many companies, and no engine of one's own
     ) as session:
         yield EngineClient(session, served)
