@@ -71,7 +71,9 @@ def check_template(tokenizer: PreTrainedTokenizerBase, program: IntentClassifier
                 f"{label}: its chat template or its tokenizer can't continue an answer; choose another student"
             )
         held = messages[-1]["content"].removeprefix(student.opening(wanted))
-        learned = str(tokenizer.decode(row))[len(str(tokenizer.decode(prompt))) :]
+        # as this tokenizer reads it: the tiny student's has no capitals
+        continued = [*prompt, *tokenizer(held, add_special_tokens=False)["input_ids"]]
+        held, learned = (str(tokenizer.decode(ids))[len(str(tokenizer.decode(prompt))) :] for ids in (continued, row))
         if not learned.startswith(held):
             raise UserError(
                 f"{name}: a training row for {label} goes on with {learned[: len(held)]!r} after the prompt, and the "
