@@ -1,15 +1,21 @@
-"""Calibrate the served student's confidence on rows it was not trained on, and choose the confidence below which it
-abstains.
+"""Calibrate each student's confidence on rows it was not trained on, and choose the confidence below which it abstains.
 
 python -m stages.calibrate
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stages.parts.numbers.calibration import Calibration, best_temperature, calibrated
+from stages.parts.numbers.calibration import (
+    Calibration,
+    PairCalibration,
+    StudentCalibration,
+    best_temperature,
+    calibrated,
+)
 from stages.parts.numbers.metrics import PromiseFigures
 from stages.parts.numbers.promise import (
     CoveragePoint,
@@ -21,11 +27,14 @@ from stages.parts.numbers.promise import (
     same_quantiles,
 )
 from stages.parts.run import paths
-from stages.parts.run.files import read_json, read_jsonl, write_json
+from stages.parts.run.files import folder_sha256, read_json, read_jsonl, write_json
 from stages.parts.run.params import Params, load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.task.labels import NONE_OF_THESE
 from stages.parts.task.program_file import load_sidecar
+from stages.parts.task.student_file import read_student_file
+
+IN_PROCESS = {"encoder": (paths.ENCODER, paths.ENCODER_HELD_OUT, paths.ENCODER_CALIBRATION)}
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,12 @@ def label_certainty(row: dict[str, Any], teacher_right: float) -> float:
     return teacher_right if row["confidence"] is None else float(row["confidence"])
 
 
-def calibrated_rows(gold: dict[str, str]) -> tuple[list[HeldOutRow], float]:
-    """Return the held-out rows for which the student names a label, and the temperature of its probabilities."""
+def calibrated_rows(held_out: Path, gold: dict[str, str]) -> tuple[list[HeldOutRow], float]:
+    """Return the rows in `held_out` for which the student names a label, and the temperature of its probabilities."""
     teacher_gold = read_jsonl(paths.TEACHER_GOLD)
     # Laplace's rule of succession
     teacher_right = (sum(row["label"] == gold[row["id"]] for row in teacher_gold) + 1) / (len(teacher_gold) + 2)
-    rows = [row for row in read_jsonl(paths.HELD_OUT) if row["probabilities"]]
+    rows = [row for row in read_jsonl(held_out) if row["probabilities"]]
     if not rows:  # a student too small to finish its reasoning
         return [], 1.0
     labels, certainty = [row["label"] for row in rows], [label_certainty(row, teacher_right) for row in rows]
@@ -149,19 +158,16 @@ def describe(calibration: Calibration) -> str:
     return f"{found}. Temperature {calibration.temperature:.2f}, threshold {calibration.threshold:.2f}"
 
 
-def main() -> None:
-    params, pair = load_params(), load_sidecar(paths.SIDECAR)
-    gold = {row["id"]: row["label"] for row in read_jsonl(paths.GOLD)}
-    rows, temperature = calibrated_rows(gold)
+def calibration_of(params: Params, gold: dict[str, str], held_out: Path) -> Calibration:
+    """Return the calibration of the student that made the predictions in `held_out`."""
+    rows, temperature = calibrated_rows(held_out, gold)
     promise = promise_of(params, gold, rows)
     used = promise
     if promise is None or (not promise.kept and params.calibrate.when_uncertified == "abstain"):
         used = None
     elif not promise.kept and promise.estimate < params.calibrate.precision:
         used = None  # not even the estimate is good enough at any threshold
-    calibration = Calibration(
-        checkpoint_sha256=pair.checkpoint_sha256,
-        program_sha256=pair.program_sha256,
+    return Calibration(
         temperature=temperature,
         threshold=used.threshold if used else None,
         wanted_precision=params.calibrate.precision,
@@ -170,8 +176,26 @@ def main() -> None:
         precision=used.estimate if used else None,
         promise=promise,
     )
-    write_json(paths.CALIBRATION, calibration.model_dump())
-    print(describe(calibration))
+
+
+def main() -> None:
+    params, pair = load_params(), load_sidecar(paths.SIDECAR)
+    gold = {row["id"]: row["label"] for row in read_jsonl(paths.GOLD)}
+
+    of_decoder = calibration_of(params, gold, paths.HELD_OUT)
+    of_pair = PairCalibration(
+        checkpoint_sha256=pair.checkpoint_sha256, program_sha256=pair.program_sha256, **dict(of_decoder)
+    )
+    write_json(paths.CALIBRATION, of_pair.model_dump())
+    print(f"decoder: {describe(of_decoder)}")
+
+    for name, (folder, held_out, path) in IN_PROCESS.items():
+        if read_student_file(folder) is None:
+            write_json(path, None)
+            continue
+        found = calibration_of(params, gold, held_out)
+        write_json(path, StudentCalibration(student_sha256=folder_sha256(folder), **dict(found)).model_dump())
+        print(f"{name}: {describe(found)}")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from stages.parts.encoder.pretrained import exported_encoder
-from stages.parts.encoder.student import EncoderStudent, fit_head, write_student
+from stages.parts.encoder.student import fit_head, read_student, write_student
 from stages.parts.encoder.vectors import read_embeddings
 from stages.parts.run import paths
-from stages.parts.run.files import iter_jsonl, read_json, read_jsonl, write_json, write_jsonl
+from stages.parts.run.files import iter_jsonl, read_json, read_jsonl, write_jsonl
 from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
+from stages.parts.task.student_file import write_no_student
 
 LEARNED_FROM = (paths.POOL, paths.REVIEWED)  # the parts that SFT rows come from
 
@@ -28,7 +29,7 @@ def target(row: dict[str, Any], labels: list[str]) -> list[float]:
 def main() -> None:
     settings, embeddings = load_params().encoder, read_embeddings()
     if settings is None or embeddings is None:
-        write_json(paths.ENCODER / "encoder.json", {"labels": None})
+        write_no_student(paths.ENCODER)
         write_jsonl(paths.ENCODER_HELD_OUT, [])
         print("encoder: none, so there is no encoder student")
         return
@@ -42,7 +43,8 @@ def main() -> None:
     write_student(exported_encoder(settings), head, labels, paths.ENCODER)
 
     # From its own files, as the service runs it: these predictions are what its confidence is calibrated on.
-    student = EncoderStudent(paths.ENCODER)
+    student = read_student(paths.ENCODER)
+    assert student, "it has just been written"
     held_out = []
     for by, part in (("teacher", read_jsonl(paths.SFT_DEV)), ("hand", read_jsonl(paths.GOLD))):
         found = student.probabilities([row["text"] for row in part])

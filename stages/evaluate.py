@@ -20,7 +20,7 @@ from stages.parts.encoder.student import read_student
 from stages.parts.encoder.vectors import read_embeddings
 from stages.parts.engines.requests import Prediction, ProgramRequests
 from stages.parts.numbers.baselines import fitted_baseline
-from stages.parts.numbers.calibration import Calibration, calibrated, load_calibration
+from stages.parts.numbers.calibration import Calibration, PairCalibration, calibrated, load_calibration
 from stages.parts.numbers.metrics import (
     AccuracyByArm,
     ArmFigures,
@@ -281,7 +281,7 @@ def columns_of_test(rows: list[Any]) -> dict[str, list[str | None]]:
 
 def main() -> None:
     params, pair = load_params(), load_sidecar(paths.SIDECAR)
-    calibration = load_calibration(paths.CALIBRATION)
+    calibration = load_calibration(paths.CALIBRATION, PairCalibration)
     test, gold = read_jsonl(paths.TEST), read_jsonl(paths.GOLD)
     teacher_pool, teacher_test = read_jsonl(paths.TEACHER_LABELS), read_jsonl(paths.TEACHER_TEST)
     sealed = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}

@@ -9,7 +9,7 @@ from transformers import BertConfig
 
 from stages.parts.encoder.encoder import Encoder
 from stages.parts.encoder.export import export_encoder
-from stages.parts.encoder.student import EncoderStudent, fit_head, write_student
+from stages.parts.encoder.student import fit_head, read_student, write_student
 from tests.conftest import ROOT
 from tests.encoder.test_encoder import SIZES, sentence_model
 
@@ -66,7 +66,7 @@ def student(tmp_path_factory, tiny_encoder):
 def test_the_file_answers_as_the_head_on_the_encoders_vectors(student, tiny_encoder):
     folder, head = student
     texts = ["Where is my card?", "", "\u00a0money\tback  ", "x" * 5_000]
-    loaded = EncoderStudent(folder)
+    loaded = read_student(folder)
     expected = head.probabilities(Encoder(tiny_encoder).vectors(texts))
     assert np.allclose(loaded.probabilities(texts), expected, atol=1e-5)
     assert loaded.predict(texts) == [LABELS[number] for number in expected.argmax(axis=1)]
@@ -82,8 +82,9 @@ import sys
 for heavy in "torch transformers dspy sklearn scipy pandas vllm aiohttp huggingface_hub onnx".split():
     sys.modules[heavy] = None  # importing it fails
 from pathlib import Path
-from stages.parts.encoder.student import EncoderStudent
-print(EncoderStudent(Path({str(folder)!r})).predict(["hello"]))
+from stages.parts.encoder.student import read_student
+from stages.parts.numbers.calibration import StudentCalibration, load_calibration
+print(read_student(Path({str(folder)!r})).predict(["hello"]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-500:]

@@ -159,6 +159,7 @@ RERUNS = {
     "optimize.candidate_programs=0": "optimize",
     "program.style=chain_of_thought": "sft base optimize",
     "program.instructions=Choose.": "teacher sft base optimize",
+    "stages/parts/task/student_file.py": "teacher sft base encoder optimize calibrate evaluate report",
     "calibrate.precision=0.8": "calibrate",
     "report.color='#112233'": "report",
     "report.cpu_price_per_hour=2.5": "report",

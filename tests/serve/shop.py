@@ -16,7 +16,7 @@ import requests
 import yaml
 
 from stages.parts.engines.engine import served_name
-from stages.parts.numbers.calibration import Calibration
+from stages.parts.numbers.calibration import PairCalibration
 from stages.parts.run import paths
 from stages.parts.run.files import file_sha256, folder_sha256, write_json
 from stages.parts.run.machine import free_port
@@ -91,7 +91,7 @@ def make_shop(
         dev_accuracy=0.5,
     )
     save_sidecar(sidecar, folder / paths.SIDECAR)
-    calibration = Calibration(
+    calibration = PairCalibration(
         checkpoint_sha256=sidecar.checkpoint_sha256,
         program_sha256=sidecar.program_sha256,
         temperature=1.0,

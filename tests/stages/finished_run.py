@@ -14,13 +14,14 @@ import yaml
 from stages import evaluate, report, sft
 from stages.parts.data.rows import row_id
 from stages.parts.engines.requests import Prediction
-from stages.parts.numbers.calibration import Calibration
+from stages.parts.numbers.calibration import PairCalibration
 from stages.parts.run import paths
 from stages.parts.run.files import file_sha256, write_json, write_jsonl
 from stages.parts.students.scoring import Scores
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import Sidecar, save_program, save_sidecar
 from stages.parts.task.prompt import StudentFormat
+from stages.parts.task.student_file import write_no_student
 from tests.conftest import ROOT
 
 OUTSIDE = ["Do you sell lamps?", "Sing me a song", "What is the time?", "Who won?"]
@@ -54,7 +55,7 @@ def finish_run(
     params["split"] |= {"dev": 20, "optimizer_val": 20}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     write_json(paths.LABELS, labels)
-    write_json(paths.ENCODER / "encoder.json", {"labels": None})
+    write_no_student(paths.ENCODER)
     write_json(paths.EMBEDDINGS_ENCODER, {"key": None})
     write_jsonl(paths.GOLD, gold)
     write_jsonl(paths.POOL, [{"id": row["id"], "text": row["text"]} for row in pool])
@@ -117,7 +118,7 @@ def finish_run(
         ),
         paths.SIDECAR,
     )
-    calibration = Calibration(
+    calibration = PairCalibration(
         checkpoint_sha256="3" * 64,
         program_sha256=file_sha256(paths.PROGRAM),
         temperature=1.1,

@@ -14,7 +14,7 @@ from shutil import copyfile
 import numpy as np
 
 from stages.parts.encoder.encoder import DESCRIPTION, MODEL, TOKENIZER, Encoder
-from stages.parts.run.files import read_json, write_json
+from stages.parts.task.student_file import read_student_file, write_student_file
 
 PENALTY = 0.1  # of the squared weights; from 0.05 to 0.2 (C of 5 to 20) accuracy is flat, at 1 it is 7 points lower
 STEPS = 300  # of L-BFGS at the most
@@ -87,21 +87,23 @@ def write_student(encoder: Path, head: Head, labels: Sequence[str], folder: Path
     onnx.checker.check_model(model)
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / MODEL)
-    copyfile(encoder / TOKENIZER, folder / TOKENIZER)
-    write_json(folder / DESCRIPTION, {**read_json(encoder / DESCRIPTION), "labels": list(labels)})
+    for name in (TOKENIZER, DESCRIPTION):
+        copyfile(encoder / name, folder / name)
+    write_student_file(folder, "encoder", labels)
 
 
 def read_student(folder: Path) -> "EncoderStudent | None":
     """Return the student in a folder; None if the run has no encoder."""
-    return EncoderStudent(folder) if read_json(folder / DESCRIPTION)["labels"] else None
+    found = read_student_file(folder)
+    return EncoderStudent(folder, found.labels) if found else None
 
 
 class EncoderStudent:
-    """A folder of `write_student`, loaded: texts in, the labels' probabilities out."""
+    """A folder of `write_student`, loaded: texts in, the probabilities of `labels` out."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
         self.encoder = Encoder(folder)
-        self.labels: list[str] = read_json(folder / DESCRIPTION)["labels"]
+        self.labels = list(labels)
 
     def outputs(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Return a text's unit vector [D] and its labels' probabilities [K]."""

@@ -7,10 +7,10 @@ and Wiener 2010.
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
-from scipy.optimize import minimize_scalar
 
 from stages.parts.numbers.metrics import PromiseFigures
 from stages.parts.run.errors import UserError
@@ -21,7 +21,7 @@ TEMPERATURES = (0.2, 10.0)
 
 
 class Calibration(BaseModel):
-    """How to read the probabilities of the pair with these hashes.
+    """How to read a student's probabilities.
 
     `threshold` is the lowest confidence that is answered, None if the service abstains on every query. `coverage` and
     `precision` are the estimates for it on held-out `rows`. `promise` is None if no gold row can certify anything.
@@ -29,8 +29,6 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    checkpoint_sha256: str
-    program_sha256: str
     temperature: float
     threshold: float | None
     wanted_precision: float
@@ -40,10 +38,26 @@ class Calibration(BaseModel):
     promise: PromiseFigures | None = None
 
 
-def load_calibration(path: Path) -> Calibration:
-    """Read a calibration; raises UserError if it is missing or from another version of this project."""
+class PairCalibration(Calibration):
+    """The calibration of the pair with these hashes."""
+
+    checkpoint_sha256: str
+    program_sha256: str
+
+
+class StudentCalibration(Calibration):
+    """The calibration of the in-process student whose folder has this hash (run/files.py, `folder_sha256`)."""
+
+    student_sha256: str
+
+
+AnyCalibration = TypeVar("AnyCalibration", bound=Calibration)
+
+
+def load_calibration(path: Path, kind: type[AnyCalibration]) -> AnyCalibration:
+    """Read a calibration; raises UserError if it is missing, of no student, or from another version of this project."""
     try:
-        return Calibration.model_validate(read_json(path))
+        return kind.model_validate(read_json(path))
     except ValidationError as error:
         raise UserError(f"{path}: {error.errors()[0]['msg']}: run `dvc repro calibrate`") from None
 
@@ -59,6 +73,7 @@ def best_temperature(
     distributions: Sequence[Mapping[str, float]], labels: Sequence[str], certainty: Sequence[float]
 ) -> float:
     """Return the temperature with the least log loss on labels that are true with probability `certainty`."""
+    from scipy.optimize import minimize_scalar  # here: the service reads calibrations without scipy
 
     def log_loss(log_temperature: float) -> float:
         temperature = math.exp(log_temperature)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.parts.run.errors import UserError
@@ -200,6 +199,8 @@ def load_metrics(path: Path) -> Metrics:
 
 def flat(nested: Mapping[str, Any]) -> dict[str, Any]:
     """The values of nested mappings under dotted names; lists stay whole."""
+    import pandas as pd  # here: the service reads these types without pandas
+
     return {str(name): value for name, value in pd.json_normalize(dict(nested)).to_dict("records")[0].items()}
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from stages.parts.engines.engine import EndpointKind
 from stages.parts.engines.http_client import EngineError
 from stages.parts.engines.requests import ProgramRequests
-from stages.parts.numbers.calibration import Calibration, calibrated, load_calibration
+from stages.parts.numbers.calibration import Calibration, PairCalibration, calibrated, load_calibration
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import file_sha256, folder_sha256
@@ -126,7 +126,7 @@ class Pair:
     folder: Path
     sidecar: Sidecar
     program: IntentClassifier
-    calibration: Calibration
+    calibration: PairCalibration
 
     @property
     def base(self) -> Path:
@@ -165,7 +165,7 @@ class Pair:
 def load_pair(folder: Path = paths.SIDECAR.parent) -> Pair:
     """Read a pair's three files from a folder; raises UserError where one is missing or of another pair."""
     program, sidecar, calibration = (folder / name for name in PAIR_FILES)
-    chosen, calibrated_for = load_sidecar(sidecar), load_calibration(calibration)
+    chosen, calibrated_for = load_sidecar(sidecar), load_calibration(calibration, PairCalibration)
     if not program.is_file() or file_sha256(program) != chosen.program_sha256:
         raise UserError(f"{program} is not what {sidecar} was made with: run `dvc repro` or `dvc checkout`")
     hashes = (chosen.checkpoint_sha256, chosen.program_sha256)
