@@ -76,11 +76,8 @@ class Pooled(torch.nn.Module):
         return torch.nn.functional.normalize(pooled, dim=-1)
 
 
-def export_encoder(source: Path, folder: Path, precision: Literal["int8", "float32"], prompt: str | None) -> None:
-    """Write a sentence encoder's graph, tokenizer and description; int8 quantises weights by column.
-
-    Raises UserError for models that can't be read or exported.
-    """
+def read_encoder(source: Path) -> tuple[Pooled, Any]:
+    """Return a sentence encoder and its tokenizer; raises UserError for models that can't be read or exported."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         # Eager: the plain attention that every exporter knows. Its layers are too short for another to be faster.
@@ -91,14 +88,30 @@ def export_encoder(source: Path, folder: Path, precision: Literal["int8", "float
         ) from None
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"{source} has no tokenizer.json: choose an encoder with a fast tokenizer")
-    write_graph(Pooled(model, pooling_of(source)), tokenizer(["a text", "another"], return_tensors="pt", padding=True),
-                folder / MODEL, precision)  # fmt: skip
+    return Pooled(model, pooling_of(source)), tokenizer
+
+
+def export_encoder(
+    source: Path,
+    folder: Path,
+    precision: Literal["int8", "float32"],
+    prompt: str | None,
+    trained: Pooled | None = None,
+) -> None:
+    """Write a sentence encoder's graph, tokenizer and description; int8 quantises weights by column.
+
+    `trained` has other weights than `source` names. Raises UserError for models that can't be read or exported.
+    """
+    encoder, tokenizer = read_encoder(source)
+    encoder = trained or encoder
+    example = tokenizer(["a text", "another"], return_tensors="pt", padding=True)
+    write_graph(encoder, example, folder / MODEL, precision)
     tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
     write_json(
         folder / DESCRIPTION,
         {
-            "size": model.config.hidden_size,
-            "max_tokens": max_tokens_of(source, model, tokenizer),
+            "size": encoder.model.config.hidden_size,
+            "max_tokens": max_tokens_of(source, encoder.model, tokenizer),
             "prompt": prompt_of(source) if prompt is None else prompt,
         },
     )

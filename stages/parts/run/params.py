@@ -319,6 +319,7 @@ class EncoderSettings(Block):
     weights: Weights
     precision: Literal["int8", "float32"]
     prompt: str | None  # before each text; None: the model's own, where its files name one
+    train: Literal["frozen", "whole"]  # what the encoder student trains: its head alone, or the encoder as well
 
 
 TeacherSettings = Annotated[
