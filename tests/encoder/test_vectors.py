@@ -34,7 +34,12 @@ def prepare(folder: Path, rows: int, encoder: dict | str) -> None:
 
 def own_weights(folder: Path) -> dict:
     source = sentence_model(folder / "model", BertConfig(**SIZES))
-    return {"weights": {"source": "folder", "path": str(source)}, "precision": "float32", "prompt": None}
+    return {
+        "weights": {"source": "folder", "path": str(source)},
+        "precision": "float32",
+        "prompt": None,
+        "train": "frozen",
+    }
 
 
 @pytest.fixture
@@ -75,6 +80,9 @@ def test_a_changed_encoder_changes_the_key(stage):
         embed.main()
         keys.add(read_json(paths.EMBEDDINGS_ENCODER)["key"])
     assert len(keys) == 3
+    prepare(stage, 1, wanted | {"train": "whole"})  # trains a copy: the run's vectors stay
+    embed.main()
+    assert read_json(paths.EMBEDDINGS_ENCODER)["key"] in keys
 
 
 def test_vectors_before_the_stage_ran_are_one_line(stage):

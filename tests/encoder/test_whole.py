@@ -8,7 +8,7 @@ from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast
 
 from stages.parts.encoder.encoder import Encoder
 from stages.parts.encoder.export import export_encoder
-from stages.parts.encoder.student import EncoderStudent, fit_head, write_student
+from stages.parts.encoder.student import fit_head, read_student, write_student
 from stages.parts.encoder.whole import BATCH, batches, train_whole
 from tests.encoder.test_encoder import SIZES, WORDS, sentence_model
 
@@ -54,12 +54,14 @@ def test_whole_weights_learn_more_than_a_head_on_frozen_ones(tmp_path, monkeypat
 
     export_encoder(source, plain, "float32", None, trained)
     write_student(plain, tuned, ["one", "both_or_neither"], student)
-    served = EncoderStudent(student).probabilities(texts[512:])
-    assert loss(served) < loss(head.probabilities(vectors[512:])) / 5
+    served = read_student(student)
+    assert served
+    found = served.probabilities(texts[512:])
+    assert loss(found) < loss(head.probabilities(vectors[512:])) / 5
     ids = PreTrainedTokenizerFast.from_pretrained(source)(texts[512], return_tensors="pt")
     with torch.inference_mode():
         vector = trained(ids["input_ids"], ids["attention_mask"]).numpy()
-    assert np.allclose(served[0], tuned.probabilities(vector)[0], atol=1e-4)
+    assert np.allclose(found[0], tuned.probabilities(vector)[0], atol=1e-4)
 
 
 def test_each_row_is_in_one_batch_of_like_lengths():

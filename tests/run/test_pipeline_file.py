@@ -143,7 +143,7 @@ RERUNS = {
     "stages/parts/training/shared_prefix.py": "base lora",
     "stages/parts/training/rows.py": "base lora",
     "stages/lora.py": "lora",
-    "seed=1": "split teacher sft base lora evaluate",
+    "seed=1": "split teacher sft base lora encoder evaluate",
     "top_n=20": "filter",
     "other_labels=none_of_these": "filter",
     "stages/parts/numbers/out_of_scope.py": "evaluate",
