@@ -65,13 +65,13 @@ serve-ray: setup-ray ## serve on Ray: the LLM endpoint and the classifier, each 
 
 setup-ray: $(RAY)/.ready ## create .venv-ray: Ray on top of the packages of .venv, which stays as it is
 
-# Of an environment of its own, so that `make check` and `make test` see the packages that the locks name and no others. Its .pth
-# file names .venv's packages: Ray's workers need them too, and they are 4 GB.
-$(RAY)/.ready: $(READY) requirements-ray.lock
-	@test -x $(RAY)/bin/python || $(BIN)/python -m venv --without-pip $(RAY)
-	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $(RAY)/base
-	@$(RAY)/bin/python -c "import shutil, sysconfig; shutil.move('$(RAY)/base', sysconfig.get_path('purelib') + '/base.pth')"
-	@$(RAY)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements-ray.lock
+# Environments of their own, so that `make check` and `make test` see the packages that the locks name and no others. Their .pth
+# file names .venv's packages, which they need too, and which are 4 GB.
+.venv-%/.ready: $(READY) requirements-%.lock
+	@test -x .venv-$*/bin/python || $(BIN)/python -m venv --without-pip .venv-$*
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > .venv-$*/base
+	@.venv-$*/bin/python -c "import shutil, sysconfig; shutil.move('.venv-$*/base', sysconfig.get_path('purelib') + '/base.pth')"
+	@.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements-$*.lock
 	@touch $@
 
 export: setup ## fold the chosen adapter into its base: models/export, for vLLM and transformers
@@ -120,6 +120,9 @@ bench-embedded: setup ## the embedded teacher with vectors and without, on true 
 bench-promise: setup ## a hundred draws of gold rows: how often fewer than the wanted answers are right (reports/bench/promise.json)
 	@$(BIN)/python -m tests.bench.promise
 
+bench-peers: .venv-peers/.ready ## SetFit and heartcut on the run in the working tree: same rows, labels and machine (reports/bench/peers.json)
+	@.venv-peers/bin/python -m tests.bench.peers
+
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
@@ -128,6 +131,8 @@ lock: ## resolve all locks anew (needs uv)
 	uv pip compile pyproject.toml --no-config --extra gpu --group dev --universal --python-version 3.11 --generate-hashes -o requirements-gpu.lock
 	cp requirements-cpu.lock requirements-s3.lock  # its versions are preferred
 	cp requirements-cpu.lock requirements-ray.lock
+	cp requirements-cpu.lock requirements-peers.lock
 	uv pip compile --group ray --universal --python-version 3.11 --generate-hashes -o requirements-ray.lock
+	uv pip compile --group peers --universal --python-version 3.11 --no-emit-package torch --generate-hashes -o requirements-peers.lock
 	uv pip compile --no-config --group tracking --universal --python-version 3.11 --generate-hashes -o requirements-tracking.lock
 	uv pip compile --group s3 --universal --python-version 3.11 --generate-hashes -o requirements-s3.lock
