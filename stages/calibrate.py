@@ -34,7 +34,10 @@ from stages.parts.task.labels import NONE_OF_THESE
 from stages.parts.task.program_file import load_sidecar
 from stages.parts.task.student_file import read_student_file
 
-IN_PROCESS = {"encoder": (paths.ENCODER, paths.ENCODER_HELD_OUT, paths.ENCODER_CALIBRATION)}
+IN_PROCESS = {
+    "linear": (paths.LINEAR, paths.LINEAR_HELD_OUT, paths.LINEAR_CALIBRATION),
+    "encoder": (paths.ENCODER, paths.ENCODER_HELD_OUT, paths.ENCODER_CALIBRATION),
+}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from stages.parts.encoder.pretrained import exported_encoder, load_encoder
 from stages.parts.encoder.student import Head, fit_head, read_student, write_student
 from stages.parts.encoder.vectors import read_embeddings
+from stages.parts.numbers.held_out import agreement, held_out_rows
 from stages.parts.run import paths
 from stages.parts.run.files import iter_jsonl, read_json, read_jsonl, write_jsonl
 from stages.parts.run.params import EncoderSettings, load_params
@@ -68,23 +69,10 @@ def main() -> None:
     # From its own files, as the service runs it: these predictions are what its confidence is calibrated on.
     student = read_student(paths.ENCODER)
     assert student, "it has just been written"
-    held_out = []
-    for by, part in (("teacher", read_jsonl(paths.SFT_DEV)), ("hand", read_jsonl(paths.GOLD))):
-        found = student.probabilities([row["text"] for row in part])
-        held_out += [
-            {
-                "id": row["id"],
-                "label": row["label"],
-                "by": by,
-                "confidence": row.get("confidence"),
-                "probabilities": {labels[k]: float(shares[k]) for k in np.argsort(-shares)},
-            }
-            for row, shares in zip(part, found, strict=True)
-        ]
+    held_out = held_out_rows(student, read_jsonl(paths.SFT_DEV), read_jsonl(paths.GOLD))
     write_jsonl(paths.ENCODER_HELD_OUT, held_out)
-    agreed = [next(iter(row["probabilities"])) == row["label"] for row in held_out if row["by"] == "teacher"]
     size = sum(file.stat().st_size for file in paths.ENCODER.iterdir()) / 1e6
-    print(f"{len(rows)} rows learned, {np.mean(agreed):.1%} agreement with the teacher on dev, {size:.0f} MB")
+    print(f"{len(rows)} rows learned, {agreement(held_out):.1%} agreement with the teacher on dev, {size:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,22 @@ from stages.parts.data.rows import Row, TeacherLabel
 from stages.parts.numbers.baselines import baseline_model, fitted_baseline
 from stages.parts.numbers.label_errors import contradicted_labels
 from stages.parts.review.queue import diverse_order, doubts
-from stages.parts.task.features import Nearest, tokens, topic_vectors, words
+from stages.parts.task.features import Nearest, topic_vectors, words
 from stages.parts.task.labels import UNKNOWN
+from stages.parts.task.terms import tokens
 from stages.parts.teachers.inputs import chosen_rows
 from stages.parts.teachers.self_trained import SelfTraining
 from tests.japanese import INTENTS, japanese_rows
 
 LABELS = list(INTENTS)
+
+
+@pytest.fixture(autouse=True)
+def no_vectors_of_a_run(tmp_path, monkeypatch):
+    """Work where data/embeddings is not that of this repository's last run."""
+    monkeypatch.chdir(tmp_path)
+
+
 EMOJI = [one + other for one in "😀😢😡🏦💳💸" for other in "😀😢😡🏦💳💸"]
 ODD_CORPORA = {
     "emoji": EMOJI,

@@ -3,6 +3,7 @@
 metrics       what `evaluate` measures: the typed content of reports/metrics.json
 arms          the compared arms: names, prices, and which one to serve
 baselines     the linear model that a student has to beat
+held_out      predictions of rows that a student has not learned
 calibration   the temperature and threshold of the service
 promise       the precision that the gold rows certify
 out_of_scope  texts that no label fits

@@ -7,5 +7,6 @@ program.py              the DSPy program, what it runs in, what it learns from
 program_file.py         a program on the disk, with the sidecar that says what it belongs to
 student_file.py         student.json of the students that run in the process
 label_probabilities.py  log-probabilities of tokens as probabilities of labels
+terms.py                the terms that linear models count
 features.py             texts as vectors, and the nearest demonstrations
 """

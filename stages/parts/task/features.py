@@ -1,6 +1,5 @@
 """Texts as vectors: TF-IDF for the linear teacher and the baselines, LSA to compare texts and to choose among them."""
 
-import re
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
@@ -13,40 +12,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.preprocessing import normalize
 
+from stages.parts.task.terms import lower_case, tokens
 from stages.parts.task.text import normalized
 
 TOPICS = 100  # LSA dimensions
-WORD = re.compile(r"\b\w\w+\b")
-# Thai, Lao, Tibetan, Burmese and Khmer; kana, and Han characters. Korean has blanks between words.
-UNSPACED = re.compile(
-    r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3031-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    r"\U00020000-\U0003ffff]+"
-)
-RUN = re.compile(f"{UNSPACED.pattern}|[^{UNSPACED.pattern[1:-2]}]+")
 EXACT = 10**7  # rows times clusters up to which k-means reads all rows in each step, a matter of seconds
-
-
-def lower_case(text: str) -> str:
-    """Return what vectorizers see of a text: what language models see of it, in lower case."""
-    return normalized(text).lower()
-
-
-def tokens(text: str) -> list[str]:
-    """Return the words of a text, at least one for a text that is not blank.
-
-    Words have two letters or more, as scikit-learn's. Scripts without blanks between words count by overlapping pairs
-    of characters, as in Lucene's CJK analyser. A text with neither, such as emoji alone, counts by characters.
-    """
-    if text.isascii():
-        found = WORD.findall(text)
-    else:
-        found = []
-        for run in RUN.findall(text):
-            if UNSPACED.match(run):
-                found += [run[place : place + 2] for place in range(max(1, len(run) - 1))]
-            else:
-                found += WORD.findall(run)
-    return found or [character for character in text if not character.isspace()]
 
 
 class TermVectorizer(TfidfVectorizer):

@@ -1,0 +1,37 @@
+"""The linear student: TF-IDF with logistic regression on the rows that the other students learn.
+
+python -m stages.linear
+"""
+
+from stages.parts.numbers.baselines import fitted_baseline
+from stages.parts.numbers.held_out import agreement, held_out_rows
+from stages.parts.run import paths
+from stages.parts.run.files import iter_jsonl, read_json, read_jsonl, write_jsonl
+from stages.parts.run.params import load_params
+from stages.parts.run.stage import run_stage
+from stages.parts.students.linear import read_linear, write_linear
+from stages.parts.task.student_file import write_no_student
+
+
+def main() -> None:
+    texts = {row["id"]: row["text"] for part in (paths.POOL, paths.REVIEWED) for row in iter_jsonl(part)}
+    rows = [(texts[row["id"]], row["label"]) for row in read_jsonl(paths.SFT_TRAIN)]
+    fitted = fitted_baseline(rows, load_params().seed)
+    if fitted is None:
+        write_no_student(paths.LINEAR)
+        write_jsonl(paths.LINEAR_HELD_OUT, [])
+        print("the rows have one label alone, so there is no linear student")
+        return
+    write_linear(fitted, read_json(paths.LABELS), paths.LINEAR)
+
+    # From its own files, as the service runs it: these predictions are what its confidence is calibrated on.
+    student = read_linear(paths.LINEAR)
+    assert student, "it has just been written"
+    held_out = held_out_rows(student, read_jsonl(paths.SFT_DEV), read_jsonl(paths.GOLD))
+    write_jsonl(paths.LINEAR_HELD_OUT, held_out)
+    size = sum(file.stat().st_size for file in paths.LINEAR.iterdir()) / 1e6
+    print(f"{len(rows)} rows learned, {agreement(held_out):.1%} agreement with the teacher on dev, {size:.0f} MB")
+
+
+if __name__ == "__main__":
+    run_stage(main)

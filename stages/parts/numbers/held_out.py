@@ -1,0 +1,38 @@
+"""What an in-process student says of rows that it has not learned: its confidence is calibrated on them."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class TextModel(Protocol):
+    """A student in this process: texts in, probabilities [N, K] of its `labels` out."""
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray: ...
+
+
+def held_out_rows(student: TextModel, dev: Sequence[Any], gold: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return a row for each of dev and gold: its label, who gave it, with which confidence, and the student's
+    probabilities, the most likely label first.
+    """
+    return [
+        {
+            "id": row["id"],
+            "label": row["label"],
+            "by": by,
+            "confidence": row.get("confidence"),
+            "probabilities": {student.labels[place]: float(shares[place]) for place in np.argsort(-shares)},
+        }
+        for by, rows in (("teacher", dev), ("hand", gold))
+        for row, shares in zip(rows, student.probabilities([row["text"] for row in rows]), strict=True)
+    ]
+
+
+def agreement(held_out: Sequence[Any]) -> float:
+    """Return the share of dev rows that a student labels as its teacher does."""
+    of_dev = [next(iter(row["probabilities"])) == row["label"] for row in held_out if row["by"] == "teacher"]
+    return sum(of_dev) / len(of_dev)
