@@ -1,8 +1,10 @@
-"""Calibrate each student's confidence on rows it was not trained on, and choose the confidence below which it abstains.
+"""Calibrate each student's confidence on rows it was not trained on, choose the confidence below which it abstains, and
+choose the student that is served.
 
 python -m stages.calibrate
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from stages.parts.numbers.calibration import (
     best_temperature,
     calibrated,
 )
+from stages.parts.numbers.choice import CHEAPEST_FIRST, Contender, ServedChoice
 from stages.parts.numbers.metrics import PromiseFigures
 from stages.parts.numbers.promise import (
     CoveragePoint,
@@ -26,6 +29,7 @@ from stages.parts.numbers.promise import (
     more_rows_needed,
     same_quantiles,
 )
+from stages.parts.numbers.statistics import difference_interval
 from stages.parts.run import paths
 from stages.parts.run.files import folder_sha256, read_json, read_jsonl, write_json
 from stages.parts.run.params import Params, load_params
@@ -34,7 +38,7 @@ from stages.parts.task.labels import NONE_OF_THESE
 from stages.parts.task.program_file import load_sidecar
 from stages.parts.task.student_file import read_student_file
 
-IN_PROCESS = {
+IN_PROCESS: dict[Contender, tuple[Path, Path, Path]] = {
     "linear": (paths.LINEAR, paths.LINEAR_HELD_OUT, paths.LINEAR_CALIBRATION),
     "encoder": (paths.ENCODER, paths.ENCODER_HELD_OUT, paths.ENCODER_CALIBRATION),
 }
@@ -181,6 +185,37 @@ def calibration_of(params: Params, gold: dict[str, str], held_out: Path) -> Cali
     )
 
 
+def agreements(held_out: Path) -> dict[str, bool]:
+    """Return by id whether a student's label of a dev row is the teacher's."""
+    return {
+        row["id"]: next(iter(row["probabilities"]), None) == row["label"]
+        for row in read_jsonl(held_out)
+        if row["by"] == "teacher"
+    }
+
+
+def choice(
+    calibrations: Mapping[Contender, Calibration], agreed: Mapping[Contender, Sequence[bool]]
+) -> tuple[Contender, str]:
+    """Return the cheapest contender that dev rows do not show to be worse than the best, and the reason.
+
+    A contender that would abstain on every query is left out, unless all would.
+    """
+    ranked = [name for name in CHEAPEST_FIRST if name in agreed]
+    answering = [name for name in ranked if calibrations[name].threshold is not None] or ranked
+    best = max(answering, key=lambda name: sum(agreed[name]))
+    chosen = next(name for name in answering if difference_interval(agreed[best], agreed[name])[0] <= 0)
+    rows = len(agreed[best])
+    shares = ", ".join(f"{name} {sum(agreed[name]) / rows:.1%}" for name in ranked)
+    if chosen != best:
+        verdict = f"{chosen} is the cheapest not shown to be worse than {best}"
+    elif chosen == answering[0]:
+        verdict = f"{best} is the best, and the cheapest"
+    else:
+        verdict = f"each cheaper one is shown to be worse than {best}"
+    return chosen, f"agreement with the teacher on {rows} dev rows: {shares}; {verdict}"
+
+
 def main() -> None:
     params, pair = load_params(), load_sidecar(paths.SIDECAR)
     gold = {row["id"]: row["label"] for row in read_jsonl(paths.GOLD)}
@@ -190,15 +225,22 @@ def main() -> None:
         checkpoint_sha256=pair.checkpoint_sha256, program_sha256=pair.program_sha256, **dict(of_decoder)
     )
     write_json(paths.CALIBRATION, of_pair.model_dump())
-    print(f"decoder: {describe(of_decoder)}")
-
+    calibrations: dict[Contender, Calibration] = {"decoder": of_decoder}
+    agreed: dict[Contender, dict[str, bool]] = {"decoder": agreements(paths.HELD_OUT)}
     for name, (folder, held_out, path) in IN_PROCESS.items():
         if read_student_file(folder) is None:
             write_json(path, None)
             continue
         found = calibration_of(params, gold, held_out)
         write_json(path, StudentCalibration(student_sha256=folder_sha256(folder), **dict(found)).model_dump())
-        print(f"{name}: {describe(found)}")
+        calibrations[name], agreed[name] = found, agreements(held_out)
+    for name, calibration in calibrations.items():
+        print(f"{name}: {describe(calibration)}")
+
+    dev = list(agreed["decoder"])
+    serve, why = choice(calibrations, {name: [rows[row] for row in dev] for name, rows in agreed.items()})
+    write_json(paths.SERVED, ServedChoice(serve=serve, why=why, profile=params.profile).model_dump())
+    print(f"serve the {serve}: {why}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from stages.parts.run.provenance import commit, today, versions
 from stages.parts.run.stage import run_stage
 from stages.parts.task.program_file import Sidecar, load_sidecar
 
-STAGES = tuple("raw filter split embed teacher sft base lora encoder optimize calibrate evaluate".split())
+STAGES = tuple("raw filter split embed teacher sft base lora linear encoder optimize calibrate evaluate".split())
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import yaml
 from stages.parts.run.machine import free_port
 from tests.conftest import run
 
-STAGES = "raw filter split embed teacher sft base lora encoder optimize calibrate evaluate report".split()
+STAGES = "raw filter split embed teacher sft base lora linear encoder optimize calibrate evaluate report".split()
 
 
 def ran(output: str) -> list[str]:

@@ -117,6 +117,8 @@ RERUNS = {
     "stages/parts/task/prompt.py": "teacher sft base optimize calibrate evaluate report",
     "stages/parts/teachers/self_trained.py": "teacher",
     "stages/parts/numbers/baselines.py": "sft linear evaluate",
+    "stages/parts/numbers/choice.py": "calibrate",
+    "stages/parts/numbers/statistics.py": "calibrate evaluate",
     "stages/parts/numbers/held_out.py": "linear encoder",
     "stages/parts/students/linear.py": "linear",
     "stages/parts/numbers/calibration.py": "calibrate evaluate",

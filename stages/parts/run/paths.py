@@ -49,6 +49,7 @@ SIDECAR = Path("models/program.sidecar.json")
 EXPORT = Path("models/export")  # made by hand, no stage's
 HELD_OUT = Path("models/held_out.jsonl")
 CALIBRATION = Path("models/calibration.json")
+SERVED = Path("models/served.json")
 
 REPORTS = Path("reports")
 FILTER_REPORT = REPORTS / "filter.json"
