@@ -54,6 +54,9 @@ tune-teacher: setup ## compare prompts on the gold rows: the cheapest that none 
 review: setup ## look at the ROWS=100 rows that the teacher may have labelled wrongly; the next `dvc repro` learns from what you decide
 	@$(BIN)/python -m stages.parts.review --rows $(or $(ROWS),100)
 
+relabel: setup ## after a change of labels.csv: keep the teacher's answers, but for SHARE=0.2 of the rows that it may touch
+	@$(BIN)/python -m stages.parts.traffic relabel --share $(or $(SHARE),0.2)
+
 serve: setup ## serve the chosen pair on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
 
@@ -113,6 +116,9 @@ bench-batch: setup-ray ## whole files on Ray and on the plain path: rows a secon
 
 bench-cleaning: setup ## what dropping likely label errors is worth, a teacher of 80 % on Banking77: three kinds of errors (reports/bench/cleaning.json)
 	@$(BIN)/python -m tests.bench.cleaning
+
+bench-relabel: setup ## one more label for a run of the 24 others of Banking77-25: rows queried again, accuracy lost (reports/bench/relabel.json)
+	@$(BIN)/python -m tests.bench.relabel
 
 bench-embedded: setup ## the embedded teacher with vectors and without, on true labels and on gold: five seeds, three settings (reports/bench/embedded_teacher.json)
 	@$(BIN)/python -m tests.bench.embedded_teacher

@@ -63,6 +63,7 @@ def report(
     reasons = Counter(row["reason"] for row in run.failed)
     found = {
         "profile": profile,
+        "labels": inputs.labels,
         "rows": len(inputs.pool),
         "valid": labels.valid,
         "failed": dict(reasons.most_common()),

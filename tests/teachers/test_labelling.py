@@ -18,7 +18,7 @@ from stages.parts.engines.caching_client import was_cut
 from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.requests import Failure, Outcome, Prediction, ProgramRequests
 from stages.parts.run import paths
-from stages.parts.run.files import read_jsonl, write_jsonl
+from stages.parts.run.files import json_text, read_jsonl, write_jsonl
 from stages.parts.task.program import IntentClassifier, using
 from stages.parts.task.prompt import TeacherFormat
 from stages.parts.teachers.inputs import chosen_rows
@@ -532,3 +532,14 @@ def test_rows_that_came_with_a_teachers_label_are_not_paid_for(tmp_path):
     assert [row["confidence"] is None for row in labels] == [True] * 15 + [False] * 5
     report = sandbox.report()
     assert (report["given"], report["answers"]) == (15, 35)
+
+    for path in (paths.POOL, paths.GOLD, paths.TEST):  # whole answers, as `make relabel` keeps them
+        rows = read_jsonl(tmp_path / path)
+        answer = json_text({"label": LABELS[1], "reasoning": "why", "probabilities": {LABELS[1]: 0.6, LABELS[0]: 0.1}})
+        write_jsonl(tmp_path / path, [row | {"teacher_answer": answer} for row in rows])
+    with sandbox.teacher() as sent:
+        assert not sandbox.label()
+        assert not sent
+    [first, *_] = read_jsonl(tmp_path / paths.TEACHER_LABELS)
+    assert (first["label"], first["reasoning"], first["confidence"]) == (LABELS[1], "why", 0.6)
+    assert first["probabilities"] == {LABELS[0]: 0.1, LABELS[1]: 0.6}

@@ -1,10 +1,11 @@
 """A folder of your own: pool, gold, labels, test. data/README.md is its contract."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from stages.parts.data.label_changes import ANSWERED, read_answered, read_was, renames, with_answers
 from stages.parts.data.rows import EXTRA_PREFIX
 from stages.parts.data.tables import FORMATS, Faults, KnownLabels, name_fault, read_table, records
 from stages.parts.run.errors import UserError
@@ -16,11 +17,18 @@ SERVED = "served"  # the part that `python -m stages.parts.traffic export` write
 
 def read_folder(folder: Path, text_column: str, label_column: str) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """Return the tables `pool`, `gold` and, if there is such a file, `test`; and the labels in order with their
-    descriptions, which may be empty.
+    descriptions, which may be empty. Rows have the answers that `make relabel` kept (label_changes.py).
 
     The labels are those of labels.csv, or the names in gold by falling count. Raises UserError for what is missing or
     wrong.
     """
+    tables, labels = read_files(folder, text_column, label_column)
+    answered = read_answered(folder / ANSWERED, list(labels))
+    return {part: with_answers(table, answered) for part, table in tables.items()}, labels
+
+
+def read_files(folder: Path, text_column: str, label_column: str) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Return what `read_folder` does, without kept answers."""
     if not folder.is_dir():
         raise UserError(
             f"{folder} is no folder: set raw.folder to yours, or make one with `make new-data FOLDER={folder}`"
@@ -30,19 +38,21 @@ def read_folder(folder: Path, text_column: str, label_column: str) -> tuple[dict
         if files[part] is None:
             raise UserError(f"{folder} holds no {part}.csv, {part}.jsonl or {part}.parquet: add one of them")
 
-    labels, known = {}, None
+    labels, known, renamed = {}, None, dict[str, str]()
     if (folder / "labels.csv").exists():
         labels = read_labels(folder / "labels.csv")
-        known = KnownLabels(labels, folder / "labels.csv")
+        renamed = renames(labels, read_was(folder / "labels.csv"))
+        known = KnownLabels(labels, folder / "labels.csv", renamed)
     tables = {}
     for part in ("gold", "test", "pool"):
         if path := files[part]:
-            tables[part] = read_table(path, text_column, None if part == "pool" else label_column, known)
+            table = read_table(path, text_column, None if part == "pool" else label_column, known)
+            tables[part] = table if part == "pool" else table.assign(label=table.label.replace(renamed))
         if part == "gold" and not known:
             labels = dict.fromkeys(by_frequency(tables["gold"].label), "")
             known = KnownLabels(labels, files["gold"] or folder)
     if path := files[SERVED]:
-        served = read_served(path, text_column, label_column, labels)
+        served = read_served(path, text_column, label_column, labels, renamed)
         tables["pool"] = pd.concat([served, tables["pool"]], ignore_index=True)  # of two equal texts the first stays
     if len(labels) < 2:
         raise UserError(
@@ -51,7 +61,9 @@ def read_folder(folder: Path, text_column: str, label_column: str) -> tuple[dict
     return tables, labels
 
 
-def read_served(path: Path, text_column: str, label_column: str, labels: Collection[str]) -> pd.DataFrame:
+def read_served(
+    path: Path, text_column: str, label_column: str, labels: Collection[str], renamed: Mapping[str, str]
+) -> pd.DataFrame:
     """Return texts for the pool with the labels that a teacher gave them elsewhere, as `teacher_label`.
 
     Rows without a label, or with one that this task does not have, are for the teacher to label.
@@ -60,7 +72,7 @@ def read_served(path: Path, text_column: str, label_column: str, labels: Collect
     given = EXTRA_PREFIX + label_column
     if given not in table:
         raise UserError(f"{path} has no column {label_column!r}: it holds the teacher's labels, which may be empty")
-    clean = table.pop(given).map(clean_label, na_action="ignore")
+    clean = table.pop(given).map(clean_label, na_action="ignore").replace(dict(renamed))
     return table.assign(teacher_label=clean.where(clean.isin(labels)).astype(object))
 
 

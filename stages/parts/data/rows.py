@@ -16,13 +16,15 @@ EXTRA_PREFIX = "raw."  # of the user's other columns: their names can't clash wi
 class Row(TypedDict):
     """One text. `label` is absent if it is unknown (the pool). Other keys, `raw.NAME`, are the user's own columns.
 
-    `teacher_label` is a label that a teacher gave before this run: the run does not pay for it again.
+    `teacher_label` is a label that a teacher gave before this run, `teacher_answer` a whole answer, as JSON: the run
+    does not pay for them again.
     """
 
     id: str
     text: str
     label: NotRequired[str]
     teacher_label: NotRequired[str]
+    teacher_answer: NotRequired[str]
 
 
 class TeacherLabel(TypedDict):
@@ -69,7 +71,7 @@ def as_rows(rows: pd.DataFrame) -> Iterator[Any]:
     names = [
         "id",
         "text",
-        *(name for name in ("label", "teacher_label") if name in rows),
+        *(name for name in ("label", "teacher_label", "teacher_answer") if name in rows),
         *(name for name in rows if str(name).startswith(EXTRA_PREFIX)),
     ]
     for values in zip(*(rows[name].tolist() for name in names), strict=True):

@@ -9,7 +9,7 @@ import csv
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,11 @@ def named_rows(first: list[int], count: int) -> str:
 
 @dataclass(frozen=True)
 class KnownLabels:
-    """The clean names that a file's labels have to be among, and the file that names them."""
+    """The clean names that a file's labels have to be among, the file that names them, and former names with theirs."""
 
     names: Collection[str]
     path: Path
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_table(
@@ -165,7 +166,7 @@ def check_label(label: Any, column: str, known: KnownLabels | None, row: int, fa
         faults.add(row, f"{column} is {kind}: write a label's name or drop the row")
     elif fault := name_fault(label):
         faults.add(row, f"{column} {fault}")
-    elif known and clean_label(label) not in known.names:
+    elif known and (name := clean_label(label)) not in known.names and name not in known.renamed:
         faults.add(row, f"{column} {label[:40]!r} is not in {known.path}: add it there or correct the row")
 
 

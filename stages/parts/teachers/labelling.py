@@ -1,6 +1,7 @@
 """Label many rows with one teacher: votes, retries of unusable answers, and the errors that end a run."""
 
 import asyncio
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -107,7 +108,10 @@ def majority(votes: Sequence[Outcome]) -> Outcome:
 
 
 def given_outcome(row: Row) -> Outcome | None:
-    """Return the outcome of a row that came with the teacher's label, None for the others."""
+    """Return the outcome of a row that came with the teacher's label or answer, None for the others."""
+    if "teacher_answer" in row:
+        answer = json.loads(row["teacher_answer"])
+        return Outcome(Prediction(answer["label"], answer["probabilities"], answer["reasoning"]))
     label = row.get("teacher_label")
     return Outcome(Prediction(label, {}, "")) if label else None
 

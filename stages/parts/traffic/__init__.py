@@ -1,6 +1,7 @@
 """What happens after an answer: unsure queries go to the teacher, answers become rows, falls in quality are noticed.
 
 - __main__.py: export, import and purge
+- relabel.py: which rows the teacher is queried for again after a change of labels
 - rows.py: served queries as rows for the next run
 - store.py: served queries and their answers as rows, in SQLite, and what the teacher cost each day
 - escalation.py: queries to the teacher, within a time limit, with a circuit breaker

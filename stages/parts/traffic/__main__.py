@@ -2,6 +2,7 @@
 
 python -m stages.parts.traffic export FOLDER               # adds served.csv: texts, and the teacher's labels if known
 python -m stages.parts.traffic import LOG.jsonl FOLDER     # the same from OpenAI-style requests and responses
+python -m stages.parts.traffic relabel [--share 0.2]       # after a change of labels.csv: which answers are kept
 python -m stages.parts.traffic purge [--older-than-days 7]
 """
 
@@ -27,12 +28,16 @@ def open_store() -> TrafficStore:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.parts.traffic", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", metavar="export | import | purge", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="export | import | relabel | purge", required=True)
     exporting = commands.add_parser("export", help="write stored queries to served.csv of a folder with pool and gold")
     importing = commands.add_parser("import", help="write the queries of a request log to served.csv of such a folder")
     importing.add_argument("log", type=Path, help="JSON lines with `request` and `response` of /v1/chat/completions")
     for subparser in (exporting, importing):
         subparser.add_argument("folder", type=Path)
+    relabelling = commands.add_parser(
+        "relabel", help="keep the teacher's answers that a change of labels.csv can't touch"
+    )
+    relabelling.add_argument("--share", type=float, default=0.2, help="of the pool, at most, to query again (0 to 1)")
     purging = commands.add_parser("purge", help="delete stored queries; a running service may go on")
     purging.add_argument("--older-than-days", type=float, help="keep the newer ones (default: delete all)")
     given = parser.parse_args()
@@ -42,6 +47,15 @@ def main() -> None:
             with open_store() as store:
                 deleted = store.purge(None if days is None else time.time() - days * DAY_S)
                 print(f"{deleted} rows deleted, {len(store)} kept in {TRAFFIC}")
+            return
+        if given.command == "relabel":
+            from stages.parts.traffic.relabel import relabel  # this and scikit-learn: a second
+
+            if not 0 <= given.share <= 1:
+                raise UserError(f"--share {given.share} is no share: give a number from 0 to 1")
+            found = relabel(load_params(), given.share)
+            added = ", ".join(found.changes.added) or "none"
+            print(f"the teacher is queried again for {found.again} of {found.rows} pool rows; new labels: {added}")
             return
         columns = load_params().raw
         if given.command == "export":
