@@ -190,7 +190,7 @@ def test_no_query_changes_the_prompts_form_or_gets_no_label(url, shop, name):
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user", "assistant"]
     content = messages[3]["content"]
     assert re.findall(r"\[\[ ## \w+ ## ]]", content) == re.findall(r"\[\[ ## \w+ ## ]]", plain)
-    query = content.removeprefix("[[ ## query ## ]]\n").partition("\n\nRespond with")[0]
+    query = content.removeprefix("[[ ## query ## ]]\n")
     assert not re.search(r"<[|\uff5c]|</|<s>|\[\[|\[INST|[\x00-\x08\x1b\x7f]|card_arrival|pending_top_up", query)
 
 

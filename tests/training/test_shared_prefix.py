@@ -12,6 +12,7 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from stages.parts.training import shared_prefix
 from stages.parts.training.rows import cut
 from stages.parts.training.shared_prefix import IGNORED, SharedPrefixCollator, common_prefix_length, share_prefix
 
@@ -145,6 +146,24 @@ def test_losses_and_gradients_equal_trls_own(count, prefix, kv_heads, how, dtype
     for name, gradient in gradients.items():
         assert gradient.norm() > 0, name
         assert (ours[name] - gradient).norm() <= (1e-5 if dtype == torch.float32 else 1e-6) * gradient.norm(), name
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_matrix_products_give_the_kernels_losses_and_gradients(kv_heads, tmp_path, monkeypatch):
+    given = rows(4, 17)
+    expected, gradients = first_step(model(kv_heads, torch.float64), given, True, tmp_path, lora=ALL_LINEAR)
+    monkeypatch.setattr(shared_prefix, "by_kernel", shared_prefix.by_products)  # as for bfloat16 on a CPU
+    found, ours = first_step(model(kv_heads, torch.float64), given, True, tmp_path, lora=ALL_LINEAR)
+    assert found == pytest.approx(expected, abs=1e-6)
+    for name, gradient in gradients.items():
+        assert (ours[name] - gradient).norm() <= 1e-6 * gradient.norm(), name
+
+
+def test_bfloat16_on_a_cpu_takes_the_products(tmp_path, monkeypatch):
+    monkeypatch.delattr(shared_prefix, "by_kernel")
+    found, _ = first_step(model(2, torch.bfloat16), rows(4, 17), True, tmp_path, lora=ALL_LINEAR)
+    expected, _ = first_step(model(2, torch.float32), rows(4, 17), False, tmp_path, lora=ALL_LINEAR)
+    assert found == pytest.approx(expected, abs=0.03)
 
 
 def test_the_prefix_stops_short_of_what_is_learned():

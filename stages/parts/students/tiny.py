@@ -41,19 +41,16 @@ CHAT_TEMPLATE = (
 
 def constant_pieces(program: IntentClassifier) -> list[str]:
     """Return what stands around every query, reasoning and label, as the chat template writes it: the system's turn,
-    the opening of the user's, what follows the query, the opening of the assistant's, the headers of the answer's
-    fields.
+    the opening of the user's, the opening of the assistant's, the headers of the answer's fields.
 
     Cut where a demonstration's turns begin and end, so that prompts with demonstrations are made of the same pieces.
     The blank before a value belongs to the value, as in the tokenizers of larger models.
     """
     system, user, answer = (message["content"] for message in training_messages(program, "QUERY", "LABEL", "REASONING"))
     opening = {role: f"{HEADER}{role}{END_HEADER}\n\n" for role in ("system", "user", "assistant")}
-    before_query, after_query = user.split("QUERY")
     return [
         opening["system"] + system + END_OF_TURN,
-        opening["user"] + before_query,
-        after_query + END_OF_TURN,
+        opening["user"] + user.removesuffix("QUERY"),
         opening["assistant"],
         *filter(None, re.split(" REASONING| LABEL", answer)),
     ]

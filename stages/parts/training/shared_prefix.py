@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 
 SHARED_PREFIX = "shared_prefix"
 IGNORED = -100  # a label that carries no loss
+Parts = tuple[torch.Tensor, torch.Tensor]  # a prefix's states [1, H_kv, P, D] and its suffixes' [H_kv, B, S, D]
 
 
 def first_learned(row: Mapping[str, Any]) -> int:
@@ -110,33 +111,58 @@ def shared_prefix_attention(
     suffix_index: torch.Tensor,
     suffix_places: torch.Tensor,
     scaling: float,
-    dropout: float = 0.0,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of a collated row: query [1, H, P + N, D], key and value [1, H_kv, P + N, D] -> [1, P + N, H, D]."""
     heads, size = query.shape[1], query.shape[3]
-    key, value = (repeat_kv(states, heads // states.shape[1]) for states in (key, value))
     (batch, longest), tokens = suffix_index.shape, len(suffix_places)
     prefix_length = query.shape[2] - tokens
 
-    def apart(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # -> [1, H, P, D], [B, H, S, D]
+    def apart(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # -> [1, H, P, D], [H, B, S, D]
         prefix, suffixes = states.split([prefix_length, tokens], dim=2)
-        return prefix, suffixes[0].index_select(1, suffix_index.flatten()).view(heads, batch, longest, size).transpose(
-            0, 1
-        )
-
-    def behind(prefix: torch.Tensor, suffixes: torch.Tensor) -> torch.Tensor:  # -> [B, H, P + S, D]
-        return torch.cat([prefix.expand(batch, -1, -1, -1), suffixes], dim=2)
+        return prefix, suffixes[0].index_select(1, suffix_index.flatten()).view(-1, batch, longest, size)
 
     (query, queries), (key, keys), (value, values) = apart(query), apart(key), apart(value)
     # Padding stands at a suffix's end, where causality hides it from all that counts.
     visible = torch.ones(longest, prefix_length + longest, dtype=torch.bool, device=query.device).tril(prefix_length)
-    of_suffixes = scaled_dot_product_attention(
-        queries, behind(key, keys), behind(value, values), attn_mask=visible, dropout_p=dropout, scale=scaling
-    )
-    of_prefix = scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout, scale=scaling)
-    in_row = of_suffixes.transpose(1, 2).reshape(batch * longest, heads, size).index_select(0, suffix_places)
+    # PyTorch's kernel for bfloat16 on a CPU takes three times as long to go back as plain products do.
+    plain = query.device.type == "cpu" and query.dtype == torch.bfloat16
+    of_suffixes = (by_products if plain else by_kernel)(queries, (key, keys), (value, values), visible, scaling)
+    key, value = (repeat_kv(states, heads // states.shape[1]) for states in (key, value))
+    of_prefix = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+    in_row = of_suffixes.permute(1, 2, 0, 3).reshape(batch * longest, heads, size).index_select(0, suffix_places)
     return torch.cat([of_prefix[0].transpose(0, 1), in_row])[None], None
+
+
+def by_kernel(queries: torch.Tensor, keys: Parts, values: Parts, visible: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Return the suffixes' attention [H, B, S, D] for queries [H, B, S, D], by PyTorch's fused kernel."""
+
+    def whole(parts: Parts) -> torch.Tensor:  # -> [B, H, P + S, D]
+        prefix, suffixes = parts
+        both = torch.cat([prefix.expand(suffixes.shape[1], -1, -1, -1), suffixes.transpose(0, 1)], dim=2)
+        return repeat_kv(both, len(queries) // both.shape[1])
+
+    found = scaled_dot_product_attention(
+        queries.transpose(0, 1), whole(keys), whole(values), attn_mask=visible, scale=scaling
+    )
+    return found.transpose(0, 1)
+
+
+def by_products(
+    queries: torch.Tensor, keys: Parts, values: Parts, visible: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """Return the same from matrix products, in which all suffixes multiply one prefix."""
+    (heads, batch, longest, size), groups = queries.shape, len(queries) // len(keys[1])
+    (prefix_key, suffix_keys), (prefix_value, suffix_values) = keys, values
+    prefix_length = prefix_key.shape[2]
+    queries = queries * scaling
+    to_prefix = queries.reshape(heads // groups, -1, size) @ prefix_key[0].transpose(1, 2)
+    to_suffix = queries @ suffix_keys.repeat_interleave(groups, 0).transpose(2, 3)
+    to_suffix = to_suffix.masked_fill(~visible[:, prefix_length:], float("-inf"))
+    shares = torch.cat([to_prefix.view(heads, batch, longest, -1), to_suffix], dim=3).softmax(dim=3)
+    of_prefix, of_suffix = shares.split([prefix_length, longest], dim=3)
+    from_prefix = of_prefix.reshape(heads // groups, -1, prefix_length) @ prefix_value[0]
+    return from_prefix.view_as(queries) + of_suffix @ suffix_values.repeat_interleave(groups, 0)
 
 
 def only_learned(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
