@@ -66,8 +66,9 @@ def test_whatever_a_model_writes_becomes_a_label_or_unknown(answer, label):
 def test_a_training_row_is_what_serving_sends_and_parses(style):
     program = IntentClassifier(LABELS, INSTRUCTIONS, style)
     messages = training_messages(program, "Where's my card?\n\nThanks", "card_arrival", "It says card.")
-    sent = TeacherFormat().format(predictor(program).signature, [], {"query": "Where's my card? Thanks"})
+    sent = StudentFormat().format(predictor(program).signature, [], {"query": "Where's my card? Thanks"})[:-1]
     assert messages[:2] == [{key: message[key] for key in ("role", "content")} for message in sent]
+    assert messages[1]["content"] == "[[ ## query ## ]]\nWhere's my card? Thanks"  # nothing follows that no rows share
     parsed = TeacherFormat().parse(predictor(program).signature, messages[2]["content"])
     assert parsed["label"] == "card_arrival" and parsed.get("reasoning", "It says card.") == "It says card."
 
