@@ -19,7 +19,9 @@ from transformers.integrations.sdpa_attention import repeat_kv
 
 SHARED_PREFIX = "shared_prefix"
 IGNORED = -100  # a label that carries no loss
-Parts = tuple[torch.Tensor, torch.Tensor]  # a prefix's states [1, H_kv, P, D] and its suffixes' [H_kv, B, S, D]
+PrefixAndSuffixes = tuple[
+    torch.Tensor, torch.Tensor
+]  # a prefix's states [1, H_kv, P, D] and its suffixes' [H_kv, B, S, D]
 
 
 def first_learned(row: Mapping[str, Any]) -> int:
@@ -134,10 +136,12 @@ def shared_prefix_attention(
     return torch.cat([of_prefix[0].transpose(0, 1), in_row])[None], None
 
 
-def by_kernel(queries: torch.Tensor, keys: Parts, values: Parts, visible: torch.Tensor, scaling: float) -> torch.Tensor:
+def by_kernel(
+    queries: torch.Tensor, keys: PrefixAndSuffixes, values: PrefixAndSuffixes, visible: torch.Tensor, scaling: float
+) -> torch.Tensor:
     """Return the suffixes' attention [H, B, S, D] for queries [H, B, S, D], by PyTorch's fused kernel."""
 
-    def whole(parts: Parts) -> torch.Tensor:  # -> [B, H, P + S, D]
+    def whole(parts: PrefixAndSuffixes) -> torch.Tensor:  # -> [B, H, P + S, D]
         prefix, suffixes = parts
         both = torch.cat([prefix.expand(suffixes.shape[1], -1, -1, -1), suffixes.transpose(0, 1)], dim=2)
         return repeat_kv(both, len(queries) // both.shape[1])
@@ -149,7 +153,7 @@ def by_kernel(queries: torch.Tensor, keys: Parts, values: Parts, visible: torch.
 
 
 def by_products(
-    queries: torch.Tensor, keys: Parts, values: Parts, visible: torch.Tensor, scaling: float
+    queries: torch.Tensor, keys: PrefixAndSuffixes, values: PrefixAndSuffixes, visible: torch.Tensor, scaling: float
 ) -> torch.Tensor:
     """Return the same from matrix products, in which all suffixes multiply one prefix."""
     (heads, batch, longest, size), groups = queries.shape, len(queries) // len(keys[1])
