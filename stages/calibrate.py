@@ -67,16 +67,29 @@ def label_certainty(row: dict[str, Any], teacher_right: float) -> float:
     return teacher_right if row["confidence"] is None else float(row["confidence"])
 
 
-def calibrated_rows(held_out: Path, gold: dict[str, str]) -> tuple[list[HeldOutRow], float]:
-    """Return the rows in `held_out` for which the student names a label, and the temperature of its probabilities."""
+def gold_was_learned(params: Params) -> bool:
+    """Return whether the teacher, and through it the student, learned the gold rows' labels."""
+    return params.teacher.kind == "linear" or read_json(paths.TEACHER_REPORT).get("prompt") == "examples"
+
+
+def calibrated_rows(params: Params, held_out: Path, gold: dict[str, str]) -> tuple[list[HeldOutRow], float]:
+    """Return the rows in `held_out` for which the student names a label, and the temperature of its probabilities.
+
+    Gold rows that the student learned through its teacher set no temperature: on them it is right more often.
+    """
     teacher_gold = read_jsonl(paths.TEACHER_GOLD)
     # Laplace's rule of succession
     teacher_right = (sum(row["label"] == gold[row["id"]] for row in teacher_gold) + 1) / (len(teacher_gold) + 2)
     rows = [row for row in read_jsonl(held_out) if row["probabilities"]]
     if not rows:  # a student too small to finish its reasoning
         return [], 1.0
-    labels, certainty = [row["label"] for row in rows], [label_certainty(row, teacher_right) for row in rows]
-    temperature = best_temperature([row["probabilities"] for row in rows], labels, certainty)
+    learned = gold_was_learned(params)
+    unseen = [row for row in rows if row["by"] == "teacher" or not learned] or rows
+    temperature = best_temperature(
+        [row["probabilities"] for row in unseen],
+        [row["label"] for row in unseen],
+        [label_certainty(row, teacher_right) for row in unseen],
+    )
     found = []
     for row in rows:
         predicted, confidence = next(iter(calibrated(row["probabilities"], temperature).items()))
@@ -98,7 +111,7 @@ def gold_evidence(
     report = read_json(paths.TEACHER_REPORT)
     if "gold_accuracy" not in report or not dev:
         return None
-    if params.teacher.kind != "linear" and report["prompt"] != "examples":
+    if not gold_was_learned(params):
         rows = [row for row in on_gold if row.predicted != NONE_OF_THESE]
         confidence = np.array([row.confidence for row in rows])
         right = np.array([row.predicted == gold[row.id] for row in rows], bool)
@@ -167,7 +180,7 @@ def describe(calibration: Calibration) -> str:
 
 def calibration_of(params: Params, gold: dict[str, str], held_out: Path) -> Calibration:
     """Return the calibration of the student that made the predictions in `held_out`."""
-    rows, temperature = calibrated_rows(held_out, gold)
+    rows, temperature = calibrated_rows(params, held_out, gold)
     promise = promise_of(params, gold, rows)
     used = promise
     if promise is None or (not promise.kept and params.calibrate.when_uncertified == "abstain"):

@@ -1,9 +1,14 @@
-"""Which contender `calibrate` chooses on dev rows."""
+"""Which contender `calibrate` chooses on dev rows, and which rows set a temperature."""
+
+from pathlib import Path
 
 import pytest
 
-from stages.calibrate import choice
+from stages.calibrate import calibrated_rows, choice
 from stages.parts.numbers.calibration import Calibration
+from stages.parts.run import paths
+from stages.parts.run.files import write_json, write_jsonl
+from stages.parts.run.params import Params, load_params
 
 DEV = 300
 
@@ -36,3 +41,26 @@ def test_a_contender_that_abstains_on_everything_is_no_choice_unless_all_do():
     never, sometimes = calibration(None), calibration()
     assert choice({"linear": never, "decoder": sometimes}, rows)[0] == "decoder"
     assert choice({"linear": never, "decoder": never}, rows)[0] == "linear"
+
+
+def temperature(params: Params, prompt: str) -> float:
+    """The temperature if the student is right on all gold rows and half of the others, and 0.8 sure of each."""
+    write_json(paths.TEACHER_REPORT, {"prompt": prompt})
+    gold = {f"g{number}": "a" for number in range(100)}
+    write_jsonl(paths.TEACHER_GOLD, [{"id": row, "label": "a"} for row in gold])
+    shares = {"a": 0.8, "b": 0.2}
+    dev = [("ab"[number % 2], "teacher", 1.0, f"d{number}") for number in range(100)]
+    rows = [*dev, *(("a", "hand", None, row) for row in gold)]
+    keys = ("label", "by", "confidence", "id")
+    write_jsonl(Path("held_out.jsonl"), [dict(zip(keys, row, strict=True)) | {"probabilities": shares} for row in rows])
+    return calibrated_rows(params, Path("held_out.jsonl"), gold)[1]
+
+
+def test_gold_rows_that_the_student_learned_set_no_temperature(tmp_path, monkeypatch):
+    params = load_params()
+    hosted = params.model_copy(update={"profile": "api"})
+    monkeypatch.chdir(tmp_path)
+    doubtful = temperature(params, "given")
+    assert doubtful > 5, "half of the dev rows are wrong"
+    assert temperature(hosted, "examples") == pytest.approx(doubtful)
+    assert temperature(hosted, "given") < 1.5, "its gold rows are as new to it as any"
