@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from stages.parts.numbers.readme import CORPORA, DRAWS, END, PROMISE, START, write_results
+from stages.parts.numbers.readme import ALL_LABELS, CORPORA, DRAWS, END, PROMISE, START, write_results
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json
@@ -46,10 +46,20 @@ def test_seeds_and_draws_are_shown_if_they_were_measured(tmp_path):
     less = {"mean": 0.0142, "low": -0.0038, "high": 0.025}
     run = {"seeds": [0, 1], "served": SPREAD, "accuracy": accuracy, "served_less_linear": less}
     draws = {"runs": {"sample": {"vectors": {"0": {"test": 0.8, "frozen": 0.7}, "1": {"test": 0.9, "frozen": 0.6}}}}}
-    text = written(tmp_path, {**{f"seeds/{name}": run for name in CORPORA.values()}, DRAWS: draws})
-    assert "| **tuned student** | **12.3 %** ± 5.7 | **12.3 %** ± 5.7 |" in text
+    sample, banking, _ = CORPORA.values()
+    with_encoder = {**run, "accuracy": accuracy | {"encoder": SPREAD}}
+    text = written(tmp_path, {f"seeds/{sample}": with_encoder, f"seeds/{banking}": run, DRAWS: draws})
+    assert text.index("make seeds") < text.index("One run of profile") and "77 labels" not in text
+    assert "| encoder student | 12.3 % ± 5.7 | - |" in text
+    assert "| **decoder student** | **12.3 %** ± 5.7 | **12.3 %** ± 5.7 |" in text
     assert text.count("+1.4 (\N{MINUS SIGN}0.4 to +2.5)") == 2
     assert "Mean of 2 draws" in text and "| sample corpus, 100 gold rows | 85.0 % | 65.0 % |" in text
+
+
+def test_published_figures_stand_beside_a_measurement_of_the_same_labels(tmp_path):
+    draw = {"vectors": {"0": {"test": 0.8, "frozen": 0.7}}}
+    assert "Published" not in written(tmp_path, {DRAWS: {"runs": {"banking77": draw}}})
+    assert "Published for these 77 labels" in written(tmp_path, {DRAWS: {"runs": {ALL_LABELS: draw}}})
 
 
 def test_the_promise_is_told_as_it_was_measured(tmp_path):

@@ -93,7 +93,7 @@ def test_a_revision_that_is_not_there_is_one_clear_line(repository):
 @pytest.mark.slow
 def test_seeds_report_mean_and_spread_and_a_failed_one_is_named(repository):
     said = command(repository, "seeds", "2").stdout
-    found = json.loads((repository / "reports/seeds/embedded-sample.json").read_text())
+    found = json.loads((repository / "reports/seeds/embedded-sample-top2.json").read_text())
     assert found["seeds"] == [0, 1] and found["served"]["values"] == pytest.approx([0.55, 0.6])
     assert found["served"]["mean"] == pytest.approx(0.575) and found["served"]["deviation"] == pytest.approx(
         0.05 / 2**0.5
@@ -106,4 +106,6 @@ def test_seeds_report_mean_and_spread_and_a_failed_one_is_named(repository):
 
     done = command(repository, "seeds", "2", "-S", "top_n=3", check=False)
     assert done.returncode == 1 and "seeds: the run with seed 1 failed" in done.stderr
-    assert json.loads((repository / "reports/seeds/embedded-sample.json").read_text()) == found, "nothing half written"
+    assert json.loads((repository / "reports/seeds/embedded-sample-top2.json").read_text()) == found, (
+        "nothing half written"
+    )

@@ -16,10 +16,11 @@ from stages.parts.run.files import read_json, write_text
 
 README = Path("README.md")
 PROMISE, DRAWS = "bench/promise.json", "bench/embedded_teacher.json"
+ALL_LABELS = "banking77, all labels"
 DRAW_CORPORA = {  # setting of the bench -> row of the table
     "sample": "sample corpus, 100 gold rows",
     "banking77": "Banking77, 25 labels, 100 gold rows",
-    "banking77, all labels": "Banking77, 77 labels, 308 gold rows",
+    ALL_LABELS: "Banking77, 77 labels, 308 gold rows",
 }
 ONE_RUN = {  # arm -> row of the table, beside the served decoder
     "encoder": "encoder student",
@@ -33,15 +34,25 @@ PROMISE_ROWS = 100
 BENCH_CORPORA = {"sample": "the sample corpus", "banking77": "Banking77"}
 START, END = "<!-- results: written by make readme -->", "<!-- end of results -->"
 # Column of the table -> file in reports/seeds. Banking77 was read from CSV files, as source `csv`.
-CORPORA = {"sample corpus": "embedded-sample.json", "Banking77, 25 labels": "embedded-csv.json"}
-ROWS = {
-    "base_plain": "base, before training",
-    "served": "**tuned student**",
-    "teacher": "teacher, from 100 rows",
-    "linear_teacher": "linear, teacher's labels",
-    "linear_gold": "linear, 100 rows",
-    "linear_true": "linear, true labels",
+CORPORA = {
+    "sample corpus": "embedded-sample-top25.json",
+    "Banking77, 25 labels": "embedded-csv-top25.json",
+    "Banking77, 77 labels": "embedded-csv-top77.json",
 }
+ROWS = {
+    "linear_teacher": "linear, teacher's labels",
+    "encoder": "encoder student",
+    "served": "**decoder student**",
+    "teacher": "teacher, from gold rows",
+    "linear_gold": "linear, gold rows",
+    "linear_true": "linear, true labels",
+    "base_plain": "decoder, before training",
+}
+# Test accuracy on Banking77's 77 labels as others publish it, with the setting: who learned from what.
+PUBLISHED = (
+    "Published for these 77 labels: a student of 89.5 % from a teacher of 91 % (distil labs), 75.7 % from 75.8 % "
+    "(taskdistill, Qwen2.5-0.5B), and 79.8 % for logistic regression on MiniLM from a few true labels of each (MTEB)."
+)
 FIXED = ("base_plain", "linear_true")  # their spread is that of the weights or the split, not of a teacher's gold rows
 
 
@@ -50,8 +61,10 @@ def share(found: dict[str, Any]) -> str:
 
 
 def cell(row: str, run: dict[str, Any]) -> str:
-    """Return mean and standard deviation of an arm's accuracy."""
-    found = run["served"] if row == "served" else run["accuracy"][row]
+    """Return mean and standard deviation of an arm's accuracy; a dash where it was not measured."""
+    found = run["served"] if row == "served" else run["accuracy"].get(row)
+    if not found:
+        return "-"
     mean, _, deviation = share(found).partition(" ± ")
     if row in FIXED:
         return mean
@@ -64,8 +77,13 @@ def difference(found: dict[str, Any]) -> str:
 
 def results(reports: Path) -> str:
     """Return the block's text from the files in a folder like reports/; a measurement that is not there is left out."""
-    parts = [draws(reports / DRAWS), seeds(reports / paths.SEEDS.name), promise(reports / PROMISE)]
-    return "\n\n".join([one_run(load_metrics(reports / paths.METRICS.name)), *filter(None, parts)])
+    parts = [
+        seeds(reports / paths.SEEDS.name),
+        one_run(load_metrics(reports / paths.METRICS.name)),
+        draws(reports / DRAWS),
+        promise(reports / PROMISE),
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -96,18 +114,20 @@ def draws(file: Path) -> str:
     ]
     count = max(map(len, runs.values()))
     caption = f"Mean of {count} draws of the gold rows, right on test (`make bench-embedded`)."
-    return f"{caption}\n\n{table(['', 'teacher', 'encoder student'], rows)}"
+    found = f"{caption}\n\n{table(['', 'teacher', 'encoder student'], rows)}"
+    return f"{found}\n\n{PUBLISHED}" if ALL_LABELS in runs else found
 
 
 def seeds(folder: Path) -> str:
-    """Return the table of `make seeds`: the whole pipeline over several seeds."""
-    if not all((folder / name).is_file() for name in CORPORA.values()):
+    """Return the table of `make seeds`: the whole pipeline over several seeds, of the corpora that were measured."""
+    measured = {corpus: folder / name for corpus, name in CORPORA.items() if (folder / name).is_file()}
+    if not measured:
         return ""
-    by_corpus = {corpus: read_json(folder / name) for corpus, name in CORPORA.items()}
+    by_corpus = {corpus: read_json(file) for corpus, file in measured.items()}
     runs = list(by_corpus.values())
     last = max(max(run["seeds"]) for run in runs)
     rows = [[name, *(cell(row, run) for run in runs)] for row, name in ROWS.items()]
-    rows.append(["student minus better linear model (95 %)", *(difference(run["served_less_linear"]) for run in runs)])
+    rows.append(["decoder minus better linear model (95 %)", *(difference(run["served_less_linear"]) for run in runs)])
     caption = f"The whole pipeline, mean over seeds 0 to {last} and standard deviation of a run (`make seeds`)."
     return f"{caption}\n\n{table(['', *by_corpus], rows)}"
 

@@ -71,6 +71,12 @@ def results(names: dict[str, int]) -> dict[int, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
+def top_labels(names: dict[str, int]) -> int:
+    """Return how many labels the named experiments keep."""
+    params = dvc.api.params_show(rev=next(iter(experiments(names).values())))
+    return int(params["top_n"] or params["profiles"][params["profile"]]["top_n"])
+
+
 def summary(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """Return the accuracy of each arm over seeds, and the served student's minus the teacher's and minus that of the
     best linear model on its labels.
@@ -117,7 +123,7 @@ def main() -> None:
         run_experiments(names, settings)
         by_seed = results(names)
         found = summary(by_seed)
-        path = paths.SEEDS / f"{found['profile']}-{found['source']}.json"
+        path = paths.SEEDS / f"{found['profile']}-{found['source']}-top{top_labels(names)}.json"
         write_json(path, found)
     print(f"\ntest accuracy over seeds {', '.join(map(str, by_seed))}: mean and standard deviation of a run")
     for arm, values in {
