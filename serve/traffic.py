@@ -1,18 +1,20 @@
-"""What the service does after a student's prediction, if params.yaml asks for it: `serve.when_unsure`, `serve.keep` and
-`serve.audit`. With all of them off there is no `Traffic`, and an answer costs what it costs without it.
+"""What the service does after a student's prediction, if params.yaml asks for it: `serve.when_unsure`, `serve.keep`,
+`serve.audit` and `serve.shadow`. With all of them off there is no `Traffic`, and an answer costs nothing more.
 
 - Unsure queries go to the teacher, within `serve.teacher_timeout_s` and `serve.budget_usd_per_day`. Whatever the
   teacher does, the client gets an answer: the student's abstention, if nothing better.
 - Queries and answers are kept as rows (stages/parts/traffic/store.py), before the answer is sent.
+- A second student predicts the same queries in the background; its failures are counted and touch no answer.
 - A share of confident answers is compared with the teacher's in the background; a fall in agreement raises an alarm.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -26,6 +28,8 @@ from stages.parts.teachers.teacher import open_teacher
 from stages.parts.traffic.audit import expected_agreement
 from stages.parts.traffic.change_detector import ChangeDetector
 from stages.parts.traffic.escalation import DailyTeacher, Escalation, TeacherAnswer, TeacherUnavailable
+from stages.parts.traffic.shadow import Shadow
+from stages.parts.traffic.shadow_rows import ShadowAnswer
 from stages.parts.traffic.store import ServedRow, TrafficStore
 
 logger = logging.getLogger("serve")
@@ -33,6 +37,7 @@ logger = logging.getLogger("serve")
 # Of the service's slots, how many may wait for the teacher: the student's answers go on while it is slow.
 ESCALATED_SHARE = 0.25
 AUDITS_AT_ONCE = 8  # beyond them a confident answer is not audited
+SHADOWS_AT_ONCE = 8  # beyond them the shadow leaves a query out
 
 
 class TrafficMetrics:
@@ -57,6 +62,9 @@ class TrafficMetrics:
         )
         self.audits = Counter("audits_total", "Confident answers compared with the teacher's", registry=registry)
         self.alarm = Gauge("audit_alarm", "1 since agreement with the teacher has fallen", registry=registry)
+        self.shadowed = Counter(
+            "shadowed_total", "Queries that the shadow predicted, or failed to", ["outcome"], registry=registry
+        )
 
 
 class Traffic:
@@ -73,6 +81,7 @@ class Traffic:
         cache: AnswerCache,
         agreement: float,
         metrics: TrafficMetrics,
+        shadow: Shadow | None = None,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -83,7 +92,10 @@ class Traffic:
         self.metrics.expected.set(agreement)
         self.draw = random.Random()
         self.free_escalations = max(1, int(settings.queue * ESCALATED_SHARE))
+        self.shadow = shadow
+        # Clients wait for none of these.
         self.audits: set[asyncio.Task[None]] = set()
+        self.shadowing: set[asyncio.Task[None]] = set()
 
     async def after(self, query: str, prediction: CalibratedPrediction) -> CalibratedPrediction:
         """Return what the client gets: the prediction, or the teacher's answer if it is unsure. Never raises."""
@@ -93,6 +105,8 @@ class Traffic:
         number = self.record(query, answer) if self.keeps(prediction) else None
         if not prediction.abstained and self.draw.random() < self.settings.audit:
             self.start_audit(query, prediction, number)
+        if self.shadow:
+            self.start_shadow(self.shadow, query, prediction, number)
         return answer
 
     def keeps(self, prediction: CalibratedPrediction) -> bool:
@@ -154,9 +168,7 @@ class Traffic:
     def start_audit(self, query: str, prediction: CalibratedPrediction, number: int | None) -> None:
         """Compare a confident prediction with the teacher's label in the background: the client does not wait."""
         if len(self.audits) < AUDITS_AT_ONCE:
-            task = asyncio.create_task(self.audit(query, prediction, number))
-            self.audits.add(task)
-            task.add_done_callback(self.audits.discard)
+            start_one(self.audit(query, prediction, number), self.audits)
 
     async def audit(self, query: str, prediction: CalibratedPrediction, number: int | None) -> None:
         assert self.escalation
@@ -183,33 +195,65 @@ class Traffic:
                 100 * self.detector.rate,
             )
 
+    def start_shadow(self, shadow: Shadow, query: str, prediction: CalibratedPrediction, number: int | None) -> None:
+        """Let the shadow predict a query in the background; while it is behind, it leaves queries out."""
+        if len(self.shadowing) < SHADOWS_AT_ONCE:
+            start_one(self.predict_shadow(shadow, query, prediction, number), self.shadowing)
+        else:
+            self.metrics.shadowed.labels("left_out").inc()
+
+    async def predict_shadow(
+        self, shadow: Shadow, query: str, prediction: CalibratedPrediction, number: int | None
+    ) -> None:
+        try:
+            found = await asyncio.to_thread(shadow.predict, query)
+            if number is not None:
+                own = ShadowAnswer(prediction.label, not prediction.abstained)
+                self.store.add_shadowed(number, own, found, shadow.name)
+        except Exception as error:  # whatever it is, it is not the client's
+            self.metrics.shadowed.labels("failed").inc()
+            logger.error("the shadow failed: %r", error)
+        else:
+            self.metrics.shadowed.labels("equal" if found.label == prediction.label else "other").inc()
+
+    async def end(self) -> None:
+        """Cancel what runs in the background."""
+        tasks = self.audits | self.shadowing
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def start_one(work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]]) -> None:
+    """Start a task, which is in `tasks` while it runs."""
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
 
 @asynccontextmanager
 async def traffic(params: Params, classifier: Classifier, registry: CollectorRegistry) -> AsyncIterator[Traffic]:
-    """Open what `serve.when_unsure`, `serve.keep` and `serve.audit` need, until the block ends.
+    """Open what `serve.when_unsure`, `serve.keep`, `serve.audit` and `serve.shadow` need, until the block ends.
 
-    Raises UserError if the teacher can't be reached or started, or the store can't be opened.
+    Raises UserError if the teacher can't be reached or started, or store or shadow can't be opened.
     """
     settings = params.serve
     metrics = TrafficMetrics(registry)
     cache = AnswerCache(classifier.pair, settings.cached_answers)
     agreement = expected_agreement(read_jsonl(HELD_OUT), classifier.calibration)
-    with TrafficStore(TRAFFIC, settings.keep_days, settings.keep_rows) as store:
-        if not settings.queries_teacher:
-            yield Traffic(settings, store, None, cache, agreement, metrics)
-            return
-        inputs = read_inputs(params)
-        with open_teacher(params, inputs) as teacher:
-            async with teacher.connect() as client:
-                daily = DailyTeacher(
-                    teacher, inputs.program, client, params.runtime, store, settings.budget_usd_per_day
-                )
-                metrics.dollars.set_function(lambda: daily.dollars)
-                escalation = Escalation(daily.predict, daily.price, settings.teacher_timeout_s)
-                served = Traffic(settings, store, escalation, cache, agreement, metrics)
-                try:
-                    yield served
-                finally:
-                    for task in served.audits:
-                        task.cancel()
-                    await asyncio.gather(*served.audits, return_exceptions=True)
+    shadow = Shadow(Path(settings.shadow)) if settings.shadow else None
+    async with AsyncExitStack() as opened:
+        store = opened.enter_context(TrafficStore(TRAFFIC, settings.keep_days, settings.keep_rows))
+        escalation = None
+        if settings.queries_teacher:
+            inputs = read_inputs(params)
+            teacher = opened.enter_context(open_teacher(params, inputs))
+            client = await opened.enter_async_context(teacher.connect())
+            daily = DailyTeacher(teacher, inputs.program, client, params.runtime, store, settings.budget_usd_per_day)
+            metrics.dollars.set_function(lambda: daily.dollars)
+            escalation = Escalation(daily.predict, daily.price, settings.teacher_timeout_s)
+        served = Traffic(settings, store, escalation, cache, agreement, metrics, shadow)
+        try:
+            yield served
+        finally:
+            await served.end()

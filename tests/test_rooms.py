@@ -23,7 +23,7 @@ KNOWS = {
     "training": {"run", "training"},
     "numbers": {"run", "task", "data", "encoder", "numbers"},
     "tracking": BELOW | {"numbers", "students", "tracking"},
-    "traffic": BELOW | {"teachers", "numbers", "encoder", "traffic"},
+    "traffic": BELOW | {"teachers", "students", "numbers", "encoder", "traffic"},
     "review": {"run", "task", "data", "encoder", "numbers", "review"},
     "preflight": BELOW | {"weights", "students", "teachers", "preflight"},
     "tuning": BELOW | {"encoder", "weights", "teachers", "numbers", "preflight", "tuning"},

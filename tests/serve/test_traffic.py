@@ -2,24 +2,41 @@
 every query; the teacher is simulated, behind OpenAI's protocol.
 """
 
+import asyncio
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
 
 import pytest
 import requests
 import yaml
+from prometheus_client import CollectorRegistry
 
+from serve.answer_cache import AnswerCache
+from serve.traffic import SHADOWS_AT_ONCE, Traffic, TrafficMetrics
+from stages.parts.numbers.baselines import fitted_baseline
+from stages.parts.numbers.calibration import StudentCalibration
 from stages.parts.run import paths
-from stages.parts.run.files import write_json, write_jsonl
+from stages.parts.run.files import folder_sha256, read_jsonl, write_json, write_jsonl
 from stages.parts.run.machine import free_port
+from stages.parts.run.params import load_params
+from stages.parts.students.linear import read_linear, write_linear
+from stages.parts.students.pair import CalibratedPrediction
+from stages.parts.traffic.shadow import Shadow
+from stages.parts.traffic.shadow_rows import ShadowAnswer
+from stages.parts.traffic.store import TrafficStore
+from tests.conftest import ROOT, run
 from tests.serve.shop import LABELS, Shop, ended, make_shop, serving, start, start_engine, until, wait_until
 
 LABELS = list(LABELS)
 pytestmark = pytest.mark.slow  # each starts the service, the stub and the teacher
 TRUTH = {f"query {number}": LABELS[number % len(LABELS)] for number in range(200)}
+PREDICTION = CalibratedPrediction(LABELS[0], 0.9, False, [], None, "student")
 PRICED = {"prompt": 1000.0, "completion": 0.0}  # dollars for a million tokens: a query costs some cents
 
 
@@ -171,6 +188,75 @@ def test_audits_run_in_the_background_and_raise_the_alarm_on_disagreement_alone(
             until(lambda: metric(url, "teacher_answers_total") == metric(url, "audits_total"))
         until(lambda: metric(url, "audits_total") >= 50)
         assert metric(url, "audit_alarm") == 0 and metric(url, "audit_agreement") == 1
+
+
+def write_shadow(folder: Path) -> None:
+    """A linear student with its calibration beside, which has learned the truth."""
+    fitted = fitted_baseline(list(TRUTH.items()), 0)
+    assert fitted
+    write_linear(fitted, LABELS, folder)
+    figures = {
+        "temperature": 1.0,
+        "threshold": 0.3,
+        "wanted_precision": 0.9,
+        "rows": 1,
+        "coverage": 1.0,
+        "precision": 1.0,
+    }
+    calibration = StudentCalibration(student_sha256=folder_sha256(folder), **figures)
+    write_json(folder.with_name("linear_calibration.json"), calibration.model_dump())
+    held_out = {"by": "hand", "label": LABELS[0], "probabilities": {LABELS[0]: 0.99}}
+    write_jsonl(folder.with_name("linear_held_out.jsonl"), [{"id": str(number), **held_out} for number in range(9)])
+
+
+def test_a_shadow_predicts_what_is_served_and_nobody_gets_its_answers(tmp_path):
+    shop, port = make_traffic_shop(tmp_path / "shop", 0.9, when_unsure="teacher", keep="all", shadow="next/linear")
+    (shop.folder / "next").mkdir()
+    write_shadow(shop.folder / "next/linear")
+    held_out = {"by": "hand", "label": LABELS[0], "probabilities": {LABELS[1]: 0.99}}
+    write_jsonl(
+        shop.folder / paths.HELD_OUT,
+        [*read_jsonl(shop.folder / paths.HELD_OUT), *({"id": str(number), **held_out} for number in range(9))],
+    )
+    student = read_linear(shop.folder / "next/linear")
+    assert student
+    texts = list(TRUTH)[:40]
+    with ended(start_engine(shop)), teaching(shop, port), serving(shop, TEACHER_API_KEY="key") as url:
+        for text in texts:
+            assert classified(url, text)["answered_by"] == "teacher"
+            until(lambda: metric(url, "shadowed_total") == texts.index(text) + 1)  # noqa: B023
+        assert metric(url, 'shadowed_total{outcome="failed"}') == 0
+    with TrafficStore(shop.folder / paths.TRAFFIC, 1, 10**6) as store:
+        rows = store.shadowed()
+        assert [row.shadow.label for row in rows] == student.predict(texts)
+        assert not any(row.student.answers for row in rows), "the student's own prediction, not the teacher's answer"
+        assert [row.teacher_label for row in rows] == [TRUTH[text] for text in texts]
+        found = run(shop.folder, sys.executable, "-m", "stages.parts.traffic", "compare", PYTHONPATH=str(ROOT)).stdout
+        assert "answered by the student 0.0% of 40" in found and "gold: right 0.0% of 9 (student), 100.0% of 9" in found
+        store.purge()
+        assert store.shadowed() == [], "what shadows said of a row goes with it"
+
+
+def test_a_shadow_that_fails_touches_no_answer(tmp_path):
+    class Broken:
+        name = "broken"
+
+        def predict(self, text: str) -> ShadowAnswer:
+            raise MemoryError
+
+    async def answers() -> list[CalibratedPrediction]:
+        with TrafficStore(tmp_path / "served.sqlite", 1, 100) as store:
+            settings = load_params(ROOT / "params.yaml").serve.model_copy(update={"keep": "all"})
+            metrics = TrafficMetrics(CollectorRegistry())
+            served = Traffic(settings, store, None, AnswerCache("", 0), 0.9, metrics, cast(Shadow, Broken()))
+            found = [await served.after(str(number), PREDICTION) for number in range(20)]
+            await asyncio.gather(*served.shadowing)
+            assert store.shadowed() == [] and len(store) == 20
+            assert metrics.shadowed.labels("failed")._value.get() == SHADOWS_AT_ONCE
+            assert metrics.shadowed.labels("left_out")._value.get() == 20 - SHADOWS_AT_ONCE
+            return found
+
+    assert asyncio.run(answers()) == [PREDICTION] * 20
 
 
 def test_with_all_of_it_off_there_is_no_store_and_no_teacher(tmp_path):

@@ -147,6 +147,7 @@ class Serve(Block):
     teacher_timeout_s: Annotated[float, Field(gt=0)]
     budget_usd_per_day: Annotated[float, Field(gt=0)] | None
     audit: Annotated[float, Field(ge=0, le=1)]
+    shadow: str | None
     keep: Literal["none", "doubtful", "all"]
     keep_days: Annotated[float, Field(gt=0)]
     keep_rows: Positive

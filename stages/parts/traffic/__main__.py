@@ -3,6 +3,7 @@
 python -m stages.parts.traffic export FOLDER               # adds served.csv: texts, and the teacher's labels if known
 python -m stages.parts.traffic import LOG.jsonl FOLDER     # the same from OpenAI-style requests and responses
 python -m stages.parts.traffic relabel [--share 0.2]       # after a change of labels.csv: which answers are kept
+python -m stages.parts.traffic compare                     # the served student and its shadow
 python -m stages.parts.traffic purge [--older-than-days 7]
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import load_params
-from stages.parts.run.paths import TRAFFIC
+from stages.parts.run.paths import HELD_OUT, TRAFFIC
 from stages.parts.traffic.rows import add_served, logged_rows, stored_rows
 from stages.parts.traffic.store import DAY_S, TrafficStore
 
@@ -28,7 +29,9 @@ def open_store() -> TrafficStore:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.parts.traffic", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", metavar="export | import | relabel | purge", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="export | import | relabel | compare | purge", required=True
+    )
     exporting = commands.add_parser("export", help="write stored queries to served.csv of a folder with pool and gold")
     importing = commands.add_parser("import", help="write the queries of a request log to served.csv of such a folder")
     importing.add_argument("log", type=Path, help="JSON lines with `request` and `response` of /v1/chat/completions")
@@ -38,6 +41,7 @@ def main() -> None:
         "relabel", help="keep the teacher's answers that a change of labels.csv can't touch"
     )
     relabelling.add_argument("--share", type=float, default=0.2, help="of the pool, at most, to query again (0 to 1)")
+    commands.add_parser("compare", help="the served student and serve.shadow, on stored queries and on gold rows")
     purging = commands.add_parser("purge", help="delete stored queries; a running service may go on")
     purging.add_argument("--older-than-days", type=float, help="keep the newer ones (default: delete all)")
     given = parser.parse_args()
@@ -56,6 +60,16 @@ def main() -> None:
             found = relabel(load_params(), given.share)
             added = ", ".join(found.changes.added) or "none"
             print(f"the teacher is queried again for {found.again} of {found.rows} pool rows; new labels: {added}")
+            return
+        if given.command == "compare":
+            from stages.parts.traffic.shadow import beside, compared_live, compared_on_gold  # onnxruntime
+
+            shadow = load_params().serve.shadow
+            if not shadow:
+                raise UserError("no student to compare with: set serve.shadow to its folder, and serve.keep to all")
+            with open_store() as store:
+                print(compared_live(store.shadowed()))
+            print(compared_on_gold(HELD_OUT, beside(Path(shadow), "held_out.jsonl")))
             return
         columns = load_params().raw
         if given.command == "export":

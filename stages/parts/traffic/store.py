@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from stages.parts.run.answer_store import file_error
+from stages.parts.traffic.shadow_rows import ShadowAnswer, ShadowedRow
 
 AnsweredBy = Literal["student", "teacher"]
 DAY_S = 86_400
@@ -30,6 +31,16 @@ TABLE = """CREATE TABLE IF NOT EXISTS served (
     teacher_confidence REAL,
     dollars REAL
 )"""
+SHADOWED = """CREATE TABLE IF NOT EXISTS shadowed (
+    number INTEGER PRIMARY KEY,
+    student_label TEXT NOT NULL,
+    student_answers INTEGER NOT NULL,
+    shadow_label TEXT NOT NULL,
+    shadow_answers INTEGER NOT NULL,
+    shadow TEXT NOT NULL
+)"""  # of the served row with this number
+FORGET = """CREATE TRIGGER IF NOT EXISTS forget AFTER DELETE ON served
+    BEGIN DELETE FROM shadowed WHERE number = OLD.number; END"""
 SPENDING = "CREATE TABLE IF NOT EXISTS spending (day TEXT PRIMARY KEY, answers INTEGER NOT NULL, dollars REAL NOT NULL)"
 
 
@@ -76,7 +87,8 @@ class TrafficStore:
             self.file.execute("PRAGMA synchronous=NORMAL")
             self.file.execute("PRAGMA secure_delete=ON")
             self.file.execute(TABLE)
-            self.file.execute(SPENDING)
+            for statement in (SPENDING, SHADOWED, FORGET):
+                self.file.execute(statement)
             self.file.execute(f"SELECT {', '.join(COLUMNS)} FROM served LIMIT 0")  # a table of somebody else's
             self.delete_beyond_limits()
         except (sqlite3.Error, OSError) as error:
@@ -95,6 +107,25 @@ class TrafficStore:
         """Add the teacher's label, which came later, to a row; a row that was deleted meanwhile stays deleted."""
         change = "UPDATE served SET teacher_label = ?, teacher_confidence = ?, dollars = ? WHERE number = ?"
         self.write(change, [label, confidence, dollars, number])
+
+    def add_shadowed(self, number: int, student: ShadowAnswer, shadow: ShadowAnswer, name: str) -> None:
+        """Add what a shadow of this name says of a row, beside the served student's own prediction."""
+        values = [number, student.label, student.answers, shadow.label, shadow.answers, name]
+        self.write(
+            "INSERT INTO shadowed SELECT ?, ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM served WHERE number = ?)",
+            [*values, number],
+        )
+
+    def shadowed(self) -> list[ShadowedRow]:
+        """The rows that the latest shadow has predicted, with the teacher's label if it was queried."""
+        found = self.file.execute(
+            "SELECT student_label, student_answers, shadow_label, shadow_answers, teacher_label FROM shadowed "
+            "JOIN served USING (number) WHERE shadow = (SELECT shadow FROM shadowed ORDER BY number DESC LIMIT 1)"
+        )
+        return [
+            ShadowedRow(ShadowAnswer(own, bool(own_sure)), ShadowAnswer(label, bool(sure)), teacher)
+            for own, own_sure, label, sure, teacher in found
+        ]
 
     def add_spending(self, day: str, dollars: float) -> None:
         """Count one answer of the teacher, and what it cost, on a day (ISO 8601)."""
