@@ -11,26 +11,28 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from serve.answer_cache import AnswerCache
-from stages.parts.run.files import read_jsonl
+from stages.parts.data.rows import TeacherLabel
+from stages.parts.run.files import iter_jsonl, read_jsonl
 from stages.parts.run.params import Params, Serve
-from stages.parts.run.paths import HELD_OUT, TRAFFIC
+from stages.parts.run.paths import HELD_OUT, TEACHER_LABELS, TRAFFIC
 from stages.parts.students.pair import CalibratedPrediction, Classifier
 from stages.parts.teachers.inputs import read_inputs
 from stages.parts.teachers.teacher import open_teacher
-from stages.parts.traffic.audit import expected_agreement
+from stages.parts.traffic.audit import SELF_AGREEMENT, expected_agreement, rows_to_check
 from stages.parts.traffic.change_detector import ChangeDetector
 from stages.parts.traffic.escalation import DailyTeacher, Escalation, TeacherAnswer, TeacherUnavailable
 from stages.parts.traffic.shadow import Shadow
 from stages.parts.traffic.shadow_rows import ShadowAnswer
-from stages.parts.traffic.store import ServedRow, TrafficStore
+from stages.parts.traffic.store import DAY_S, ServedRow, TrafficStore
 
 logger = logging.getLogger("serve")
 
@@ -62,6 +64,9 @@ class TrafficMetrics:
         )
         self.audits = Counter("audits_total", "Confident answers compared with the teacher's", registry=registry)
         self.alarm = Gauge("audit_alarm", "1 since agreement with the teacher has fallen", registry=registry)
+        self.checks = Counter("teacher_checks_total", "Rows that the teacher labelled once more", registry=registry)
+        self.self_agreement = Gauge("teacher_agreement", "Share of these with the same label", registry=registry)
+        self.teacher_alarm = Gauge("teacher_alarm", "1 since the teacher labels otherwise", registry=registry)
         self.shadowed = Counter(
             "shadowed_total", "Queries that the shadow predicted, or failed to", ["outcome"], registry=registry
         )
@@ -90,12 +95,16 @@ class Traffic:
         self.metrics = metrics
         self.detector = ChangeDetector(agreement)
         self.metrics.expected.set(agreement)
+        self.self_detector = ChangeDetector(SELF_AGREEMENT)
+        for agreed in store.checks():
+            self.note_check(agreed)
         self.draw = random.Random()
         self.free_escalations = max(1, int(settings.queue * ESCALATED_SHARE))
         self.shadow = shadow
         # Clients wait for none of these.
         self.audits: set[asyncio.Task[None]] = set()
         self.shadowing: set[asyncio.Task[None]] = set()
+        self.checking: set[asyncio.Task[None]] = set()
 
     async def after(self, query: str, prediction: CalibratedPrediction) -> CalibratedPrediction:
         """Return what the client gets: the prediction, or the teacher's answer if it is unsure. Never raises."""
@@ -195,6 +204,35 @@ class Traffic:
                 100 * self.detector.rate,
             )
 
+    async def check_teacher(self, rows: Sequence[TeacherLabel]) -> None:
+        """Query the teacher for each of the rows once a day, spread over it: a provider may change a model silently."""
+        assert self.escalation
+        for row in cycle(rows):
+            try:
+                found = await self.escalation.query(row["text"])
+                self.note_check(found.label == row["label"])
+                self.store.add_check(found.label == row["label"])
+            except TeacherUnavailable as error:
+                self.metrics.teacher_failures.labels(error.reason).inc()
+            except OSError as error:
+                logger.error("a check of the teacher is not stored: %s", error)
+            await asyncio.sleep(DAY_S / self.settings.check_teacher)
+
+    def note_check(self, agreed: bool) -> None:
+        detector = self.self_detector
+        before = detector.alarm_at
+        self.metrics.teacher_alarm.set(detector.observe(agreed))
+        self.metrics.checks.inc()
+        self.metrics.self_agreement.set(detector.agreed / detector.observed)
+        if before is None and detector.alarm_at:
+            logger.error(
+                "the teacher gives %.1f %% of %d rows the label of before, %.1f %% were expected: another "
+                "model may answer under its name",
+                100 * detector.agreed / detector.observed,
+                detector.observed,
+                100 * detector.rate,
+            )
+
     def start_shadow(self, shadow: Shadow, query: str, prediction: CalibratedPrediction, number: int | None) -> None:
         """Let the shadow predict a query in the background; while it is behind, it leaves queries out."""
         if len(self.shadowing) < SHADOWS_AT_ONCE:
@@ -218,7 +256,7 @@ class Traffic:
 
     async def end(self) -> None:
         """Cancel what runs in the background."""
-        tasks = self.audits | self.shadowing
+        tasks = self.audits | self.shadowing | self.checking
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -253,6 +291,9 @@ async def traffic(params: Params, classifier: Classifier, registry: CollectorReg
             metrics.dollars.set_function(lambda: daily.dollars)
             escalation = Escalation(daily.predict, daily.price, settings.teacher_timeout_s)
         served = Traffic(settings, store, escalation, cache, agreement, metrics, shadow)
+        if settings.check_teacher:
+            rows = rows_to_check(iter_jsonl(TEACHER_LABELS), settings.check_teacher)
+            start_one(served.check_teacher(rows), served.checking)
         try:
             yield served
         finally:

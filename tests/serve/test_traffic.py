@@ -190,6 +190,33 @@ def test_audits_run_in_the_background_and_raise_the_alarm_on_disagreement_alone(
         assert metric(url, "audit_alarm") == 0 and metric(url, "audit_agreement") == 1
 
 
+def test_a_silent_change_of_the_teacher_raises_an_alarm_that_outlives_a_restart(tmp_path):
+    shop, port = make_traffic_shop(tmp_path / "shop", 0.9, check_teacher=4_000_000)  # a day: 46 a second
+    before = [
+        {
+            "id": text,
+            "text": text,
+            "label": label,
+            "reasoning": "",
+            "valid": True,
+            "confidence": None,
+            "probabilities": {},
+        }
+        for text, label in TRUTH.items()
+    ]
+    write_jsonl(shop.folder / paths.TEACHER_LABELS, before)
+    with ended(start_engine(shop)):
+        with teaching(shop, port), serving(shop, TEACHER_API_KEY="key") as url:
+            until(lambda: metric(url, "teacher_checks_total") >= 100)
+            assert (metric(url, "teacher_agreement"), metric(url, "teacher_alarm")) == (1, 0)
+        with teaching(shop, port, "--accuracy", "0.7"), serving(shop, TEACHER_API_KEY="key") as url:
+            assert metric(url, "teacher_checks_total") >= 100, "those before the restart count"
+            until(lambda: metric(url, "teacher_alarm") == 1)
+            assert metric(url, "teacher_checks_total") < 2_000
+        with serving(shop, TEACHER_API_KEY="key") as url:
+            assert metric(url, "teacher_alarm") == 1
+
+
 def write_shadow(folder: Path) -> None:
     """A linear student with its calibration beside, which has learned the truth."""
     fitted = fitted_baseline(list(TRUTH.items()), 0)

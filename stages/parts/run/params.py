@@ -147,6 +147,7 @@ class Serve(Block):
     teacher_timeout_s: Annotated[float, Field(gt=0)]
     budget_usd_per_day: Annotated[float, Field(gt=0)] | None
     audit: Annotated[float, Field(ge=0, le=1)]
+    check_teacher: Annotated[int, Field(ge=0)]
     shadow: str | None
     keep: Literal["none", "doubtful", "all"]
     keep_days: Annotated[float, Field(gt=0)]
@@ -158,7 +159,7 @@ class Serve(Block):
     @property
     def queries_teacher(self) -> bool:
         """Whether the service needs the profile's teacher."""
-        return self.when_unsure == "teacher" or self.audit > 0
+        return self.when_unsure == "teacher" or self.audit > 0 or self.check_teacher > 0
 
 
 class EngineSettings(Block):

@@ -1,13 +1,16 @@
-"""How often student and teacher should agree on live queries: what audits are compared with."""
+"""What audits are compared with: how often student and teacher should agree, and the teacher with itself."""
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from scipy.stats import beta
 
+from stages.parts.data.rows import TeacherLabel
 from stages.parts.numbers.calibration import Calibration, calibrated
 from stages.parts.run.errors import UserError
 
+SELF_AGREEMENT = 0.95  # the teacher's with its earlier labels, at least: room for answers that vary at temperature 0
 DOUBT = 0.05  # the chance that the true share lies below the bound
 
 
@@ -29,3 +32,8 @@ def expected_agreement(held_out: Iterable[Mapping[str, Any]], calibration: Calib
             "the student is confident on no held-out row, so there is nothing to audit: set serve.audit to 0"
         )
     return float(beta.ppf(DOUBT, agreed, rows - agreed + 1))
+
+
+def rows_to_check(labels: Iterable[TeacherLabel], count: int) -> list[TeacherLabel]:
+    """Return the first rows with a label of the teacher's own: the same ones in each start of the service."""
+    return list(islice((row for row in labels if row["valid"]), count))

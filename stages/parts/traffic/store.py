@@ -39,6 +39,7 @@ SHADOWED = """CREATE TABLE IF NOT EXISTS shadowed (
     shadow_answers INTEGER NOT NULL,
     shadow TEXT NOT NULL
 )"""  # of the served row with this number
+CHECKS = "CREATE TABLE IF NOT EXISTS checks (at REAL NOT NULL, agreed INTEGER NOT NULL)"  # of the teacher with itself
 FORGET = """CREATE TRIGGER IF NOT EXISTS forget AFTER DELETE ON served
     BEGIN DELETE FROM shadowed WHERE number = OLD.number; END"""
 SPENDING = "CREATE TABLE IF NOT EXISTS spending (day TEXT PRIMARY KEY, answers INTEGER NOT NULL, dollars REAL NOT NULL)"
@@ -87,7 +88,7 @@ class TrafficStore:
             self.file.execute("PRAGMA synchronous=NORMAL")
             self.file.execute("PRAGMA secure_delete=ON")
             self.file.execute(TABLE)
-            for statement in (SPENDING, SHADOWED, FORGET):
+            for statement in (SPENDING, SHADOWED, FORGET, CHECKS):
                 self.file.execute(statement)
             self.file.execute(f"SELECT {', '.join(COLUMNS)} FROM served LIMIT 0")  # a table of somebody else's
             self.delete_beyond_limits()
@@ -126,6 +127,16 @@ class TrafficStore:
             ShadowedRow(ShadowAnswer(own, bool(own_sure)), ShadowAnswer(label, bool(sure)), teacher)
             for own, own_sure, label, sure, teacher in found
         ]
+
+    def add_check(self, agreed: bool) -> None:
+        """Add whether the teacher gave a row the label that it gave it before."""
+        self.write("INSERT INTO checks VALUES (?, ?)", [time.time(), agreed])
+
+    def checks(self) -> list[bool]:
+        """The teacher's checks of the last `keep_days`, oldest first."""
+        since = time.time() - self.keep_days * DAY_S
+        found = self.file.execute("SELECT agreed FROM checks WHERE at >= ? ORDER BY rowid", [since])
+        return [bool(agreed) for (agreed,) in found]
 
     def add_spending(self, day: str, dollars: float) -> None:
         """Count one answer of the teacher, and what it cost, on a day (ISO 8601)."""
