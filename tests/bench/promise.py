@@ -6,16 +6,19 @@ Each draw takes other gold rows, trains the embedded teacher on them and the enc
 and chooses a threshold for 90 % right answers. It is `broken` if fewer of the answers are right on the test rows. `new`
 is the rule of stage calibrate, `clopper_pearson` the exact bound on the answered gold rows alone with the same
 cross-fitted predictions, `point` the estimate without a bound, on held-out rows with the teacher's confidence and on
-gold rows.
-`broken_on_pool` compares with the true labels of 300 held-out pool rows instead, from which the gold rows were drawn
-like them: the sample's test rows are harder than its pool. With `swapped` the teacher confuses two labels throughout.
+gold rows. `fresh` is the rule of stage calibrate on as many more gold rows that nobody learned from: what the reuse of
+the teacher's gold rows costs.
+`broken_on_pool` compares with the true labels of HELD pool rows that the student has not learned, instead: gold rows
+are drawn from the pool, and the sample's test rows are harder than its pool. With `swapped` the teacher confuses two
+labels throughout. `calibration_error` is that of the student on test, at the temperature of stage calibrate.
 
-The teacher sees texts through the encoder alone, and trains in short steps: a draw takes seconds.
+The teacher sees texts through the encoder alone, and trains in short steps: a draw takes seconds. Draws are kept in
+.cache/bench/promise, so a killed bench goes on where it was, and another rule takes minutes.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,7 @@ from stages.parts.data.rows import as_rows
 from stages.parts.encoder.pretrained import encoder_key, load_encoder
 from stages.parts.encoder.student import fit_head
 from stages.parts.encoder.vectors import centred
+from stages.parts.numbers.calibration import best_temperature, calibrated
 from stages.parts.numbers.promise import (
     GoldEvidence,
     certified_point,
@@ -32,15 +36,19 @@ from stages.parts.numbers.promise import (
     exact_bound,
     same_quantiles,
 )
-from stages.parts.run.files import write_json
+from stages.parts.numbers.statistics import expected_calibration_error, reliability
+from stages.parts.run.files import fingerprint, whole_file, write_json
 from stages.parts.run.params import load_params
 from stages.parts.run.paths import cache
 from stages.parts.teachers.self_trained import SelfTraining, mean_probabilities
 from tests.bench.labelled import Labelled, folders, labelled
 from tests.bench.machine import machine
+from tests.conftest import ROOT
 
-WANTED, DEV = 0.9, 300
+WANTED, DEV, HELD = 0.9, 300, 1000
+SOURCES = ("stages/parts/encoder/student.py", "stages/parts/teachers/self_trained.py", "tests/bench/promise.py")
 SETTINGS = ((100, False), (100, True), (250, False), (250, True))  # gold rows, labels swapped
+CALIBRATED = 5  # draws whose calibration error is measured
 START = 0.4  # coverage at which the exact bound begins: fewer than 30 gold rows certify nothing at 90 %
 
 
@@ -58,22 +66,30 @@ class EncoderTraining(SelfTraining):
 
 @dataclass(frozen=True)
 class Draw:
-    """Class probabilities [N, K] of one draw: the student's and the teacher's of held-out pool rows and of gold rows
-    (the teacher's cross-fitted), the student's of test rows, and the true classes.
+    """Class probabilities [N, K] of one draw: the student's and the teacher's of dev rows and of gold rows (the
+    teacher's cross-fitted), the student's of further held-out pool rows and of test rows, and the true classes.
     """
 
     student_dev: np.ndarray
     teacher_dev: np.ndarray
     student_gold: np.ndarray
     teacher_gold: np.ndarray
+    student_pool: np.ndarray
     student_test: np.ndarray
     dev: np.ndarray
     gold: np.ndarray
+    pool: np.ndarray
     test: np.ndarray
 
     @property
     def confidence(self) -> np.ndarray:
         return self.student_dev.max(axis=1)
+
+    def swapped(self) -> "Draw":
+        """Return the draw of a teacher that confuses the two most frequent labels: so does the student it trains."""
+        order = np.arange(self.student_dev.shape[1])
+        order[[0, 1]] = 1, 0
+        return replace(self, **{name: each[:, order] for name, each in asdict(self).items() if each.ndim == 2})
 
 
 def vectors_of(corpus: str, rows: Labelled) -> dict[str, np.ndarray]:
@@ -89,7 +105,20 @@ def vectors_of(corpus: str, rows: Labelled) -> dict[str, np.ndarray]:
     return dict(zip(texts, np.load(file), strict=True))
 
 
-def drawn(corpus: str, gold_rows: int, swapped: bool, seed: int) -> Draw:
+def drawn(corpus: str, gold_rows: int, seed: int) -> Draw:
+    """Return a draw; the same one again comes from the cache, unless the code behind it has changed."""
+    settings = load_params().encoder
+    assert settings, "the bench needs an encoder"
+    code = fingerprint("".join((ROOT / name).read_text(encoding="utf-8") for name in SOURCES))
+    file = cache() / f"bench/promise/draws-{encoder_key(settings)}-{code}" / f"{corpus}-{gold_rows}-{seed}.npz"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as draft, draft.open("wb") as opened:
+            np.savez(opened, **asdict(new_draw(corpus, gold_rows, seed)))
+    return Draw(**np.load(file))
+
+
+def new_draw(corpus: str, gold_rows: int, seed: int) -> Draw:
     rows = labelled(folders()[corpus], seed, gold=gold_rows)
     vectors = vectors_of(corpus, rows)
     pool, gold, test = (np.array([vectors[text] for text in part.text]) for part in (rows.pool, rows.gold, rows.test))
@@ -97,24 +126,25 @@ def drawn(corpus: str, gold_rows: int, swapped: bool, seed: int) -> Draw:
     training = EncoderTraining(
         list(rows.pool.text), list(as_rows(rows.gold)), rows.labels, seed, meanings=np.vstack([pool, gold, names])
     )
-    order = np.arange(len(rows.labels))
-    if swapped:
-        order[[0, 1]] = 1, 0  # the two most frequent labels
     weights = training.fit(np.ones(len(gold), bool), quick=True)
-    of_pool = mean_probabilities([training.vectors[0][training.pool]], weights)[:, order]
-    student = fit_head(pool[DEV:], of_pool[DEV:], pool.mean(axis=0))
-    classes = [
-        np.array([rows.labels.index(label) for label in part.label]) for part in (rows.pool[:DEV], rows.gold, rows.test)
-    ]
+    of_pool = mean_probabilities([training.vectors[0][training.pool]], weights)
+    unseen = DEV + HELD
+    student = fit_head(pool[unseen:], of_pool[unseen:], pool.mean(axis=0))
+    dev, held, gold_classes, test_classes = (
+        np.array([rows.labels.index(label) for label in part.label])
+        for part in (rows.pool[:DEV], rows.pool[DEV:unseen], rows.gold, rows.test)
+    )
     return Draw(
         student_dev=student.probabilities(pool[:DEV]),
         teacher_dev=of_pool[:DEV],
         student_gold=student.probabilities(gold),
-        teacher_gold=training.gold_probabilities()[:, order],
+        teacher_gold=training.gold_probabilities(),
+        student_pool=student.probabilities(pool[DEV:unseen]),
         student_test=student.probabilities(test),
-        dev=classes[0],
-        gold=classes[1],
-        test=classes[2],
+        dev=dev,
+        gold=gold_classes,
+        pool=held,
+        test=test_classes,
     )
 
 
@@ -127,6 +157,15 @@ def certified(draw: Draw) -> float:
     """Return the threshold of stage calibrate, infinite if nothing is certified."""
     agreed = (draw.student_dev.argmax(axis=1) == draw.teacher_dev.argmax(axis=1)).astype(float)
     point = certified_point(coverage_points(evidence_of(draw), draw.confidence, agreed), WANTED)
+    return point.threshold if point else np.inf
+
+
+def fresh(draw: Draw) -> float:
+    """Return the threshold that as many more gold rows certify, which neither teacher nor student has learned."""
+    more = slice(len(draw.gold))
+    found = draw.student_pool[more]
+    evidence = GoldEvidence(found.max(axis=1), found.argmax(axis=1) == draw.pool[more])
+    point = certified_point(coverage_points(evidence, draw.confidence, np.ones(DEV)), WANTED)
     return point.threshold if point else np.inf
 
 
@@ -154,6 +193,7 @@ def point_estimate(draw: Draw) -> float:
 
 RULES: dict[str, Callable[[Draw], float]] = {
     "new": certified,
+    "fresh": fresh,
     "clopper_pearson": clopper_pearson,
     "point": point_estimate,
 }
@@ -164,7 +204,7 @@ def outcome(draw: Draw, threshold: float) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for name, probabilities, actual in (
         ("", draw.student_test, draw.test),
-        ("pool_", draw.student_dev, draw.dev),
+        ("pool_", draw.student_pool, draw.pool),
     ):
         answered = probabilities.max(axis=1) >= threshold
         right = probabilities.argmax(axis=1)[answered] == actual[answered]
@@ -173,6 +213,21 @@ def outcome(draw: Draw, threshold: float) -> dict[str, float | None]:
             f"{name}precision": float(right.mean()) if len(right) else None,
         }
     return found
+
+
+def calibration_error(draw: Draw) -> float:
+    """Return the student's calibration error on test, at the temperature that stage calibrate fits on dev rows."""
+    labels = [str(number) for number in range(draw.student_dev.shape[1])]
+
+    def named(probabilities: np.ndarray) -> list[dict[str, float]]:
+        return [dict(zip(labels, map(float, shares), strict=True)) for shares in probabilities]
+
+    teacher = draw.teacher_dev.argmax(axis=1)
+    certainty = list(draw.teacher_dev.max(axis=1))
+    temperature = best_temperature(named(draw.student_dev), [labels[number] for number in teacher], certainty)
+    confidence = [max(calibrated(found, temperature).values()) for found in named(draw.student_test)]
+    right = draw.student_test.argmax(axis=1) == draw.test
+    return expected_calibration_error(reliability(confidence, list(right)))
 
 
 def summary(outcomes: list[dict[str, float | None]]) -> dict[str, float]:
@@ -207,10 +262,13 @@ def main() -> None:
     runs = []
     for corpus, gold_rows, swapped in settings():
         outcomes: dict[str, list[dict[str, float | None]]] = {rule: [] for rule in RULES}
-        accuracies = []
+        accuracies, errors = [], []
         for seed in range(given.draws):
-            draw = drawn(corpus, gold_rows, swapped, seed)
+            draw = drawn(corpus, gold_rows, seed)
+            draw = draw.swapped() if swapped else draw
             accuracies.append(float((draw.student_test.argmax(axis=1) == draw.test).mean()))
+            if seed < CALIBRATED:
+                errors.append(calibration_error(draw))
             for rule, threshold in RULES.items():
                 outcomes[rule].append(outcome(draw, threshold(draw)))
         figures = {rule: summary(found) for rule, found in outcomes.items()}
@@ -220,6 +278,7 @@ def main() -> None:
                 "gold_rows": gold_rows,
                 "swapped": swapped,
                 "accuracy": float(np.mean(accuracies)),
+                "calibration_error": float(np.mean(errors)),
                 "rules": figures,
             }
         )
