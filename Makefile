@@ -81,10 +81,10 @@ export: setup ## fold the chosen adapter into its base: models/export, for vLLM 
 	@$(BIN)/python -m serve.export
 
 check: setup lint ## lint, types, and the quick tests: before every commit
-	@$(BIN)/python -m pytest -m "not engine and not slow"
+	@$(BIN)/python -m pytest -n 2 -m "not engine and not slow"
 
-test: setup lint ## lint, types, and all tests
-	@$(BIN)/python -m pytest
+test: setup lint ## lint, types, and all tests; side by side only the quick ones: engines and whole runs take all cores
+	@$(BIN)/python -m pytest -n 2 -m "not engine and not slow"; quick=$$?; $(BIN)/python -m pytest -m "engine or slow" && exit $$quick
 
 setup-tracking: ## create .venv-tracking for MLflow and W&B; then set tracking.mlflow or tracking.wandb in params.yaml
 	@test -x .venv-tracking/bin/python || "$(PYTHON)" -m venv .venv-tracking

@@ -153,20 +153,26 @@ def test_the_hub_takes_any_data_set(tmp_path, monkeypatch):
             benchmarks.read_hub(HubData(**{**place, **columns, "train": "train", "test": "test", **change}))
 
 
-def test_a_hub_that_fails_or_a_data_set_that_is_a_script_is_one_clear_line(tmp_path, monkeypatch):
-    place = {"configuration": None, "train": "train", "test": "test", "text_column": "text", "label_column": "label"}
+PLACE = {"configuration": None, "train": "train", "test": "test", "text_column": "text", "label_column": "label"}
+
+
+def test_a_data_set_that_is_a_script_is_one_clear_line(tmp_path, monkeypatch):
     script = tmp_path / "script"
     script.mkdir()
     (script / "script.py").write_text("import datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match="RuntimeError: Dataset scripts are no longer supported") as caught:
-        benchmarks.read_hub(HubData(repository=str(script), revision="0" * 40, **place))
+        benchmarks.read_hub(HubData(repository=str(script), revision="0" * 40, **PLACE))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow  # the hub's client tries for 23 seconds, and says so
+def test_a_hub_that_fails_is_one_clear_line(tmp_path):
     # Nothing listens at this address, which the hub's client reaches in its own way.
     code = (
         "from stages.parts.data.benchmarks import read_hub; from stages.parts.run.params import HubData\n"
         "from stages.parts.run.commands import command\n"
-        f"with command('raw'): read_hub(HubData(repository='mteb/banking77', revision='{'0' * 40}', **{place}))"
+        f"with command('raw'): read_hub(HubData(repository='mteb/banking77', revision='{'0' * 40}', **{PLACE}))"
     )
     done = run(
         tmp_path,
