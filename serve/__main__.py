@@ -1,25 +1,27 @@
-"""Serve the pair that `optimize` chose: an engine for its weights, and its program behind HTTP.
+"""Serve a student behind HTTP: the one that `serve.model` names, or a student's folder.
 
-python -m serve [--host 127.0.0.1] [--port 8000]
+python -m serve [--model encoder] [--host 127.0.0.1] [--port 8000]
+python -m serve --student models/export/encoder    # takes requirements-serve.lock alone
 """
 
 import argparse
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
 from pydantic import ValidationError
 
+from serve.backend import Backend, InProcess
 from serve.http.app import create_app
 from serve.http.keys import read_keys
 from serve.http.server import listen, serving_command
 from serve.service import Service
-from serve.student import ServedStudent, check_engine, load_served_student
-from serve.supervisor import Supervisor
-from stages.parts.engines.http_client import engine_client
 from stages.parts.run.errors import UserError
 from stages.parts.run.machine import check_port
 from stages.parts.run.params import Params, Serve, load_params
+from stages.parts.students.local import LocalClassifier, local_student
+from stages.parts.students.prediction import QueryClassifier
 
 if TYPE_CHECKING:
     from serve.traffic import Traffic
@@ -34,16 +36,34 @@ def open_traffic(params: Params, service: Service) -> AbstractAsyncContextManage
     return traffic(params, service.classifier, service.metrics.registry)
 
 
-async def serve_student(student: ServedStudent, params: Params, keys: list[str]) -> None:
+async def open_backend(
+    params: Params, local: LocalClassifier | None, ends: AsyncExitStack
+) -> tuple[QueryClassifier, Backend]:
+    """Return the student and what computes its answers; `ends` closes its connections."""
+    if local:
+        return local, InProcess(local)
+    # Seconds of imports, and packages that an in-process student does without.
+    from serve.student import EngineClassifier, check_engine, load_served_student
+    from serve.supervisor import Supervisor
+    from stages.parts.engines.http_client import engine_client
+
+    student = load_served_student(params)
+    client = await ends.enter_async_context(engine_client(student.engine.served, params.serve.timeout_s))
+    return EngineClassifier(student.classifier, client), Supervisor(
+        student.engine, lambda: check_engine(student, client)
+    )
+
+
+async def serve_student(params: Params, keys: list[str], local: LocalClassifier | None) -> None:
     """Serve until SIGINT or SIGTERM, then finish the accepted requests and stop the engine. Raises UserError or
-    EngineError if the engine never comes up.
+    EngineError if no query can ever be answered.
     """
     settings = params.serve
-    async with engine_client(student.engine.served, settings.timeout_s) as client:
-        supervisor = Supervisor(student.engine, lambda: check_engine(student, client))
-        service = Service(student.classifier, client, supervisor, settings.queue, settings.cached_answers)
+    async with AsyncExitStack() as ends:
+        classifier, backend = await open_backend(params, local, ends)
+        service = Service(classifier, backend, settings.queue, settings.cached_answers)
         async with open_traffic(params, service) as service.traffic:
-            await listen(create_app(service, keys, settings.examples), supervisor, settings, "/classify_intent")
+            await listen(create_app(service, keys, settings.examples), backend, settings, "/classify_intent")
 
 
 def overridden(settings: Serve, options: dict[str, object]) -> Serve:
@@ -57,19 +77,23 @@ def overridden(settings: Serve, options: dict[str, object]) -> Serve:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m serve", description=__doc__.splitlines()[0])
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model", help="auto, encoder, decoder or linear (default: serve.model of params.yaml)")
+    which.add_argument("--student", type=Path, help="the folder of an encoder or linear student")
     parser.add_argument(
         "--host",
         help="address to listen on (default: serve.host of params.yaml); keys are needed unless it is loopback",
     )
     parser.add_argument("--port", type=int, help="port to listen on (default: serve.port of params.yaml)")
     options = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    folder: Path | None = options.pop("student", None)
     with serving_command():
         params = load_params()
         settings = overridden(params.serve, options)
         keys = read_keys(settings.host)
         check_port(settings.port, settings.host)
         params = params.model_copy(update={"serve": settings})
-        uvloop.run(serve_student(load_served_student(params), params, keys))
+        uvloop.run(serve_student(params, keys, local_student(params, folder)))
 
 
 if __name__ == "__main__":

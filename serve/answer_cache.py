@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from stages.parts.students.pair import CalibratedPrediction
+from stages.parts.students.prediction import CalibratedPrediction
 
 PredictionSource = Literal["engine", "in_flight", "cache"]
 

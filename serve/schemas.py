@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from stages.parts.students.pair import CalibratedPrediction, RunnerUp
+from stages.parts.students.prediction import CalibratedPrediction, RunnerUp
 
 MAX_QUERY = 4000  # characters
 MAX_BATCH = 256  # queries

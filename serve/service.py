@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serve.answer_cache import AnswerCache
-from serve.supervisor import Supervisor
-from stages.parts.engines.http_client import EngineClient, EngineError, QueryRefused
-from stages.parts.students.pair import CalibratedPrediction, Classifier
+from serve.backend import Backend
+from stages.parts.engines.errors import EngineError, QueryRefused
+from stages.parts.students.prediction import CalibratedPrediction, QueryClassifier
 from stages.parts.task.labels import UNKNOWN
 
 if TYPE_CHECKING:  # it imports the teachers' rooms: most of a second that a service without them does not wait
@@ -79,25 +79,22 @@ class ServiceMetrics:
 
 
 class Service:
-    """The classifier on its engine. `capacity` queries may be in flight, each of which gets an answer or an error;
+    """A student behind every protocol. `capacity` queries may be in flight, each of which gets an answer or an error;
     `cached` is how many answers are kept. Cancelling a call gives its slots back and cancels its queries.
     """
 
     traffic: "Traffic | None" = None
     """What happens after a prediction: the teacher, rows, audits. None: nothing."""
 
-    def __init__(
-        self, classifier: Classifier, client: EngineClient, supervisor: Supervisor, capacity: int, cached: int
-    ) -> None:
+    def __init__(self, classifier: QueryClassifier, backend: Backend, capacity: int, cached: int) -> None:
         self.classifier = classifier
-        self.client = client
-        self.supervisor = supervisor
+        self.backend = backend
         self.capacity = capacity
         self.in_flight = 0
         self.cache = AnswerCache(classifier.pair, cached)
         self.metrics = ServiceMetrics()
         self.metrics.in_flight.set_function(lambda: self.in_flight)
-        self.metrics.ready.set_function(lambda: self.supervisor.ready)
+        self.metrics.ready.set_function(lambda: self.backend.ready)
 
     async def predict(self, queries: Sequence[str]) -> list[CalibratedPrediction]:
         """Return predictions in the queries' order; raises BlankQuery, NotReady, TooLarge, Overloaded or EngineError,
@@ -107,7 +104,7 @@ class Service:
         texts = [self.classifier.shown(query) for query in queries]
         if "" in texts:
             raise BlankQuery(texts.index("") if len(texts) > 1 else None)
-        if not self.supervisor.ready:
+        if not self.backend.ready:
             raise NotReady
         with self.slots(len(queries)):
             if len(queries) == 1:
@@ -155,9 +152,8 @@ class Service:
         """Return the engine's prediction; raises EngineError."""
         started = time.perf_counter()
         try:
-            completion = await self.client.complete(self.classifier.request(query))
+            prediction = await self.classifier.predict(query)
             self.metrics.engine_seconds.observe(time.perf_counter() - started)
-            prediction = self.classifier.read(completion)
         except QueryRefused:
             raise
         except EngineError:

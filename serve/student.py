@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from stages.parts.engines.engine import Engine, RunningEngine, ServedModel
 from stages.parts.engines.http_client import EngineClient, EngineError, EngineTimeout
 from stages.parts.engines.process import KINDS
+from stages.parts.numbers.calibration import Calibration
 from stages.parts.run.params import Params
 from stages.parts.students.pair import Classifier, load_pair
+from stages.parts.students.prediction import CalibratedPrediction
 from stages.parts.students.serving import base_engine, shares_an_engine, tuned_engine
 
 ENGINE_KEY = "ENGINE_API_KEY"
@@ -51,6 +53,22 @@ def engine_elsewhere(params: Params, names: dict[str, str]) -> RunningEngine:
     assert params.engine.api_base
     api_base, key = params.engine.api_base.rstrip("/"), os.environ.get(ENGINE_KEY, "")
     return RunningEngine(ServedModel(api_base, names, key, KINDS[params.engine.kind]))
+
+
+class EngineClassifier:
+    """A QueryClassifier: predictions are read from an engine's completions."""
+
+    def __init__(self, classifier: Classifier, client: EngineClient) -> None:
+        self.classifier = classifier
+        self.client = client
+        self.calibration: Calibration = classifier.calibration
+        self.model, self.labels, self.pair = classifier.model, classifier.labels, classifier.pair
+
+    def shown(self, query: str) -> str:
+        return self.classifier.shown(query)
+
+    async def predict(self, query: str) -> CalibratedPrediction:
+        return self.classifier.read(await self.client.complete(self.classifier.request(query)))
 
 
 async def check_engine(student: ServedStudent, client: EngineClient) -> None:

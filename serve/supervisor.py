@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from stages.parts.engines.engine import Engine
-from stages.parts.engines.http_client import EngineError, EngineRefuses
+from stages.parts.engines.errors import EngineError, EngineRefuses
 from stages.parts.engines.process import EngineProcess
 from stages.parts.run.errors import UserError
 
@@ -82,6 +82,11 @@ class Supervisor:
                 failed += 1
                 if failed == FAILED_CHECKS:
                     raise
+
+    def stop(self) -> None:
+        """Stop an engine of our own."""
+        if isinstance(self.engine, EngineProcess):
+            self.engine.stop()
 
     def mark_ready(self) -> None:
         self.ready = True

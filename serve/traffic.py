@@ -24,7 +24,7 @@ from stages.parts.data.rows import TeacherLabel
 from stages.parts.run.files import iter_jsonl, read_jsonl
 from stages.parts.run.params import Params, Serve
 from stages.parts.run.paths import HELD_OUT, TEACHER_LABELS, TRAFFIC
-from stages.parts.students.pair import CalibratedPrediction, Classifier
+from stages.parts.students.prediction import CalibratedPrediction, QueryClassifier
 from stages.parts.teachers.inputs import read_inputs
 from stages.parts.teachers.teacher import open_teacher
 from stages.parts.traffic.audit import SELF_AGREEMENT, expected_agreement, rows_to_check
@@ -270,8 +270,8 @@ def start_one(work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]])
 
 
 @asynccontextmanager
-async def traffic(params: Params, classifier: Classifier, registry: CollectorRegistry) -> AsyncIterator[Traffic]:
-    """Open what `serve.when_unsure`, `serve.keep`, `serve.audit` and `serve.shadow` need, until the block ends.
+async def traffic(params: Params, classifier: QueryClassifier, registry: CollectorRegistry) -> AsyncIterator[Traffic]:
+    """Open what `serve.when_unsure`, `serve.keep` and `serve.audit` need, until the block ends.
 
     Raises UserError if the teacher can't be reached or started, or store or shadow can't be opened.
     """

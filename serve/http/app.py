@@ -68,7 +68,7 @@ def health_router(service: Service, page: str) -> APIRouter:
 
     async def readyz() -> dict[str, str]:
         """Whether the engine answers: a real query has passed through it."""
-        if not service.supervisor.ready:
+        if not service.backend.ready:
             raise NotReady
         return {"status": "ready"}
 

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from serve.service import BlankQuery, NotReady, Overloaded, TooLarge
-from stages.parts.engines.http_client import EngineError, EngineTimeout, QueryRefused
+from stages.parts.engines.errors import EngineError, EngineTimeout, QueryRefused
 
 # Exception -> status, and seconds after which it is worth trying again. The most specific class counts.
 FAILURES: dict[type[Exception], tuple[int, int | None]] = {

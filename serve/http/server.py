@@ -16,10 +16,9 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serve.backend import Backend
 from serve.http.guard import MAX_BODY, MAX_BODY_S, HangUp
-from serve.supervisor import Supervisor
-from stages.parts.engines.http_client import EngineError
-from stages.parts.engines.process import EngineProcess
+from stages.parts.engines.errors import EngineError
 from stages.parts.run.commands import command
 from stages.parts.run.params import Serve
 
@@ -207,9 +206,9 @@ def connection_limit() -> int:
     return min(MAX_CONNECTIONS, max(16, (most - 64) // 2))
 
 
-async def listen(app: ASGIApp, supervisor: Supervisor, settings: Serve, path: str) -> None:
-    """Serve until SIGINT or SIGTERM, then finish the accepted requests and stop the engine. `path` is printed as an
-    example of an address. Raises UserError or EngineError if the engine never comes up."""
+async def listen(app: ASGIApp, backend: Backend, settings: Serve, path: str) -> None:
+    """Serve until SIGINT or SIGTERM, then finish the accepted requests and stop the backend. `path` is printed as an
+    example of an address. Raises UserError or EngineError if the backend never comes up."""
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -227,24 +226,23 @@ async def listen(app: ASGIApp, supervisor: Supervisor, settings: Serve, path: st
         server_header=False,
     )
     server = uvicorn.Server(config)
-    supervising = asyncio.create_task(supervisor.run())
-    printing = asyncio.create_task(print_address(supervisor, server, path))
-    supervising.add_done_callback(lambda _: setattr(server, "should_exit", True))  # the engine never came up
+    running = asyncio.create_task(backend.run())
+    printing = asyncio.create_task(print_address(backend, server, path))
+    running.add_done_callback(lambda _: setattr(server, "should_exit", True))  # the backend never came up
     try:
         await server.serve()
     finally:
         printing.cancel()
-        supervising.cancel()
-        if isinstance(supervisor.engine, EngineProcess):
-            supervisor.engine.stop()
-    await asyncio.wait([supervising])
-    if not supervising.cancelled():
-        supervising.result()  # raises why the engine never came up
+        running.cancel()
+        backend.stop()
+    await asyncio.wait([running])
+    if not running.cancelled():
+        running.result()  # raises why the backend never came up
 
 
-async def print_address(supervisor: Supervisor, server: uvicorn.Server, path: str) -> None:
+async def print_address(backend: Backend, server: uvicorn.Server, path: str) -> None:
     """Print where the service is, once it is ready."""
-    await supervisor.was_ready.wait()
+    await backend.was_ready.wait()
     while not server.started:
         await asyncio.sleep(0.05)
     print(f"serving on {http_address(server.config.host, server.config.port)}{path}", flush=True)

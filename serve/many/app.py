@@ -18,6 +18,7 @@ from serve.http.app import create_app
 from serve.http.failures import add_failure_handlers
 from serve.many.students import ManyStudent, former, read_student, students
 from serve.service import NotReady, Service
+from serve.student import EngineClassifier
 from serve.supervisor import Supervisor
 from stages.parts.engines.engine import Engine
 from stages.parts.engines.http_client import EngineClient, EngineError
@@ -135,9 +136,8 @@ class Many:
         routes = [route for route in self.app.router.routes if getattr(route, "name", None) != name]
         self.served.pop(name, None)
         if student:
-            service = Service(
-                student.classifier, self.client, self.supervisor, self.settings.queue, self.settings.cached_answers
-            )
+            classifier = EngineClassifier(student.classifier, self.client)
+            service = Service(classifier, self.supervisor, self.settings.queue, self.settings.cached_answers)
 
             async def to_page(_: Request) -> RedirectResponse:
                 return RedirectResponse(f"{name}/")  # relative: it keeps scheme, host and a proxy's path

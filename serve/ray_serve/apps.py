@@ -23,7 +23,7 @@ from ray.serve import Application
 from serve.http.app import create_app
 from serve.http.keys import VARIABLE, read_keys
 from serve.service import Service
-from serve.student import ENGINE_KEY, check_engine, load_served_student
+from serve.student import ENGINE_KEY, EngineClassifier, check_engine, load_served_student
 from serve.supervisor import Supervisor
 from stages.parts.engines.http_client import engine_client
 from stages.parts.engines.process import EngineProcess
@@ -113,7 +113,8 @@ class RayClassifier:
         ready = asyncio.create_task(supervisor.was_ready.wait())
         await asyncio.wait([self.watching, ready], timeout=FIRST_CHECK_S, return_when=asyncio.FIRST_COMPLETED)
         await self.check_health()
-        service = Service(student.classifier, client, supervisor, params.serve.queue, params.serve.cached_answers)
+        classifier = EngineClassifier(student.classifier, client)
+        service = Service(classifier, supervisor, params.serve.queue, params.serve.cached_answers)
         self.asgi = create_app(service, read_keys("0.0.0.0" if where.open else LOOPBACK), params.serve.examples)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:

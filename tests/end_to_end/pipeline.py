@@ -77,7 +77,7 @@ def serving(folder: Path) -> Iterator[str]:
     port = free_port()
     # which a shell's background jobs, and all that they start, ignore
     heed_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    line = [sys.executable, "-m", "serve", "--port", str(port)]
+    line = [sys.executable, "-m", "serve", "--model", "decoder", "--port", str(port)]
     process = subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, text=True, preexec_fn=heed_sigint)
     assert process.stdout
     while "serving on" not in (line := process.stdout.readline()):

@@ -196,7 +196,7 @@ def test_the_service_refuses_weights_that_its_program_was_not_chosen_with(built)
     adapter.chmod(0o644)
     adapter.write_bytes(written + b" ")
     try:
-        done = run(built, sys.executable, "-m", "serve", check=False)
+        done = run(built, sys.executable, "-m", "serve", "--model", "decoder", check=False)
     finally:
         adapter.write_bytes(written)
     assert done.returncode == 1 and "epoch-6 is not what models/program.sidecar.json was made with" in done.stderr

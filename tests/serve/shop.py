@@ -70,7 +70,7 @@ def make_shop(
     shop = Shop(folder, program, style, served_name("epoch-1", adapter))
 
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["serve"] |= {"port": free_port(), **serve}
+    params["serve"] |= {"model": "decoder", "port": free_port(), **serve}
     params["engine"]["api_base"] = f"{shop.engine}/v1"
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     save_program(program, folder / paths.PROGRAM)

@@ -8,7 +8,7 @@ import pytest
 
 from serve.answer_cache import AnswerCache
 from stages.parts.engines.http_client import EngineError
-from stages.parts.students.pair import CalibratedPrediction
+from stages.parts.students.prediction import CalibratedPrediction
 
 
 def prediction(label: str) -> CalibratedPrediction:

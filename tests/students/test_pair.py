@@ -10,7 +10,8 @@ from stages.parts.engines.process import KINDS
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_text
-from stages.parts.students.pair import PAIR_FILES, RunnerUp, load_pair
+from stages.parts.students.pair import PAIR_FILES, load_pair
+from stages.parts.students.prediction import RunnerUp
 from stages.parts.task.labels import UNKNOWN
 from stages.parts.task.program_file import token_fingerprint
 from tests.serve.shop import LABELS, make_shop

@@ -5,7 +5,8 @@ vllm, sglang    kinds that this project starts; vllm_guard and sglang_server run
 endpoint        models that others serve behind OpenAI's protocol, and their words for errors
 layout          how a model is laid over GPUs
 process         an engine's process: start, health, end; the registry of kinds
-http_client     one request over HTTP, and the tree of errors
+errors          the tree of errors
+http_client     one request over HTTP
 completions     the answer in a response, in one form whatever a vendor sends
 requests        a program's requests, the predictions in completions, and a row's outcome
 rate_limit      requests in flight and a minute

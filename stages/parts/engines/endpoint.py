@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.parts.task.prompt import AnswerForm
+from stages.parts.task.answer import AnswerForm
 
 # How vendors and engines call a prompt with too many tokens: codes, and words of messages.
 TOO_LONG_CODES = {"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"}

@@ -14,7 +14,7 @@ from stages.parts.engines.layout import Layout
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import folder_sha256
 from stages.parts.run.machine import Gpu
-from stages.parts.task.prompt import AnswerForm
+from stages.parts.task.answer import AnswerForm
 
 NATIVE_FP8 = (8, 9)  # compute capability; weights of 8 bits are unpacked on older GPUs, caches are not
 

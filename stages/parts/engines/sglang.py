@@ -12,7 +12,7 @@ from typing import Any
 from stages.parts.engines.engine import Launch, OwnEngineErrors, refuse_trained_modules
 from stages.parts.run.errors import UserError
 from stages.parts.run.machine import HOST
-from stages.parts.task.prompt import AnswerForm
+from stages.parts.task.answer import AnswerForm
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PYTHON = REPOSITORY / ".venv-sglang/bin/python"  # its own: it pins another torch than vLLM does

@@ -17,7 +17,7 @@ from stages.parts.engines.engine import Launch, OwnEngineErrors, refuse_trained_
 from stages.parts.engines.http_client import EngineClient, EngineError
 from stages.parts.run.machine import HOST
 from stages.parts.run.paths import cache
-from stages.parts.task.prompt import AnswerForm
+from stages.parts.task.answer import AnswerForm
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 ON_LOADING = {"fp8": "fp8_per_tensor"}  # its `fp8` reads checkpoints that hold 8 bits already

@@ -29,10 +29,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_sha256(folder: Path) -> str:
-    """Return one sha256 of the names and contents of all files in a folder and below."""
+def folder_sha256(folder: Path, but: Collection[str] = ()) -> str:
+    """Return one sha256 of the names and contents of all files in a folder and below, less those named in `but`."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in but):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{file_sha256(path)}\0".encode())
     return digest.hexdigest()
 

@@ -138,6 +138,7 @@ class Runtime(Block):
 
 
 class Serve(Block):
+    model: Literal["auto", "encoder", "decoder", "linear"]
     host: str
     port: Port
     queue: Positive

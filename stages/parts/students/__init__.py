@@ -7,5 +7,7 @@ linear.py         the linear student, as arrays
 serving.py        which engine serves which student
 scoring.py        a served student's answers to many rows
 search.py         the search for demonstrations
+prediction.py     a calibrated prediction, and what a service needs of a student
+local.py          a student that runs in the process
 pair.py           the chosen weights and program: loaded, checked, queried
 """

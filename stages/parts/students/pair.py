@@ -6,51 +6,23 @@ calibration.json. They lie in `models` of a repository, and travel together wher
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from stages.parts.engines.engine import EndpointKind
-from stages.parts.engines.http_client import EngineError
+from stages.parts.engines.errors import EngineError
 from stages.parts.engines.requests import ProgramRequests
-from stages.parts.numbers.calibration import Calibration, PairCalibration, calibrated, load_calibration
+from stages.parts.numbers.calibration import Calibration, PairCalibration, load_calibration
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import file_sha256, folder_sha256
-from stages.parts.task.labels import UNKNOWN
+from stages.parts.students.prediction import CalibratedPrediction, calibrated_prediction
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import Sidecar, load_program, load_sidecar, token_fingerprint
 from stages.parts.task.text import safe_text
 
 PAIR_FILES = tuple(path.name for path in (paths.PROGRAM, paths.SIDECAR, paths.CALIBRATION))
-RUNNERS_UP = 3
-
-
-@dataclass(frozen=True)
-class RunnerUp:
-    """Another label and its calibrated probability."""
-
-    label: str
-    confidence: float
-
-
-@dataclass(frozen=True)
-class CalibratedPrediction:
-    """What the pair says of a query: the label, or UNKNOWN where the completion names none; its calibrated
-    probability; whether that is below the threshold; the next most likely labels; the reasoning, where the program
-    asks for one; the weights, by name and hash; the completion's tokens.
-    """
-
-    label: str
-    confidence: float
-    abstained: bool
-    runners_up: list[RunnerUp]
-    reasoning: str | None
-    model: str
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    answered_by: Literal["student", "teacher"] = "student"
-    price_usd: float | None = None  # of the teacher's answer, if it is known
 
 
 class Classifier:
@@ -103,17 +75,10 @@ class Classifier:
     def read(self, completion: Mapping[str, Any]) -> CalibratedPrediction:
         """What a chat completion says; raises EngineError where it is none."""
         found = self.requests.read(dict(completion))
-        likely = calibrated(found.probabilities, self.calibration.temperature)
-        confidence = likely.get(found.label, 0.0)
-        threshold = self.calibration.threshold
-        others = [other for other in likely if other != found.label][:RUNNERS_UP]
-        return CalibratedPrediction(
-            label=found.label,
-            confidence=confidence,
-            abstained=found.label == UNKNOWN or threshold is None or confidence < threshold,
-            runners_up=[RunnerUp(other, likely[other]) for other in others],
+        prediction = calibrated_prediction(found.label, found.probabilities, self.calibration, self.model)
+        return replace(
+            prediction,
             reasoning=found.reasoning,
-            model=self.model,
             prompt_tokens=found.prompt_tokens,
             completion_tokens=found.completion_tokens,
         )

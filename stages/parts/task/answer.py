@@ -1,6 +1,7 @@
 """What an answer says: its fields, without the reasoning that a model writes before them."""
 
 import re
+from dataclasses import dataclass
 
 LABEL_HEADER = "[[ ## label ## ]]"
 # At the start of a line, as DSPy reads it; blanks and bold marks are as a model likes.
@@ -40,3 +41,13 @@ def value_start(answer: str) -> int:
     shown = without_thoughts(answer)
     starts = [header.end() for header in HEADER.finditer(shown) if header[1].lower() == "label"]
     return starts[-1] if starts else len(shown) - len(shown.lstrip())
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """The answers that an engine may give behind the opening: one of `choices`, or, where there are none, what `regex`
+    matches.
+    """
+
+    choices: tuple[str, ...] = ()
+    regex: str = ""

@@ -7,14 +7,13 @@ calls an adapter is a prompt format here: an adapter is a LoRA adapter.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from stages.parts.run.params import Style
-from stages.parts.task.answer import LABEL_HEADER, fields_of, without_thoughts
+from stages.parts.task.answer import LABEL_HEADER, AnswerForm, fields_of, without_thoughts
 from stages.parts.task.labels import NONE_OF_THESE
 
 
@@ -89,16 +88,6 @@ class StudentFormat(TeacherFormat):
 
     def opening(self, signature: type[dspy.Signature]) -> str:
         return f"[[ ## {next(iter(signature.output_fields))} ## ]]"
-
-
-@dataclass(frozen=True)
-class AnswerForm:
-    """The answers that an engine may give behind the opening: one of `choices`, or, where there are none, what `regex`
-    matches.
-    """
-
-    choices: tuple[str, ...] = ()
-    regex: str = ""
 
 
 def answer_form(labels: Sequence[str], style: Style) -> AnswerForm:

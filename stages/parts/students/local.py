@@ -1,0 +1,126 @@
+"""A student that runs in this process: its folder, with the calibration of its confidence.
+
+`models/encoder` and `models/linear` are such folders, with their calibrations beside them. An exported one holds its
+calibration and a card as well. Importing this takes onnxruntime, tokenizers, numpy and pydantic: no torch, no DSPy.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from stages.parts.encoder.student import EncoderStudent
+from stages.parts.numbers.calibration import StudentCalibration, load_calibration
+from stages.parts.numbers.choice import Contender, load_choice
+from stages.parts.run import paths
+from stages.parts.run.errors import UserError
+from stages.parts.run.files import folder_sha256
+from stages.parts.run.params import Params
+from stages.parts.students.linear import LinearStudent
+from stages.parts.students.prediction import CalibratedPrediction, calibrated_prediction
+from stages.parts.task.student_file import STUDENT, StudentFile, read_student_file
+from stages.parts.task.text import normalized
+
+CALIBRATION, CARD = "calibration.json", "README.md"  # what an exported folder holds besides the student's own files
+
+
+class LocalModel(Protocol):
+    """Texts in, the labels' probabilities [N, K] out."""
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray: ...
+
+
+HELD_OUT = {"encoder": paths.ENCODER_HELD_OUT, "linear": paths.LINEAR_HELD_OUT}
+FOLDERS = {
+    "encoder": (paths.ENCODER, paths.ENCODER_CALIBRATION),
+    "linear": (paths.LINEAR, paths.LINEAR_CALIBRATION),
+}
+MODELS: dict[str, Callable[[Path, Sequence[str]], LocalModel]] = {"encoder": EncoderStudent, "linear": LinearStudent}
+
+
+class LocalClassifier:
+    """A QueryClassifier: predictions are computed in threads, one query each, so that the event loop stays free."""
+
+    def __init__(self, student: StudentFile, model: LocalModel, calibration: StudentCalibration) -> None:
+        self.student = student
+        self.calibration = calibration
+        self.local = model
+        self.workers = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "student")
+
+    @property
+    def model(self) -> str:
+        return self.student.name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.student.labels)
+
+    @property
+    def pair(self) -> str:
+        return f"{self.model} {self.calibration.model_dump_json()}"
+
+    def shown(self, query: str) -> str:
+        return normalized(query)
+
+    async def predict(self, query: str) -> CalibratedPrediction:
+        return (await asyncio.get_running_loop().run_in_executor(self.workers, self.classify, [query]))[0]
+
+    def classify(self, queries: Sequence[str]) -> list[CalibratedPrediction]:
+        """Return the predictions of queries; blocks."""
+        found = self.local.probabilities(queries)
+        return [
+            calibrated_prediction(
+                self.labels[int(shares.argmax())],
+                dict(zip(self.labels, shares.tolist(), strict=True)),
+                self.calibration,
+                self.model,
+            )
+            for shares in found
+        ]
+
+
+def student_sha256(folder: Path) -> str:
+    """Return the hash of a student's own files."""
+    return folder_sha256(folder, but=(CALIBRATION, CARD))
+
+
+def load_local(folder: Path, calibration: Path | None = None) -> LocalClassifier:
+    """Load a student's folder with the `calibration` of its confidence, by default the one inside; raises UserError if
+    a file is missing, or they do not belong together.
+    """
+    if not (folder / STUDENT).is_file():
+        raise UserError(f"{folder} holds no {STUDENT}: name a student's folder, such as models/export/encoder")
+    student = read_student_file(folder)
+    if student is None:
+        raise UserError(f"{folder} holds no student: the run that wrote it had none of this kind")
+    file = calibration or folder / CALIBRATION
+    found = load_calibration(file, StudentCalibration)
+    if found.student_sha256 != student_sha256(folder):
+        raise UserError(f"{file} is of another student than {folder}: run `dvc repro calibrate`, or export it again")
+    return LocalClassifier(student, MODELS[student.kind](folder, student.labels), found)
+
+
+def chosen_contender(params: Params) -> Contender:
+    """Return what `serve.model` names, or stage calibrate chose for it; raises UserError if the choice is missing or of
+    another profile.
+    """
+    if params.serve.model != "auto":
+        return params.serve.model
+    choice = load_choice(paths.SERVED)
+    if choice.profile != params.profile:
+        raise UserError(
+            f"{paths.SERVED} is of profile {choice.profile}, params.yaml wants {params.profile}: run `dvc repro`"
+        )
+    return choice.serve
+
+
+def local_student(params: Params, folder: Path | None) -> LocalClassifier | None:
+    """Return the in-process student to serve, from `folder` or the run's own; None if the decoder is to be served."""
+    if folder:
+        return load_local(folder)
+    contender = chosen_contender(params)
+    return None if contender == "decoder" else load_local(*FOLDERS[contender])

@@ -1,0 +1,86 @@
+"""What a student says of a query, with calibrated confidence, and what a service needs of any student.
+
+The service of an in-process student imports this: nothing here may import torch, DSPy, scikit-learn or pandas.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from stages.parts.numbers.calibration import Calibration, calibrated
+from stages.parts.task.labels import UNKNOWN
+
+RUNNERS_UP = 3
+
+
+@dataclass(frozen=True)
+class RunnerUp:
+    """Another label and its calibrated probability."""
+
+    label: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class CalibratedPrediction:
+    """What a student says of a query: the label, or UNKNOWN where a completion names none; its calibrated probability;
+    whether that is below the threshold; the next most likely labels; the reasoning, where a program asks for one; the
+    weights, by name and hash; the completion's tokens.
+    """
+
+    label: str
+    confidence: float
+    abstained: bool
+    runners_up: list[RunnerUp]
+    reasoning: str | None
+    model: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    answered_by: Literal["student", "teacher"] = "student"
+    price_usd: float | None = None  # of the teacher's answer, if it is known
+
+
+def calibrated_prediction(
+    label: str, probabilities: Mapping[str, float], calibration: Calibration, model: str
+) -> CalibratedPrediction:
+    """Return the prediction of `label` with a student's probabilities, as they were reported."""
+    likely = calibrated(probabilities, calibration.temperature)
+    confidence = likely.get(label, 0.0)
+    threshold = calibration.threshold
+    others = [other for other in likely if other != label][:RUNNERS_UP]
+    return CalibratedPrediction(
+        label=label,
+        confidence=confidence,
+        abstained=label == UNKNOWN or threshold is None or confidence < threshold,
+        runners_up=[RunnerUp(other, likely[other]) for other in others],
+        reasoning=None,
+        model=model,
+    )
+
+
+class QueryClassifier(Protocol):
+    """A student that answers queries: on an engine (serve/student.py), or in this process (local.py)."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """How its probabilities are read, and its threshold."""
+
+    @property
+    def model(self) -> str:
+        """The weights, by name and hash."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the answers."""
+
+    @property
+    def pair(self) -> str:
+        """A name of all that an answer depends on besides the query."""
+
+    def shown(self, query: str) -> str:
+        """Return the text that the student reads of a query. Equal ones have equal predictions; an empty one has
+        none.
+        """
+
+    async def predict(self, query: str) -> CalibratedPrediction:
+        """Return the prediction; raises EngineError."""
