@@ -1,0 +1,153 @@
+"""The service of a student that runs in this process: real commands on a small encoder, without an engine."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import yaml
+from transformers import BertConfig
+
+from stages.parts.encoder.encoder import Encoder
+from stages.parts.encoder.export import export_encoder
+from stages.parts.encoder.student import Head, write_student
+from stages.parts.numbers.calibration import StudentCalibration
+from stages.parts.numbers.choice import ServedChoice
+from stages.parts.run import paths
+from stages.parts.run.files import write_json
+from stages.parts.run.machine import free_port
+from stages.parts.students.local import CALIBRATION, load_local, student_sha256
+from tests.conftest import ROOT
+from tests.encoder.test_encoder import SIZES, sentence_model
+from tests.serve.shop import Shop, make_shop, serving
+
+LABELS = ["card_arrival", "declined_card_payment", "pending_top_up"]
+QUERIES = ["Where is my card?", "My card was declined at the shop", "cash", "the new one I ordered"]
+
+
+def calibration_of(folder: Path, threshold: float | None) -> dict:
+    return StudentCalibration(
+        temperature=1.5,
+        threshold=threshold,
+        wanted_precision=0.9,
+        rows=100,
+        coverage=0.5,
+        precision=0.9,
+        student_sha256=student_sha256(folder),
+    ).model_dump()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Shop:
+    """A folder as `dvc repro` leaves it, with an encoder student that is chosen to be served."""
+    folder = tmp_path_factory.mktemp("run")
+    shop = make_shop(folder / "run", model="auto")
+    source, exported = sentence_model(folder / "source", BertConfig(**SIZES)), folder / "exported"
+    exported.mkdir()
+    export_encoder(source, exported, "int8", None)
+    draw = np.random.default_rng(0)
+    size = Encoder(exported).size
+    head = Head(np.zeros(size, np.float32), draw.normal(size=(size, 3)).astype(np.float32), np.zeros(3, np.float32))
+    student = shop.folder / paths.ENCODER
+    write_student(exported, head, LABELS, student)
+    write_json(shop.folder / paths.ENCODER_CALIBRATION, calibration_of(student, 0.3))
+    choice = ServedChoice(serve="encoder", why="it is as good", profile="embedded")
+    write_json(shop.folder / paths.SERVED, choice.model_dump())
+    return shop
+
+
+def test_every_route_answers_as_the_folder_does(run):
+    expected = load_local(run.folder / paths.ENCODER, run.folder / paths.ENCODER_CALIBRATION).classify(QUERIES)
+    with serving(run) as base:
+        for query, wanted in zip(QUERIES, expected, strict=True):
+            found = requests.post(f"{base}/classify_intent", json={"query": query}, timeout=10).json()
+            assert (found["label"], found["abstained"], found["model"]) == (
+                wanted.label,
+                wanted.abstained,
+                wanted.model,
+            )
+            assert found["confidence"] == pytest.approx(wanted.confidence, abs=1e-6)
+            assert [other["label"] for other in found["runners_up"]] == [other.label for other in wanted.runners_up]
+        batch = requests.post(f"{base}/classify_intent/batch", json={"queries": QUERIES}, timeout=10).json()["answers"]
+        assert [answer["label"] for answer in batch] == [wanted.label for wanted in expected]
+        chat = {"model": "any", "messages": [{"role": "user", "content": QUERIES[0]}]}
+        assert (
+            requests.post(f"{base}/v1/chat/completions", json=chat, timeout=10).json()["intent"]["label"]
+            == expected[0].label
+        )
+        assert "queries_in_flight 0.0" in requests.get(f"{base}/metrics", timeout=10).text
+        assert requests.get(base, timeout=10).text.startswith("<!doctype html>")
+        blank = requests.post(f"{base}/classify_intent", json={"query": "\u200b \u00a0"}, timeout=10)
+        assert blank.status_code == 422
+
+
+def test_more_than_the_queue_holds_is_refused_and_the_rest_is_answered(run):
+    with serving(run) as base:
+
+        def status(number: int) -> int:
+            queries = [f"{number} {query}" for query in QUERIES * 60]
+            return requests.post(f"{base}/classify_intent/batch", json={"queries": queries}, timeout=30).status_code
+
+        with ThreadPoolExecutor(16) as clients:
+            found = list(clients.map(status, range(16)))
+        assert set(found) <= {200, 429} and 200 in found
+        assert "queries_in_flight 0.0" in requests.get(f"{base}/metrics", timeout=10).text
+
+
+def python(folder: Path, *line: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *line], cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda run: write_json(run / paths.ENCODER_CALIBRATION, calibration_of(run / paths.BASE, 0.3)),
+            "another stud",
+        ),
+        (lambda run: (run / paths.ENCODER_CALIBRATION).unlink(), "encoder_calibration.json is missing"),
+        (lambda run: write_json(run / paths.SERVED, {"serve": "parrot"}), "models/served.json: "),
+        (lambda run: (run / paths.SERVED).unlink(), "models/served.json is missing"),
+        (
+            lambda run: write_json(run / paths.SERVED, {"serve": "encoder", "why": "", "profile": "llama"}),
+            "is of profile llama, params.yaml wants embedded",
+        ),
+    ],
+)
+def test_files_that_do_not_belong_together_are_one_line(run, tmp_path, change, message):
+    folder = tmp_path / "copy"
+    subprocess.run(["cp", "-a", run.folder, folder], check=True)
+    change(folder)
+    done = python(folder, "-m", "serve", "--port", str(free_port()))
+    assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_an_in_process_student_needs_neither_torch_nor_dspy(run, tmp_path):
+    """The packages of requirements-serve.lock are enough: the others can't even be imported."""
+    folder = tmp_path / "student"
+    subprocess.run(["cp", "-a", run.folder / paths.ENCODER, folder], check=True)
+    write_json(folder / CALIBRATION, calibration_of(folder, 0.3))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(yaml.safe_load((ROOT / "params.yaml").read_text())))
+    heavy = "torch transformers dspy sklearn scipy pandas vllm aiohttp huggingface_hub onnx openai datasets requests"
+    script = f"""
+import sys
+for name in {heavy!r}.split():
+    sys.modules[name] = None  # importing it fails
+import asyncio, json
+from pathlib import Path
+import serve.__main__
+from stages.parts.run.params import load_params
+from stages.parts.students.local import local_student
+local = local_student(load_params(), Path({str(folder)!r}))
+print(json.dumps(asyncio.run(local.predict("cash")).label))
+"""
+    done = python(tmp_path, "-c", script)
+    assert done.returncode == 0, done.stderr[-800:]
+    assert json.loads(done.stdout) in LABELS
