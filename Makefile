@@ -138,7 +138,9 @@ lock: ## resolve all locks anew (needs uv)
 	cp requirements-cpu.lock requirements-s3.lock  # its versions are preferred
 	cp requirements-cpu.lock requirements-ray.lock
 	cp requirements-cpu.lock requirements-peers.lock
+	cp requirements-cpu.lock requirements-serve.lock
 	uv pip compile --group ray --universal --python-version 3.11 --generate-hashes -o requirements-ray.lock
 	uv pip compile --group peers --universal --python-version 3.11 --no-emit-package torch --generate-hashes -o requirements-peers.lock
+	uv pip compile --group serve --universal --python-version 3.11 --generate-hashes -o requirements-serve.lock
 	uv pip compile --no-config --group tracking --universal --python-version 3.11 --generate-hashes -o requirements-tracking.lock
 	uv pip compile --group s3 --universal --python-version 3.11 --generate-hashes -o requirements-s3.lock

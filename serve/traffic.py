@@ -23,7 +23,8 @@ from serve.answer_cache import AnswerCache
 from stages.parts.data.rows import TeacherLabel
 from stages.parts.run.files import iter_jsonl, read_jsonl
 from stages.parts.run.params import Params, Serve
-from stages.parts.run.paths import HELD_OUT, TEACHER_LABELS, TRAFFIC
+from stages.parts.run.paths import TEACHER_LABELS, TRAFFIC
+from stages.parts.students.local import held_out_file
 from stages.parts.students.prediction import CalibratedPrediction, QueryClassifier
 from stages.parts.teachers.inputs import read_inputs
 from stages.parts.teachers.teacher import open_teacher
@@ -278,7 +279,7 @@ async def traffic(params: Params, classifier: QueryClassifier, registry: Collect
     settings = params.serve
     metrics = TrafficMetrics(registry)
     cache = AnswerCache(classifier.pair, settings.cached_answers)
-    agreement = expected_agreement(read_jsonl(HELD_OUT), classifier.calibration)
+    agreement = expected_agreement(read_jsonl(held_out_file(classifier)), classifier.calibration)
     shadow = Shadow(Path(settings.shadow)) if settings.shadow else None
     async with AsyncExitStack() as opened:
         store = opened.enter_context(TrafficStore(TRAFFIC, settings.keep_days, settings.keep_rows))

@@ -21,7 +21,7 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import folder_sha256
 from stages.parts.run.params import Params
 from stages.parts.students.linear import LinearStudent
-from stages.parts.students.prediction import CalibratedPrediction, calibrated_prediction
+from stages.parts.students.prediction import CalibratedPrediction, QueryClassifier, calibrated_prediction
 from stages.parts.task.student_file import STUDENT, StudentFile, read_student_file
 from stages.parts.task.text import normalized
 
@@ -124,3 +124,8 @@ def local_student(params: Params, folder: Path | None) -> LocalClassifier | None
         return load_local(folder)
     contender = chosen_contender(params)
     return None if contender == "decoder" else load_local(*FOLDERS[contender])
+
+
+def held_out_file(classifier: QueryClassifier) -> Path:
+    """Return the run's file of predictions that a student's confidence was calibrated on."""
+    return HELD_OUT[classifier.student.kind] if isinstance(classifier, LocalClassifier) else paths.HELD_OUT
