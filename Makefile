@@ -57,7 +57,7 @@ review: setup ## look at the ROWS=100 rows that the teacher may have labelled wr
 relabel: setup ## after a change of labels.csv: keep the teacher's answers, but for SHARE=0.2 of the rows that it may touch
 	@$(BIN)/python -m stages.parts.traffic relabel --share $(or $(SHARE),0.2)
 
-serve: setup ## serve the chosen pair on http://127.0.0.1:8000
+serve: setup ## serve the student that serve.model names on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
 
 serve-many: setup ## serve many students on one base: python -m serve.many add NAME REPOSITORY takes one in (serve/many/README.md)

@@ -129,7 +129,8 @@ def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
         verdict = f"Serve the {name}: the decoder is not shown to be better."
     sentences = [verdict, accuracies]
     if less["low"] <= 0:
-        sentences.append("`make serve` serves the decoder.")
+        model = "encoder" if rival["arm"] == "encoder" else "linear"
+        sentences.append(f"`make serve` serves it if `serve.model` is `{model}`, or `auto` and dev rows agree.")
     teacher = next((row for row in rows if row["arm"] == "teacher"), None)
     if teacher and teacher["less"]:
         less = teacher["less"]
