@@ -44,7 +44,8 @@ def rows(confidence: float | None = 0.9) -> list[TeacherLabel]:
     return [labelled(f"{WORDS[label]} {number}", label, confidence) for label in LABELS for number in range(12)]
 
 
-def test_a_wrong_label_comes_first_and_its_look_alikes_do_not_fill_the_queue():
+def test_a_wrong_label_comes_first_and_its_look_alikes_do_not_fill_the_queue(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # away from the vectors of a run in the checkout
     wrong = [labelled(f"i lost my card on the way {number}", "top_up", 0.5) for number in range(6)]
     other = labelled("how do i top up by cheque", "card_arrival", 0.5)
     queue = diverse_order(doubts([*rows(), *wrong, other], [], seed=0), 2, seed=0)

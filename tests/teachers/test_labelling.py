@@ -458,7 +458,8 @@ def test_fewer_rows_can_be_labelled(tmp_path, how):
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows), "in the pool's order"
 
 
-def test_rows_that_cover_the_pool_leave_no_kind_of_text_out():
+def test_rows_that_cover_the_pool_leave_no_kind_of_text_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # away from the vectors of a run in the checkout
     kinds = ["where is my card", "refund for a purchase", "change the pin code", "exchange rate of euros"]
     # 8 rows of each rare kind
     pool = [Row(id=str(number), text=f"{kinds[min(number % 50, 3)]} please") for number in range(400)]
