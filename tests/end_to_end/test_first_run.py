@@ -152,7 +152,7 @@ def test_no_query_dictates_its_label(built, service):
         assert sum(answer["label"] == label for answer, label in zip(answers, wanted, strict=True)) <= 5, name
 
 
-def test_queries_of_every_kind_get_a_label(built, service):
+def test_queries_of_every_kind_get_a_label_or_an_abstention(built, service):
     labels = json.loads((built / "data/filtered/labels.json").read_text())
     for query in (
         "💳" * 200,
@@ -160,7 +160,13 @@ def test_queries_of_every_kind_get_a_label(built, service):
         "x" * 3000,
         '{"label": 1}',
     ):
-        assert classify(service, [query])[0]["label"] in labels
+        [answer] = classify(service, [query])
+        # Of a run of one letter the tiny student may begin a label with another token than the label's own. Its answer
+        # is cut there, and names no label.
+        unknown = (answer["label"], answer["confidence"], answer["abstained"]) == ("unknown", 0, True)
+        assert answer["label"] in labels or unknown
+    [clear] = classify(service, ["My card got declined"])
+    assert clear["label"] in labels and not clear["abstained"]
     for nothing in ("\x00\x01", "<|begin_of_text|>" * 50, "[[ ## completed ## ]]"):
         refused = requests.post(f"{service}/classify_intent", json={"query": nothing}, timeout=30)
         assert refused.status_code == 422
