@@ -1,7 +1,7 @@
 """Serve a student behind HTTP: the one that `serve.model` names, or a student's folder.
 
 python -m serve [--model encoder] [--host 127.0.0.1] [--port 8000]
-python -m serve --student models/export/encoder    # takes requirements-serve.lock alone
+python -m serve --student models/encoder    # takes requirements-serve.lock alone
 """
 
 import argparse

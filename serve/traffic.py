@@ -24,14 +24,13 @@ from stages.parts.data.rows import TeacherLabel
 from stages.parts.run.files import iter_jsonl, read_jsonl
 from stages.parts.run.params import Params, Serve
 from stages.parts.run.paths import TEACHER_LABELS, TRAFFIC
-from stages.parts.students.local import held_out_file
+from stages.parts.students.local import LocalClassifier, held_out_file, load_local
 from stages.parts.students.prediction import CalibratedPrediction, QueryClassifier
 from stages.parts.teachers.inputs import read_inputs
 from stages.parts.teachers.teacher import open_teacher
 from stages.parts.traffic.audit import SELF_AGREEMENT, expected_agreement, rows_to_check
 from stages.parts.traffic.change_detector import ChangeDetector
 from stages.parts.traffic.escalation import DailyTeacher, Escalation, TeacherAnswer, TeacherUnavailable
-from stages.parts.traffic.shadow import Shadow
 from stages.parts.traffic.shadow_rows import ShadowAnswer
 from stages.parts.traffic.store import DAY_S, ServedRow, TrafficStore
 
@@ -73,6 +72,27 @@ class TrafficMetrics:
         )
 
 
+class AgreementWatch:
+    """A change detector with what Prometheus and the log read of it. `alarm_text` is a format for the share in percent,
+    the number of observations and the expected share.
+    """
+
+    def __init__(self, expected: float, observed: Counter, share: Gauge, alarm: Gauge, alarm_text: str) -> None:
+        self.detector = ChangeDetector(expected)
+        self.observed, self.share, self.alarm = observed, share, alarm
+        self.alarm_text = alarm_text
+
+    def observe(self, agreed: bool) -> None:
+        """Count an observation; the first alarm is logged."""
+        detector, before = self.detector, self.detector.alarm_at
+        self.alarm.set(detector.observe(agreed))
+        self.observed.inc()
+        share = detector.agreed / detector.observed
+        self.share.set(share)
+        if before is None and detector.alarm_at:
+            logger.error(self.alarm_text, 100 * share, detector.observed, 100 * detector.rate)
+
+
 class Traffic:
     """The seam between the service and its traffic: `after` is called with each of the student's predictions.
 
@@ -87,18 +107,32 @@ class Traffic:
         cache: AnswerCache,
         agreement: float,
         metrics: TrafficMetrics,
-        shadow: Shadow | None = None,
+        shadow: QueryClassifier | None = None,
     ) -> None:
         self.settings = settings
         self.store = store
         self.escalation = escalation
         self.cache = cache
         self.metrics = metrics
-        self.detector = ChangeDetector(agreement)
         self.metrics.expected.set(agreement)
-        self.self_detector = ChangeDetector(SELF_AGREEMENT)
+        self.audit_watch = AgreementWatch(
+            agreement,
+            metrics.audits,
+            metrics.agreement,
+            metrics.alarm,
+            "the student agrees with the teacher in %.1f %% of %d audits, %.1f %% were expected: look at the served "
+            "rows, and train a new student",
+        )
+        self.teacher_watch = AgreementWatch(
+            SELF_AGREEMENT,
+            metrics.checks,
+            metrics.self_agreement,
+            metrics.teacher_alarm,
+            "the teacher repeats %.1f %% of its labels of %d rows, %.1f %% were expected: another model may answer "
+            "under its name",
+        )
         for agreed in store.checks():
-            self.note_check(agreed)
+            self.teacher_watch.observe(agreed)
         self.draw = random.Random()
         self.free_escalations = max(1, int(settings.queue * ESCALATED_SHARE))
         self.shadow = shadow
@@ -192,18 +226,7 @@ class Traffic:
         except OSError as error:
             logger.error("a teacher's label is not stored: %s", error)
         self.metrics.teacher_answers.labels("audit").inc()
-        self.metrics.audits.inc()
-        before = self.detector.alarm_at
-        self.metrics.alarm.set(self.detector.observe(found.label == prediction.label))
-        self.metrics.agreement.set(self.detector.agreed / self.detector.observed)
-        if before is None and self.detector.alarm_at:
-            logger.error(
-                "the student agrees with the teacher in %.1f %% of %d audits, %.1f %% were expected: look at the "
-                "served rows, and train a new student",
-                100 * self.detector.agreed / self.detector.observed,
-                self.detector.observed,
-                100 * self.detector.rate,
-            )
+        self.audit_watch.observe(found.label == prediction.label)
 
     async def check_teacher(self, rows: Sequence[TeacherLabel]) -> None:
         """Query the teacher for each of the rows once a day, spread over it: a provider may change a model silently."""
@@ -211,7 +234,7 @@ class Traffic:
         for row in cycle(rows):
             try:
                 found = await self.escalation.query(row["text"])
-                self.note_check(found.label == row["label"])
+                self.teacher_watch.observe(found.label == row["label"])
                 self.store.add_check(found.label == row["label"])
             except TeacherUnavailable as error:
                 self.metrics.teacher_failures.labels(error.reason).inc()
@@ -219,22 +242,9 @@ class Traffic:
                 logger.error("a check of the teacher is not stored: %s", error)
             await asyncio.sleep(DAY_S / self.settings.check_teacher)
 
-    def note_check(self, agreed: bool) -> None:
-        detector = self.self_detector
-        before = detector.alarm_at
-        self.metrics.teacher_alarm.set(detector.observe(agreed))
-        self.metrics.checks.inc()
-        self.metrics.self_agreement.set(detector.agreed / detector.observed)
-        if before is None and detector.alarm_at:
-            logger.error(
-                "the teacher gives %.1f %% of %d rows the label of before, %.1f %% were expected: another "
-                "model may answer under its name",
-                100 * detector.agreed / detector.observed,
-                detector.observed,
-                100 * detector.rate,
-            )
-
-    def start_shadow(self, shadow: Shadow, query: str, prediction: CalibratedPrediction, number: int | None) -> None:
+    def start_shadow(
+        self, shadow: QueryClassifier, query: str, prediction: CalibratedPrediction, number: int | None
+    ) -> None:
         """Let the shadow predict a query in the background; while it is behind, it leaves queries out."""
         if len(self.shadowing) < SHADOWS_AT_ONCE:
             start_one(self.predict_shadow(shadow, query, prediction, number), self.shadowing)
@@ -242,13 +252,12 @@ class Traffic:
             self.metrics.shadowed.labels("left_out").inc()
 
     async def predict_shadow(
-        self, shadow: Shadow, query: str, prediction: CalibratedPrediction, number: int | None
+        self, shadow: QueryClassifier, query: str, prediction: CalibratedPrediction, number: int | None
     ) -> None:
         try:
-            found = await asyncio.to_thread(shadow.predict, query)
+            found = await shadow.predict(query)
             if number is not None:
-                own = ShadowAnswer(prediction.label, not prediction.abstained)
-                self.store.add_shadowed(number, own, found, shadow.name)
+                self.store.add_shadowed(number, ShadowAnswer.of(prediction), ShadowAnswer.of(found), shadow.model)
         except Exception as error:  # whatever it is, it is not the client's
             self.metrics.shadowed.labels("failed").inc()
             logger.error("the shadow failed: %r", error)
@@ -279,8 +288,9 @@ async def traffic(params: Params, classifier: QueryClassifier, registry: Collect
     settings = params.serve
     metrics = TrafficMetrics(registry)
     cache = AnswerCache(classifier.pair, settings.cached_answers)
-    agreement = expected_agreement(read_jsonl(held_out_file(classifier)), classifier.calibration)
-    shadow = Shadow(Path(settings.shadow)) if settings.shadow else None
+    contender = classifier.student.kind if isinstance(classifier, LocalClassifier) else "decoder"
+    agreement = expected_agreement(read_jsonl(held_out_file(contender)), classifier.calibration)
+    shadow = load_local(Path(settings.shadow)) if settings.shadow else None
     async with AsyncExitStack() as opened:
         store = opened.enter_context(TrafficStore(TRAFFIC, settings.keep_days, settings.keep_rows))
         escalation = None

@@ -18,7 +18,7 @@ from stages.parts.numbers.calibration import (
     best_temperature,
     calibrated,
 )
-from stages.parts.numbers.choice import CHEAPEST_FIRST, Contender, ServedChoice
+from stages.parts.numbers.choice import CHEAPEST_FIRST, IN_PROCESS, Contender, ServedChoice
 from stages.parts.numbers.metrics import PromiseFigures
 from stages.parts.numbers.promise import (
     CoveragePoint,
@@ -37,11 +37,6 @@ from stages.parts.run.stage import run_stage
 from stages.parts.task.labels import NONE_OF_THESE
 from stages.parts.task.program_file import load_sidecar
 from stages.parts.task.student_file import read_student_file
-
-IN_PROCESS: dict[Contender, tuple[Path, Path, Path]] = {
-    "linear": (paths.LINEAR, paths.LINEAR_HELD_OUT, paths.LINEAR_CALIBRATION),
-    "encoder": (paths.ENCODER, paths.ENCODER_HELD_OUT, paths.ENCODER_CALIBRATION),
-}
 
 
 @dataclass(frozen=True)

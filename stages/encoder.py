@@ -13,7 +13,7 @@ import numpy as np
 from stages.parts.encoder.pretrained import exported_encoder, load_encoder
 from stages.parts.encoder.student import Head, fit_head, read_student, write_student
 from stages.parts.encoder.vectors import read_embeddings
-from stages.parts.numbers.held_out import agreement, held_out_rows
+from stages.parts.numbers.held_out import record_held_out
 from stages.parts.run import paths
 from stages.parts.run.files import iter_jsonl, read_json, read_jsonl, write_jsonl
 from stages.parts.run.params import EncoderSettings, load_params
@@ -66,13 +66,9 @@ def main() -> None:
     else:
         write_whole(settings, head, [texts[row["id"]] for row in rows], targets, labels, params.seed)
 
-    # From its own files, as the service runs it: these predictions are what its confidence is calibrated on.
     student = read_student(paths.ENCODER)
     assert student, "it has just been written"
-    held_out = held_out_rows(student, read_jsonl(paths.SFT_DEV), read_jsonl(paths.GOLD))
-    write_jsonl(paths.ENCODER_HELD_OUT, held_out)
-    size = sum(file.stat().st_size for file in paths.ENCODER.iterdir()) / 1e6
-    print(f"{len(rows)} rows learned, {agreement(held_out):.1%} agreement with the teacher on dev, {size:.0f} MB")
+    record_held_out(student, paths.ENCODER, paths.ENCODER_HELD_OUT, len(rows))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ python -m stages.linear
 """
 
 from stages.parts.numbers.baselines import fitted_baseline
-from stages.parts.numbers.held_out import agreement, held_out_rows
+from stages.parts.numbers.held_out import record_held_out
 from stages.parts.run import paths
 from stages.parts.run.files import iter_jsonl, read_json, read_jsonl, write_jsonl
 from stages.parts.run.params import load_params
@@ -24,13 +24,9 @@ def main() -> None:
         return
     write_linear(fitted, read_json(paths.LABELS), paths.LINEAR)
 
-    # From its own files, as the service runs it: these predictions are what its confidence is calibrated on.
     student = read_linear(paths.LINEAR)
     assert student, "it has just been written"
-    held_out = held_out_rows(student, read_jsonl(paths.SFT_DEV), read_jsonl(paths.GOLD))
-    write_jsonl(paths.LINEAR_HELD_OUT, held_out)
-    size = sum(file.stat().st_size for file in paths.LINEAR.iterdir()) / 1e6
-    print(f"{len(rows)} rows learned, {agreement(held_out):.1%} agreement with the teacher on dev, {size:.0f} MB")
+    record_held_out(student, paths.LINEAR, paths.LINEAR_HELD_OUT, len(rows))
 
 
 if __name__ == "__main__":

@@ -230,8 +230,8 @@ def calibration_error(draw: Draw) -> float:
     return expected_calibration_error(reliability(confidence, list(right)))
 
 
-def summary(outcomes: list[dict[str, float | None]]) -> dict[str, float]:
-    """Return how many draws break the promise, and what their service answers."""
+def summary(outcomes: list[dict[str, float | None]]) -> dict[str, float | None]:
+    """Return how many draws break the promise, and what their service answers; None for shares of no answers."""
 
     def broken(name: str) -> int:
         return sum(one[name] is not None and one[name] < WANTED for one in outcomes)  # type: ignore[operator]
@@ -243,8 +243,8 @@ def summary(outcomes: list[dict[str, float | None]]) -> dict[str, float]:
         "broken_on_pool": broken("pool_precision"),
         "coverage": float(np.mean([one["coverage"] for one in outcomes])),
         "answer_nothing": sum(one["precision"] is None for one in outcomes),
-        "precision": float(np.mean(precisions)) if precisions else float("nan"),
-        "lowest_precision": min(precisions, default=float("nan")),
+        "precision": float(np.mean(precisions)) if precisions else None,
+        "lowest_precision": min(precisions, default=None),
     }
 
 

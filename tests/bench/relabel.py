@@ -3,10 +3,9 @@
 python -m tests.bench.relabel [--seeds 0 1] [--share 0.2] [--out reports/bench/relabel.json]
 
 Each of Banking77-25's labels in turn is the new one, with the gold rows it has among the 100. The teacher is simulated:
-it gives 93 % of the rows their sealed label and the others the likeliest wrong one, and rows of a label that it does
-not know yet the likeliest of those it knows. `whole` labels all of the pool with the 25 labels, `relabelled` queries
-the chosen rows alone; the student is the encoder student's head. `found` is the share of the new label's pool rows that
-are queried.
+93 % of its labels are the sealed ones, the others are the most likely wrong label. Rows of a label that it lacks get
+the most likely label that it has. `whole` labels the whole pool with all 25 labels, `relabelled` the chosen rows only.
+The student is the encoder student's head. `found` is the share of the new label's pool rows that are queried.
 """
 
 import argparse

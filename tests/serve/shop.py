@@ -16,7 +16,7 @@ import requests
 import yaml
 
 from stages.parts.engines.engine import served_name
-from stages.parts.numbers.calibration import PairCalibration
+from stages.parts.numbers.calibration import PairCalibration, StudentCalibration
 from stages.parts.run import paths
 from stages.parts.run.files import file_sha256, folder_sha256, write_json
 from stages.parts.run.machine import free_port
@@ -155,6 +155,19 @@ def run_stub(shop: Shop, *module: str) -> subprocess.Popen[str]:
     engine = start(shop, *module, "--port", str(shop.engine_port))
     wait_until(f"{shop.engine}/last")
     return engine
+
+
+def student_calibration(folder: Path) -> dict[str, object]:
+    """A calibration of the in-process student in a folder, as stage calibrate writes it."""
+    return StudentCalibration(
+        temperature=1.5,
+        threshold=0.3,
+        wanted_precision=0.9,
+        rows=100,
+        coverage=0.5,
+        precision=0.9,
+        student_sha256=folder_sha256(folder),
+    ).model_dump()
 
 
 @contextmanager

@@ -15,30 +15,17 @@ from transformers import BertConfig
 from stages.parts.encoder.encoder import Encoder
 from stages.parts.encoder.export import export_encoder
 from stages.parts.encoder.student import Head, write_student
-from stages.parts.numbers.calibration import StudentCalibration
 from stages.parts.numbers.choice import ServedChoice
 from stages.parts.run import paths
 from stages.parts.run.files import write_json
 from stages.parts.run.machine import free_port
-from stages.parts.students.local import CALIBRATION, load_local, student_sha256
+from stages.parts.students.local import CALIBRATION, load_local
 from tests.conftest import ROOT
 from tests.encoder.test_encoder import SIZES, sentence_model
-from tests.serve.shop import Shop, make_shop, serving
+from tests.serve.shop import Shop, make_shop, serving, student_calibration
 
 LABELS = ["card_arrival", "declined_card_payment", "pending_top_up"]
 QUERIES = ["Where is my card?", "My card was declined at the shop", "cash", "the new one I ordered"]
-
-
-def calibration_of(folder: Path, threshold: float | None) -> dict:
-    return StudentCalibration(
-        temperature=1.5,
-        threshold=threshold,
-        wanted_precision=0.9,
-        rows=100,
-        coverage=0.5,
-        precision=0.9,
-        student_sha256=student_sha256(folder),
-    ).model_dump()
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +41,14 @@ def run(tmp_path_factory) -> Shop:
     head = Head(np.zeros(size, np.float32), draw.normal(size=(size, 3)).astype(np.float32), np.zeros(3, np.float32))
     student = shop.folder / paths.ENCODER
     write_student(exported, head, LABELS, student)
-    write_json(shop.folder / paths.ENCODER_CALIBRATION, calibration_of(student, 0.3))
+    write_json(shop.folder / paths.ENCODER_CALIBRATION, student_calibration(student))
     choice = ServedChoice(serve="encoder", why="it is as good", profile="embedded")
     write_json(shop.folder / paths.SERVED, choice.model_dump())
     return shop
 
 
 def test_every_route_answers_as_the_folder_does(run):
-    expected = load_local(run.folder / paths.ENCODER, run.folder / paths.ENCODER_CALIBRATION).classify(QUERIES)
+    expected = load_local(run.folder / paths.ENCODER).classify(QUERIES)
     with serving(run) as base:
         for query, wanted in zip(QUERIES, expected, strict=True):
             found = requests.post(f"{base}/classify_intent", json={"query": query}, timeout=10).json()
@@ -109,7 +96,7 @@ def python(folder: Path, *line: str) -> subprocess.CompletedProcess[str]:
     ("change", "message"),
     [
         (
-            lambda run: write_json(run / paths.ENCODER_CALIBRATION, calibration_of(run / paths.BASE, 0.3)),
+            lambda run: write_json(run / paths.ENCODER_CALIBRATION, student_calibration(run / paths.BASE)),
             "another stud",
         ),
         (lambda run: (run / paths.ENCODER_CALIBRATION).unlink(), "encoder_calibration.json is missing"),
@@ -133,7 +120,7 @@ def test_an_in_process_student_needs_neither_torch_nor_dspy(run, tmp_path):
     """The packages of requirements-serve.lock are enough: the others can't even be imported."""
     folder = tmp_path / "student"
     subprocess.run(["cp", "-a", run.folder / paths.ENCODER, folder], check=True)
-    write_json(folder / CALIBRATION, calibration_of(folder, 0.3))
+    write_json(folder / CALIBRATION, student_calibration(folder))
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(yaml.safe_load((ROOT / "params.yaml").read_text())))
     heavy = "torch transformers dspy sklearn scipy pandas vllm aiohttp huggingface_hub onnx openai datasets requests"
     script = f"""

@@ -20,18 +20,26 @@ from prometheus_client import CollectorRegistry
 from serve.answer_cache import AnswerCache
 from serve.traffic import SHADOWS_AT_ONCE, Traffic, TrafficMetrics
 from stages.parts.numbers.baselines import fitted_baseline
-from stages.parts.numbers.calibration import StudentCalibration
 from stages.parts.run import paths
-from stages.parts.run.files import folder_sha256, read_jsonl, write_json, write_jsonl
+from stages.parts.run.files import read_jsonl, write_json, write_jsonl
 from stages.parts.run.machine import free_port
 from stages.parts.run.params import load_params
 from stages.parts.students.linear import read_linear, write_linear
-from stages.parts.students.pair import CalibratedPrediction
-from stages.parts.traffic.shadow import Shadow
-from stages.parts.traffic.shadow_rows import ShadowAnswer
+from stages.parts.students.prediction import CalibratedPrediction, QueryClassifier
 from stages.parts.traffic.store import TrafficStore
 from tests.conftest import ROOT, run
-from tests.serve.shop import LABELS, Shop, ended, make_shop, serving, start, start_engine, until, wait_until
+from tests.serve.shop import (
+    LABELS,
+    Shop,
+    ended,
+    make_shop,
+    serving,
+    start,
+    start_engine,
+    student_calibration,
+    until,
+    wait_until,
+)
 
 LABELS = list(LABELS)
 pytestmark = pytest.mark.slow  # each starts the service, the stub and the teacher
@@ -223,16 +231,7 @@ def write_shadow(folder: Path) -> None:
     fitted = fitted_baseline(list(TRUTH.items()), 0)
     assert fitted
     write_linear(fitted, LABELS, folder)
-    figures = {
-        "temperature": 1.0,
-        "threshold": 0.3,
-        "wanted_precision": 0.9,
-        "rows": 1,
-        "coverage": 1.0,
-        "precision": 1.0,
-    }
-    calibration = StudentCalibration(student_sha256=folder_sha256(folder), **figures)
-    write_json(folder.with_name("linear_calibration.json"), calibration.model_dump())
+    write_json(folder.with_name("linear_calibration.json"), student_calibration(folder))
     held_out = {"by": "hand", "label": LABELS[0], "probabilities": {LABELS[0]: 0.99}}
     write_jsonl(folder.with_name("linear_held_out.jsonl"), [{"id": str(number), **held_out} for number in range(9)])
 
@@ -267,16 +266,16 @@ def test_a_shadow_predicts_what_is_served_and_nobody_gets_its_answers(tmp_path):
 
 def test_a_shadow_that_fails_touches_no_answer(tmp_path):
     class Broken:
-        name = "broken"
+        model = "broken"
 
-        def predict(self, text: str) -> ShadowAnswer:
+        async def predict(self, query: str) -> CalibratedPrediction:
             raise MemoryError
 
     async def answers() -> list[CalibratedPrediction]:
         with TrafficStore(tmp_path / "served.sqlite", 1, 100) as store:
             settings = load_params(ROOT / "params.yaml").serve.model_copy(update={"keep": "all"})
             metrics = TrafficMetrics(CollectorRegistry())
-            served = Traffic(settings, store, None, AnswerCache("", 0), 0.9, metrics, cast(Shadow, Broken()))
+            served = Traffic(settings, store, None, AnswerCache("", 0), 0.9, metrics, cast(QueryClassifier, Broken()))
             found = [await served.after(str(number), PREDICTION) for number in range(20)]
             await asyncio.gather(*served.shadowing)
             assert store.shadowed() == [] and len(store) == 20

@@ -4,6 +4,7 @@ Starts from the pretrained weights and the head that fits their vectors, and min
 rows' distributions. Rows of a step have like lengths, so that little padding is computed.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def train_whole(
     model = WithHead(encoder, head).train()
     rows = frozen.tokens(texts)
     wanted = torch.tensor(targets, dtype=torch.float32)
-    steps = EPOCHS * sum(1 for _ in batches([len(row) for row in rows], np.random.default_rng(seed)))
+    lengths, steps = [len(row) for row in rows], EPOCHS * math.ceil(len(rows) / BATCH)
     optimiser = torch.optim.AdamW(
         [
             {"params": model.encoder.parameters(), "lr": RATE, "weight_decay": WEIGHT_DECAY},
@@ -78,7 +79,7 @@ def train_whole(
     draw = np.random.default_rng(seed)
     with Progress("training the encoder", EPOCHS * len(rows)) as progress:
         for _ in range(EPOCHS):
-            for numbers in batches([len(row) for row in rows], draw):
+            for numbers in batches(lengths, draw):
                 batch = tokenizer.pad({"input_ids": [rows[number] for number in numbers]}, return_tensors="pt")
                 logits = model(batch["input_ids"], batch["attention_mask"])
                 loss = torch.nn.functional.cross_entropy(logits, wanted[numbers])

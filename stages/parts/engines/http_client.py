@@ -1,4 +1,4 @@
-"""One request to an engine: a pool of connections, a time limit, and errors by what they concern."""
+"""One request to an engine: a pool of connections, a time limit, and an error for each failure (errors.py)."""
 
 import json
 from collections.abc import AsyncIterator, Mapping

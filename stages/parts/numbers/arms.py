@@ -110,7 +110,7 @@ def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
     It is the student's best rival unless the student's paired interval lies above it.
     """
     rival = best_rival(rows, labels)
-    name = "encoder student" if rival["arm"] == "encoder" else "linear model"
+    model, name = ("encoder", "encoder student") if rival["arm"] == "encoder" else ("linear", "linear model")
     less = rival["less"]
     assert less, "a rival is not the served arm"
     difference = f"a difference of {points(less['by'])} points (95 % interval {points(less['low'])} to "
@@ -129,7 +129,6 @@ def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
         verdict = f"Serve the {name}: the decoder is not shown to be better."
     sentences = [verdict, accuracies]
     if less["low"] <= 0:
-        model = "encoder" if rival["arm"] == "encoder" else "linear"
         sentences.append(f"`make serve` serves it if `serve.model` is `{model}`, or `auto` and dev rows agree.")
     teacher = next((row for row in rows if row["arm"] == "teacher"), None)
     if teacher and teacher["less"]:

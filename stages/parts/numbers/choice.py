@@ -5,11 +5,17 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json
 
 Contender = Literal["linear", "encoder", "decoder"]
 CHEAPEST_FIRST: tuple[Contender, ...] = get_args(Contender)
+# Contender -> its folder, its predictions of held-out rows, its calibration.
+IN_PROCESS: dict[Contender, tuple[Path, Path, Path]] = {
+    "linear": (paths.LINEAR, paths.LINEAR_HELD_OUT, paths.LINEAR_CALIBRATION),
+    "encoder": (paths.ENCODER, paths.ENCODER_HELD_OUT, paths.ENCODER_CALIBRATION),
+}
 
 
 class ServedChoice(BaseModel):

@@ -1,9 +1,13 @@
 """What an in-process student says of rows that it has not learned: its confidence is calibrated on them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from stages.parts.run import paths
+from stages.parts.run.files import read_jsonl, write_jsonl
 
 
 class TextModel(Protocol):
@@ -13,6 +17,17 @@ class TextModel(Protocol):
     def labels(self) -> Sequence[str]: ...
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray: ...
+
+
+def record_held_out(student: TextModel, folder: Path, to: Path, learned: int) -> None:
+    """Write a student's predictions of dev and gold rows, and print what it is: `learned` rows in `folder`.
+
+    The student is read from its own files, as the service runs it: its confidence is calibrated on these predictions.
+    """
+    held_out = held_out_rows(student, read_jsonl(paths.SFT_DEV), read_jsonl(paths.GOLD))
+    write_jsonl(to, held_out)
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    print(f"{learned} rows learned, {agreement(held_out):.1%} agreement with the teacher on dev, {size:.0f} MB")
 
 
 def held_out_rows(student: TextModel, dev: Sequence[Any], gold: Sequence[Any]) -> list[dict[str, Any]]:

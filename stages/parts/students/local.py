@@ -1,7 +1,7 @@
 """A student that runs in this process: its folder, with the calibration of its confidence.
 
-`models/encoder` and `models/linear` are such folders, with their calibrations beside them. An exported one holds its
-calibration and a card as well. Importing this takes onnxruntime, tokenizers, numpy and pydantic: no torch, no DSPy.
+`models/encoder` is such a folder, with models/encoder_calibration.json beside it. A folder that travels alone holds its
+calibration.json itself. Importing this takes onnxruntime, tokenizers, numpy and pydantic: no torch, no DSPy.
 """
 
 import asyncio
@@ -9,43 +9,28 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 
 from stages.parts.encoder.student import EncoderStudent
 from stages.parts.numbers.calibration import StudentCalibration, load_calibration
-from stages.parts.numbers.choice import Contender, load_choice
+from stages.parts.numbers.choice import IN_PROCESS, Contender, load_choice
+from stages.parts.numbers.held_out import TextModel
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import folder_sha256
 from stages.parts.run.params import Params
 from stages.parts.students.linear import LinearStudent
-from stages.parts.students.prediction import CalibratedPrediction, QueryClassifier, calibrated_prediction
+from stages.parts.students.prediction import CalibratedPrediction, calibrated_prediction
 from stages.parts.task.student_file import STUDENT, StudentFile, read_student_file
 from stages.parts.task.text import normalized
 
-CALIBRATION, CARD = "calibration.json", "README.md"  # what an exported folder holds besides the student's own files
-
-
-class LocalModel(Protocol):
-    """Texts in, the labels' probabilities [N, K] out."""
-
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray: ...
-
-
-HELD_OUT = {"encoder": paths.ENCODER_HELD_OUT, "linear": paths.LINEAR_HELD_OUT}
-FOLDERS = {
-    "encoder": (paths.ENCODER, paths.ENCODER_CALIBRATION),
-    "linear": (paths.LINEAR, paths.LINEAR_CALIBRATION),
-}
-MODELS: dict[str, Callable[[Path, Sequence[str]], LocalModel]] = {"encoder": EncoderStudent, "linear": LinearStudent}
+CALIBRATION = "calibration.json"
+MODELS: dict[str, Callable[[Path, Sequence[str]], TextModel]] = {"encoder": EncoderStudent, "linear": LinearStudent}
 
 
 class LocalClassifier:
     """A QueryClassifier: predictions are computed in threads, one query each, so that the event loop stays free."""
 
-    def __init__(self, student: StudentFile, model: LocalModel, calibration: StudentCalibration) -> None:
+    def __init__(self, student: StudentFile, model: TextModel, calibration: StudentCalibration) -> None:
         self.student = student
         self.calibration = calibration
         self.local = model
@@ -83,24 +68,28 @@ class LocalClassifier:
         ]
 
 
-def student_sha256(folder: Path) -> str:
-    """Return the hash of a student's own files."""
-    return folder_sha256(folder, but=(CALIBRATION, CARD))
+def beside(folder: Path, what: str) -> Path:
+    """Return the path of a file that belongs to a student's folder: models/encoder_WHAT of models/encoder."""
+    return folder.with_name(f"{folder.name}_{what}")
 
 
-def load_local(folder: Path, calibration: Path | None = None) -> LocalClassifier:
-    """Load a student's folder with the `calibration` of its confidence, by default the one inside; raises UserError if
-    a file is missing, or they do not belong together.
+def load_local(folder: Path) -> LocalClassifier:
+    """Load a student's folder with the calibration in it, or beside it; raises UserError if a file is missing, or they
+    do not belong together.
     """
     if not (folder / STUDENT).is_file():
-        raise UserError(f"{folder} holds no {STUDENT}: name a student's folder, such as models/export/encoder")
+        raise UserError(f"{folder} holds no {STUDENT}: name a student's folder, such as {paths.ENCODER}")
     student = read_student_file(folder)
     if student is None:
         raise UserError(f"{folder} holds no student: the run that wrote it had none of this kind")
-    file = calibration or folder / CALIBRATION
+    file = folder / CALIBRATION
+    if not file.is_file():
+        file = beside(folder, CALIBRATION)
     found = load_calibration(file, StudentCalibration)
-    if found.student_sha256 != student_sha256(folder):
-        raise UserError(f"{file} is of another student than {folder}: run `dvc repro calibrate`, or export it again")
+    if found.student_sha256 != folder_sha256(folder, but=(CALIBRATION,)):
+        raise UserError(
+            f"{file} is of another student than {folder}: run `dvc repro calibrate`, or copy both from one run"
+        )
     return LocalClassifier(student, MODELS[student.kind](folder, student.labels), found)
 
 
@@ -123,9 +112,9 @@ def local_student(params: Params, folder: Path | None) -> LocalClassifier | None
     if folder:
         return load_local(folder)
     contender = chosen_contender(params)
-    return None if contender == "decoder" else load_local(*FOLDERS[contender])
+    return None if contender == "decoder" else load_local(IN_PROCESS[contender][0])
 
 
-def held_out_file(classifier: QueryClassifier) -> Path:
-    """Return the run's file of predictions that a student's confidence was calibrated on."""
-    return HELD_OUT[classifier.student.kind] if isinstance(classifier, LocalClassifier) else paths.HELD_OUT
+def held_out_file(contender: Contender) -> Path:
+    """Return the run's file of predictions that a contender's confidence was calibrated on."""
+    return paths.HELD_OUT if contender == "decoder" else IN_PROCESS[contender][1]

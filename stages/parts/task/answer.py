@@ -45,9 +45,7 @@ def value_start(answer: str) -> int:
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """The answers that an engine may give behind the opening: one of `choices`, or, where there are none, what `regex`
-    matches.
-    """
+    """The answers that an engine may give after the opening: one of `choices`, or a match of `regex` if it has none."""
 
     choices: tuple[str, ...] = ()
     regex: str = ""

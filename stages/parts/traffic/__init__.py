@@ -3,7 +3,7 @@
 - __main__.py: export, import and purge
 - relabel.py: which rows the teacher is queried for again after a change of labels
 - rows.py: served queries as rows for the next run
-- shadow.py: a second student beside the served one, and how both compare
+- shadow.py: the served student compared with its shadow
 - shadow_rows.py: live queries that two students have predicted
 - store.py: served queries and their answers as rows, in SQLite, and what the teacher cost each day
 - escalation.py: queries to the teacher, within a time limit, with a circuit breaker

@@ -14,7 +14,7 @@ from pathlib import Path
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import load_params
-from stages.parts.run.paths import HELD_OUT, TRAFFIC
+from stages.parts.run.paths import TRAFFIC
 from stages.parts.traffic.rows import add_served, logged_rows, stored_rows
 from stages.parts.traffic.store import DAY_S, TrafficStore
 
@@ -62,14 +62,16 @@ def main() -> None:
             print(f"the teacher is queried again for {found.again} of {found.rows} pool rows; new labels: {added}")
             return
         if given.command == "compare":
-            from stages.parts.traffic.shadow import beside, compared_live, compared_on_gold  # onnxruntime
+            from stages.parts.students.local import beside, chosen_contender, held_out_file  # onnxruntime
+            from stages.parts.traffic.shadow import compared_live, compared_on_gold
 
-            shadow = load_params().serve.shadow
+            params = load_params()
+            shadow = params.serve.shadow
             if not shadow:
                 raise UserError("no student to compare with: set serve.shadow to its folder, and serve.keep to all")
             with open_store() as store:
                 print(compared_live(store.shadowed()))
-            print(compared_on_gold(HELD_OUT, beside(Path(shadow), "held_out.jsonl")))
+            print(compared_on_gold(held_out_file(chosen_contender(params)), beside(Path(shadow), "held_out.jsonl")))
             return
         columns = load_params().raw
         if given.command == "export":

@@ -1,56 +1,10 @@
-"""A second student beside the served one: it predicts the same queries, and nobody gets its answers.
-
-`python -m stages.parts.traffic compare` compares both on the stored queries and on gold rows.
-"""
+"""The served student compared with its shadow, on stored queries and on gold rows."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from stages.parts.encoder.student import read_student
-from stages.parts.numbers.calibration import StudentCalibration, calibrated, load_calibration
-from stages.parts.numbers.held_out import TextModel
-from stages.parts.run.errors import UserError
-from stages.parts.run.files import folder_sha256, iter_jsonl
-from stages.parts.students.linear import read_linear
-from stages.parts.task.student_file import read_student_file
-from stages.parts.traffic.shadow_rows import ShadowAnswer, ShadowedRow
-
-
-class Shadow:
-    """An encoder or linear student in a folder, with its calibration beside: FOLDER_calibration.json.
-
-    Raises UserError if one of them is missing, or they do not belong together.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        found = read_student_file(folder)
-        if not found:
-            raise UserError(f"{folder} holds no student that runs in this process: set serve.shadow to another folder")
-        calibration = beside(folder, "calibration.json")
-        self.calibration = load_calibration(calibration, StudentCalibration)
-        if self.calibration.student_sha256 != folder_sha256(folder):
-            raise UserError(f"{calibration} is of another student than {folder}: copy both from one run")
-        self.name = found.name
-        student: TextModel | None = read_student(folder) if found.kind == "encoder" else read_linear(folder)
-        assert student, "student.json names one"
-        self.student = student
-
-    def predict(self, text: str) -> ShadowAnswer:
-        """Return the calibrated prediction of a text; takes milliseconds."""
-        [shares] = self.student.probabilities([text])
-        likely = zip(self.student.labels, map(float, shares), strict=True)
-        return calibrated_answer(dict(likely), self.calibration)
-
-
-def beside(folder: Path, what: str) -> Path:
-    """Return the path of a file that belongs to a student's folder: models/encoder_WHAT of models/encoder."""
-    return folder.with_name(f"{folder.name}_{what}")
-
-
-def calibrated_answer(probabilities: dict[str, float], calibration: Any) -> ShadowAnswer:
-    label, confidence = next(iter(calibrated(probabilities, calibration.temperature).items()), ("", 0.0))
-    return ShadowAnswer(label, calibration.threshold is not None and confidence >= calibration.threshold)
+from stages.parts.run.files import iter_jsonl
+from stages.parts.traffic.shadow_rows import ShadowedRow
 
 
 def share(values: Iterable[bool]) -> str:

@@ -1,6 +1,9 @@
 """Live queries that two students have predicted."""
 
 from dataclasses import dataclass
+from typing import Self
+
+from stages.parts.students.prediction import CalibratedPrediction
 
 
 @dataclass(frozen=True)
@@ -9,6 +12,11 @@ class ShadowAnswer:
 
     label: str
     answers: bool
+
+    @classmethod
+    def of(cls, prediction: CalibratedPrediction) -> Self:
+        """Return what a prediction says."""
+        return cls(prediction.label, not prediction.abstained)
 
 
 @dataclass(frozen=True)

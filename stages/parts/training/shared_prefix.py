@@ -19,9 +19,8 @@ from transformers.integrations.sdpa_attention import repeat_kv
 
 SHARED_PREFIX = "shared_prefix"
 IGNORED = -100  # a label that carries no loss
-PrefixAndSuffixes = tuple[
-    torch.Tensor, torch.Tensor
-]  # a prefix's states [1, H_kv, P, D] and its suffixes' [H_kv, B, S, D]
+# A prefix's states [1, H_kv, P, D] and its suffixes' [H_kv, B, S, D].
+PrefixAndSuffixes = tuple[torch.Tensor, torch.Tensor]
 
 
 def first_learned(row: Mapping[str, Any]) -> int:
