@@ -129,7 +129,7 @@ def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
         verdict = f"Serve the {name}: the decoder is not shown to be better."
     sentences = [verdict, accuracies]
     if less["low"] <= 0:
-        sentences.append(f"`make serve` serves it if `serve.model` is `{model}`, or `auto` and dev rows agree.")
+        sentences.append(f"To serve it: python -m serve --model {model}")
     teacher = next((row for row in rows if row["arm"] == "teacher"), None)
     if teacher and teacher["less"]:
         less = teacher["less"]
