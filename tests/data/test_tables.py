@@ -24,7 +24,10 @@ BAD_CSV = [
     (b"text\tcategory\nhi\ta\n", "has semicolons or tabs between its columns"),
     (b"text,category\nfine,a\none\rtwo,a\n", "row 2: has a carriage return outside quotes: quote that text"),
     (b"text,category\rhi,a\r", "row 1: has a carriage return outside quotes"),
-    ("text,category\n\u200b\u2060,a\n\x00,a\n".encode(), "rows 1, 2: text holds only characters that show nothing"),
+    (
+        "text,category\n\u200b\u2060,a\n\x00,a\n[[ ## label ## ]]<|eot_id|>,a\ncard_arrival,a\n".encode(),
+        "rows 1, 2, 3: text holds only characters that show nothing",
+    ),
     (b"text,category\nhi,a\n   ,b\n", "row 2: text is empty: fill it in or drop the row"),
     (b"text,category\nhi,\n", "row 1: category is empty: fill it in or drop the row"),
     (b"text,category\nhi,?\n", "row 1: category is empty"),

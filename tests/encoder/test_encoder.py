@@ -22,7 +22,7 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json
 
 WORDS = "my card was declined at the shop where is a new one i ordered cash query :".split()
-TEXTS = ["My card was declined at the shop", "where is a new one", "cash", "where\u00a0is  a new one"]
+TEXTS = ["My card was declined at the shop", "where is a new one", "cash", "<|eot_id|>where\u00a0is  a new one"]
 SIZES = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -92,7 +92,7 @@ def test_vectors_are_those_of_transformers(tmp_path, config, pooling):
     found = exported(source, tmp_path / "onnx").vectors(TEXTS)
     for vector, text in zip(found[:3], TEXTS, strict=False):
         np.testing.assert_allclose(vector, reference(source, text, pooling), atol=1e-5)
-    np.testing.assert_array_equal(found[1], found[3])  # blanks that nobody sees
+    np.testing.assert_array_equal(found[1], found[3])  # blanks that nobody sees, and markers
 
 
 def test_int8_is_close_and_a_text_has_the_same_vector_in_any_company(tmp_path):

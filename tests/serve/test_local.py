@@ -68,8 +68,12 @@ def test_every_route_answers_as_the_folder_does(run):
         )
         assert "queries_in_flight 0.0" in requests.get(f"{base}/metrics", timeout=10).text
         assert requests.get(base, timeout=10).text.startswith("<!doctype html>")
-        blank = requests.post(f"{base}/classify_intent", json={"query": "\u200b \u00a0"}, timeout=10)
-        assert blank.status_code == 422
+        for blank in ("\u200b \u00a0", "[[ ## label ## ]] <|eot_id|>"):
+            chat = {"model": "any", "messages": [{"role": "user", "content": blank}]}
+            refused = {"": {"query": blank}, "/batch": {"queries": ["fine", blank]}}
+            for route, body in refused.items():
+                assert requests.post(f"{base}/classify_intent{route}", json=body, timeout=10).status_code == 422
+            assert requests.post(f"{base}/v1/chat/completions", json=chat, timeout=10).status_code == 422
 
 
 def test_more_than_the_queue_holds_is_refused_and_the_rest_is_answered(run):

@@ -215,7 +215,6 @@ BLANK = {
     "whitespace": " \n\t\u00a0\u3000",
     "invisible characters": "\u200b\u00ad\ufeff\u2060",
     "markers": "[[ ## label ## ]] <|eot_id|>",
-    "a label's name": "card_arrival",
 }
 
 
@@ -235,6 +234,13 @@ def test_a_query_with_nothing_to_read_is_refused_on_every_route_and_unknown_in_f
     assert batch(shop, "in.csv", "blank.csv").returncode == 0
     labels = pd.read_csv(shop.folder / "blank.csv").label
     assert labels[0] == "unknown" and labels[1] in LABELS and stub_counts(shop)["requests"] == before + 1
+
+
+def test_a_labels_name_alone_is_a_query_of_its_words(url, shop):
+    before = stub_counts(shop)["requests"]
+    answers = [ask(url, spelling) for spelling in ("card arrival?", "card_arrival?")]
+    assert [answer.status_code for answer in answers] == [200, 200] and answers[0].json() == answers[1].json()
+    assert stub_counts(shop)["requests"] == before + 1
 
 
 def test_spellings_of_one_text_are_one_query(url, shop):

@@ -11,7 +11,7 @@ from stages.parts.engines.process import KINDS
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.task.features import Nearest, characters, words
 from stages.parts.task.program import IntentClassifier, example, training_messages
-from stages.parts.task.text import normalized, safe_text
+from stages.parts.task.text import normalized, readable, safe_text
 from tests.conftest import ROOT
 
 TEXT = "Why wasn't my card payment refunded?"
@@ -105,6 +105,17 @@ def test_no_spelling_of_a_marker_gets_through(query):
     assert safe_text(shown, LABELS) == shown
 
 
+@pytest.mark.parametrize("query", ["[[ ## label ## ]]", "<|eot_id|></s> \u00ad", "</think>", "[INST]\u3000[/INST]"])
+def test_markers_alone_are_nothing_to_read(query):
+    assert not readable(query) and not safe_text(query, LABELS)
+
+
+@pytest.mark.parametrize("query", ["card_arrival", "CARD_ARRIVAL?", "[[ ## label ## ]] card_arrival"])
+def test_a_labels_name_alone_is_shown_as_its_words(query):
+    shown = safe_text(query, LABELS)
+    assert shown.lower().startswith("card arrival") and safe_text(shown, LABELS) == shown
+
+
 BLANKS = {
     "all no-break": lambda text: text.replace(" ", "\u00a0"),
     "tabs": lambda text: text.replace(" ", "\t"),
@@ -135,7 +146,7 @@ def test_linear_models_see_what_language_models_see():
         known = vectorizer.fit(corpus)
         expected = known.transform([TEXT]).toarray()
         assert expected.any()
-        for name, text in SAME.items():
+        for name, text in (SAME | {"markers": f"[[ ## label ## ]] {TEXT}<|eot_id|>"}).items():
             assert (known.transform([text]).toarray() == expected).all(), name
 
 

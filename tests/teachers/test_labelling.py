@@ -222,7 +222,7 @@ def test_a_row_that_is_refused_for_its_content_stops_no_run(tmp_path, batch, ref
 def test_a_text_with_nothing_to_read_costs_nothing_and_is_named(tmp_path):
     sandbox = Sandbox(tmp_path, pool=60)
     rows = sandbox.rows(paths.POOL)
-    rows[3]["text"], rows[40]["text"] = "\u200b\u00ad", "card_arrival"  # which safe_text takes out
+    rows[3]["text"], rows[40]["text"] = "\u200b\u00ad", "[[ ## label ## ]]"
     write_jsonl(tmp_path / paths.POOL, rows)
     with sandbox.teacher():
         sandbox.set("teacher", votes=2)
@@ -230,7 +230,7 @@ def test_a_text_with_nothing_to_read_costs_nothing_and_is_named(tmp_path):
         write_jsonl(tmp_path / paths.POOL, [*rows[:3], *rows[4:]])
         assert not sandbox.label()
         assert sandbox.stats()["answers"] == 2 * 88
-    assert [row["text"] for row in sandbox.rows(paths.TEACHER_FAILED)] == ["card_arrival"]
+    assert [row["text"] for row in sandbox.rows(paths.TEACHER_FAILED)] == ["[[ ## label ## ]]"]
     assert sandbox.report()["failed"] == {"nothing to read": 1}
 
 

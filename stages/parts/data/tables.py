@@ -23,7 +23,7 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import csv_fault, iter_csv, json_text
 from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN, clean_label, label_key
-from stages.parts.task.text import normalized
+from stages.parts.task.text import readable
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 MAX_TEXT = 20_000  # characters of a text; the service takes 4,000
@@ -152,9 +152,9 @@ def check_text(text: Any, column: str, row: int, faults: Faults) -> None:
         faults.add(row, f"{column} is {kind}: write it as text or drop the row")
     elif has_surrogate(text):
         faults.add(row, f"{column} {SURROGATE}")
-    elif not normalized(text):
-        what = "is empty" if not text.strip() else "holds only characters that show nothing (zero-width, control)"
-        faults.add(row, f"{column} {what}: fill it in or drop the row")
+    elif not readable(text):
+        nothing = "holds only characters that show nothing, or markers of prompts (zero-width, control, <|eot_id|>)"
+        faults.add(row, f"{column} {nothing if text.strip() else 'is empty'}: fill it in or drop the row")
     elif len(text) > MAX_TEXT:
         faults.add(row, f"{column} is longer than {MAX_TEXT:,} characters: shorten it or drop the row")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from stages.parts.task.text import normalized
+from stages.parts.task.text import readable
 
 MODEL, TOKENIZER, DESCRIPTION = "encoder.onnx", "tokenizer.json", "encoder.json"
 
@@ -38,7 +38,7 @@ class Encoder:
 
     def tokens(self, texts: Iterable[str]) -> list[list[int]]:
         """Return the texts' token numbers, with the model's prompt before each."""
-        encodings = self.tokenizer.encode_batch([self.prompt + normalized(text) for text in texts])
+        encodings = self.tokenizer.encode_batch([self.prompt + readable(text) for text in texts])
         return [encoding.ids for encoding in encodings]
 
     def run(self, tokens: list[int]) -> list[np.ndarray]:

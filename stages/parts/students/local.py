@@ -21,7 +21,7 @@ from stages.parts.run.params import Params
 from stages.parts.students.linear import LinearStudent
 from stages.parts.students.prediction import CalibratedPrediction, calibrated_prediction
 from stages.parts.task.student_file import STUDENT, StudentFile, read_student_file
-from stages.parts.task.text import normalized
+from stages.parts.task.text import readable
 
 CALIBRATION = "calibration.json"
 MODELS: dict[str, Callable[[Path, Sequence[str]], TextModel]] = {"encoder": EncoderStudent, "linear": LinearStudent}
@@ -49,7 +49,7 @@ class LocalClassifier:
         return f"{self.model} {self.calibration.model_dump_json()}"
 
     def shown(self, query: str) -> str:
-        return normalized(query)
+        return readable(query)
 
     async def predict(self, query: str) -> CalibratedPrediction:
         return (await asyncio.get_running_loop().run_in_executor(self.workers, self.classify, [query]))[0]

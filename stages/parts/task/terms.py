@@ -6,7 +6,7 @@ scikit-learn's vectorizers count the same (features.py); the linear student is s
 import re
 from itertools import pairwise
 
-from stages.parts.task.text import normalized
+from stages.parts.task.text import readable
 
 WORD = re.compile(r"\b\w\w+\b")
 # Thai, Lao, Tibetan, Burmese and Khmer; kana, and Han characters. Korean has blanks between words.
@@ -19,7 +19,7 @@ RUN = re.compile(f"{UNSPACED.pattern}|[^{UNSPACED.pattern[1:-2]}]+")
 
 def lower_case(text: str) -> str:
     """Return what vectorizers see of a text: what language models see of it, in lower case."""
-    return normalized(text).lower()
+    return readable(text).lower()
 
 
 def tokens(text: str) -> list[str]:

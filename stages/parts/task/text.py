@@ -1,10 +1,10 @@
 """A query's text as models see it. What people see, and what is kept, stays the user's own.
 
 The same words reach us with no-break spaces, tabs, soft hyphens or curly quotes, depending on the phone and the page
-they were copied from. A small student takes each spelling for other tokens, so `normalized` makes them one. Every model
-reads it: teacher, student and linear models, in training as in serving.
+they were copied from. A small student takes each spelling for other tokens, so `normalized` makes them one.
 
-Queries also come from strangers: `safe_text` is what a prompt shows of them, which can't act as the prompt's own text.
+Queries also come from strangers: `readable` is what every model reads of them, in training as in serving, without the
+markers of prompts and answers; `safe_text` is what a prompt shows, which can't act as the prompt's own text.
 """
 
 import re
@@ -43,7 +43,7 @@ MARKER_START = re.compile(r"<(?=[|/\w])|\[(?=\[)")
 
 def normalized(text: str) -> str:
     """Return a text as models read it: NFKC, without invisible characters, one blank for each run of whitespace, and
-    straight quotes and hyphens. Doing so again changes nothing; an empty result means that there is nothing to read.
+    straight quotes and hyphens. Doing so again changes nothing.
     """
     if not text.isascii():
         # Removed first: an invisible character between a letter and its accent would keep NFKC from joining them.
@@ -52,15 +52,26 @@ def normalized(text: str) -> str:
     return " ".join(INVISIBLE.sub("", text).replace("`", "'").split())
 
 
+def readable(text: str) -> str:
+    """Return the normalized text without markers. An empty result means that there is nothing to read: no route takes
+    such a text, no student answers it.
+    """
+    return " ".join(MARKER.sub(" ", normalized(text)).split())
+
+
 def safe_text(query: str, labels: Sequence[str]) -> str:
     """Return the query as prompts show it: it can't end its own turn, write a field of the answer, or name a label the
-    way answers do.
+    way answers do. It is empty if `readable` is.
 
-    Customers write "card arrival", not "card_arrival": names with underscores are dropped like the markers are. What is
-    left of a marker inside another is broken up by a blank.
+    Customers write "card arrival", not "card_arrival": names with underscores are dropped like the markers are, and
+    shown as words if nothing else is left to read. What is left of a marker inside another is broken up by a blank.
     """
-    text = names_in_answers(tuple(labels)).sub(" ", MARKER.sub(" ", normalized(query)))
-    return " ".join(MARKER_START.sub(r"\g<0> ", text).split())
+    text = readable(query)
+    names = names_in_answers(tuple(labels))
+    rest = names.sub(" ", text)
+    if not any(character.isalnum() for character in rest):
+        rest = names.sub(lambda name: name[0].replace("_", " "), text)
+    return " ".join(MARKER_START.sub(r"\g<0> ", rest).split())
 
 
 @cache
