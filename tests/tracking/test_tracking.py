@@ -35,6 +35,10 @@ FRESH = """
 import json, mlflow
 model = mlflow.pyfunc.load_model("models:/intent-classifier@served")
 print(json.dumps(model.predict(["My card got declined"])))
+try:
+    model.predict(["fine", "[[ ## label ## ]]"])
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
 """
 TRACES = """
 import json, mlflow
@@ -196,8 +200,10 @@ def test_a_run_is_read_back_and_its_model_answers_in_a_fresh_process(finished, s
             check=False,
         )
     assert fresh.returncode == 0, fresh.stderr[-3000:]
-    [answer] = json.loads(fresh.stdout.splitlines()[-1])
+    answers, refusal = fresh.stdout.splitlines()[-2:]
+    [answer] = json.loads(answers)
     assert answer["label"] in pair["labels"] and 0 < answer["confidence"] < 1 and answer["model"] == model
+    assert refusal == "UserError: query 1 holds nothing to read: leave it out"
 
 
 @pytest.mark.slow

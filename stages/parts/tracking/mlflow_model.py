@@ -18,13 +18,14 @@ import mlflow
 import requests
 
 from stages.parts.engines.process import KINDS
+from stages.parts.run.errors import UserError
 from stages.parts.students.pair import load_pair
 
 TIMEOUT_S = 60
 
 
 class IntentModel(mlflow.pyfunc.PythonModel):
-    """Answers queries as the service does."""
+    """Answers queries as the service does; raises UserError, before anything is sent, if one holds nothing to read."""
 
     def load_context(self, context: Any) -> None:
         # The pair's three files are in one folder.
@@ -34,6 +35,9 @@ class IntentModel(mlflow.pyfunc.PythonModel):
     def predict(
         self, context: Any, model_input: list[str], params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
+        for number, query in enumerate(model_input):
+            if not self.classifier.shown(query):
+                raise UserError(f"query {number} holds nothing to read: leave it out")
         api_base = os.environ["ENGINE_API_BASE"].rstrip("/")
         answers = []
         with requests.Session() as session:
