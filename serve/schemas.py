@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from stages.parts.students.prediction import CalibratedPrediction, RunnerUp
+from stages.parts.students.prediction import Abstention, CalibratedPrediction, RunnerUp
 
 MAX_QUERY = 4000  # characters
 MAX_BATCH = 256  # queries
@@ -25,13 +25,13 @@ class Classification(BaseModel):
     """The answer to a query, by the student unless `answered_by` says otherwise. `confidence` is calibrated: of many
     answers at 0.8, 80 % are right.
 
-    With `abstained`, the confidence is below the threshold that the wanted precision needs, and `label` is the best
-    guess; it is "unknown" if the completion named no label.
+    `abstained` is "unsure" if the confidence is below the threshold that the wanted precision needs. Then `label` is
+    the best guess, or "unknown" if the completion named no label.
     """
 
     label: str = Field(examples=["declined_card_payment"])
     confidence: float = Field(ge=0, le=1)
-    abstained: bool
+    abstained: Abstention | None = Field(description="why the label is no more than a guess; null for an answer")
     runners_up: list[RunnerUp] = Field(description="the next most likely labels, most likely first")
     reasoning: str | None = Field(description="the student's reasons, if the program asks for them")
     model: str = Field(description="the weights, by name and hash")

@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serve.answer_cache import AnswerCache
 from serve.backend import Backend
 from stages.parts.engines.errors import EngineError, QueryRefused
-from stages.parts.students.prediction import CalibratedPrediction, QueryClassifier
+from stages.parts.students.prediction import Abstention, CalibratedPrediction, QueryClassifier
 from stages.parts.task.labels import UNKNOWN
 
 if TYPE_CHECKING:  # it imports the teachers' rooms: most of a second that a service without them does not wait
@@ -67,7 +67,9 @@ class ServiceMetrics:
         self.answers = Counter("answers_total", "Answers by where they came from", ["source"], registry=self.registry)
         for source in ("engine", "in_flight", "cache"):
             self.answers.labels(source)
-        self.abstentions = Counter("abstentions_total", "Queries answered below the threshold", registry=self.registry)
+        self.abstentions = Counter("abstentions_total", "Queries without an answer", ["why"], registry=self.registry)
+        for why in get_args(Abstention):
+            self.abstentions.labels(why)
         self.parse_failures = Counter(
             "parse_failures_total", "Answers of the model that named no label", registry=self.registry
         )
@@ -145,7 +147,7 @@ class Service:
         self.metrics.answers.labels(source).inc()
         self.metrics.labels.labels(prediction.label).inc()
         if prediction.abstained:
-            self.metrics.abstentions.inc()
+            self.metrics.abstentions.labels(prediction.abstained).inc()
         return prediction
 
     async def query_engine(self, query: str) -> CalibratedPrediction:

@@ -154,7 +154,7 @@ class Traffic:
         return answer
 
     def keeps(self, prediction: CalibratedPrediction) -> bool:
-        return self.settings.keep == "all" or (self.settings.keep == "doubtful" and prediction.abstained)
+        return self.settings.keep == "all" or (self.settings.keep == "doubtful" and prediction.abstained is not None)
 
     async def escalate(self, query: str, prediction: CalibratedPrediction) -> CalibratedPrediction:
         """Return the teacher's answer, or the student's abstention if the teacher gives none."""
@@ -167,7 +167,7 @@ class Traffic:
                 prediction,
                 label=found.label,
                 confidence=prediction.confidence if found.confidence is None else found.confidence,
-                abstained=False,
+                abstained=None,
                 answered_by="teacher",
                 price_usd=found.dollars,
             )
@@ -193,7 +193,7 @@ class Traffic:
             text=query,
             label=answer.label,
             confidence=answer.confidence,
-            abstained="unsure" if answer.abstained else None,
+            abstained=answer.abstained,
             answered_by=answer.answered_by,
             model=answer.model,
             teacher_label=answer.label if by_teacher else None,

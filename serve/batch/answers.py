@@ -16,7 +16,7 @@ MAX_IN_FLIGHT = 256  # rows at the engine, of each process
 PATIENCE = 20  # times serve.timeout_s is how long an answer may take: all rows in flight wait for each other
 ATTEMPTS = 3  # for a request: the engine is near, and an operator waits
 CHANCES = 3  # for a row that fails while others are answered: the engine may have died and come back in between
-NO_LABEL = {"label": UNKNOWN, "confidence": 0.0, "abstained": True, "reasoning": None}
+NO_LABEL = {"label": UNKNOWN, "confidence": 0.0, "abstained": "unsure", "reasoning": None}
 
 
 def unlabelled(reason: str) -> dict[str, Any]:

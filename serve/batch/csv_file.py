@@ -108,4 +108,4 @@ def classify_csv(source: Path, to: Path, column: str) -> None:
         answered = pd.concat([rows, found], axis=1)
         write_csv(to, answered.columns, answered.itertuples(index=False))
         store.remove()
-    print(f"{len(rows)} rows in {to}, {sum(answer['abstained'] for answer in answers)} of them abstained")
+    print(f"{len(rows)} rows in {to}, {sum(bool(answer['abstained']) for answer in answers)} of them abstained")

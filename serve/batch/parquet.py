@@ -24,7 +24,7 @@ ANSWER = pa.schema(
     {
         "label": pa.string(),
         "confidence": pa.float64(),
-        "abstained": pa.bool_(),
+        "abstained": pa.string(),
         "reasoning": pa.string(),
         "failure": pa.string(),
     }

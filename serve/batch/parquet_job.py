@@ -105,7 +105,7 @@ async def write_answers(
         def add(_: str | None, answer: dict[str, Any]) -> None:
             nonlocal rows, abstained
             rows += 1
-            abstained += answer["abstained"]
+            abstained += bool(answer["abstained"])
             if answer["failure"]:
                 failures[answer["failure"].partition(":")[0]] += 1
             answered.add(answer)

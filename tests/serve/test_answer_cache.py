@@ -12,7 +12,7 @@ from stages.parts.students.prediction import CalibratedPrediction
 
 
 def prediction(label: str) -> CalibratedPrediction:
-    return CalibratedPrediction(label, 0.5, abstained=False, runners_up=[], reasoning=None, model="m")
+    return CalibratedPrediction(label, 0.5, abstained=None, runners_up=[], reasoning=None, model="m")
 
 
 class Engine:

@@ -10,7 +10,7 @@ import pytest
 from serve.batch.parquet import AnsweredFile, find_files, open_file, printable, read_summary
 from stages.parts.run.errors import UserError
 
-ANSWER = {"label": "x", "confidence": 0.5, "abstained": False, "reasoning": None, "failure": None}
+ANSWER = {"label": "x", "confidence": 0.5, "abstained": None, "reasoning": None, "failure": None}
 
 
 def write(path: Path, **columns: object) -> Path:

@@ -95,7 +95,7 @@ def test_the_engine_gets_what_the_dspy_program_would_send_to_the_byte(tmp_path, 
                     prediction.label,
                     pytest.approx(prediction.confidence),
                 )
-                assert answer["abstained"] and (answer["reasoning"] or "") == prediction.reasoning
+                assert answer["abstained"] == "unsure" and (answer["reasoning"] or "") == prediction.reasoning
 
 
 def test_a_batch_keeps_its_order_and_a_failure_fails_it_as_a_whole(url):
@@ -551,7 +551,7 @@ def test_a_batch_file_keeps_rows_columns_and_order(shop):
     found = pd.read_csv(shop.folder / "out.csv", dtype=str, keep_default_na=False)
     assert list(found.columns) == ["id", "query", "note", "label", "confidence", "abstained"]
     assert found[["id", "query", "note"]].to_dict("records")[:600] == rows
-    assert set(found.label[:600]) == set(LABELS) and found.label[600] == "unknown" and found.abstained[600] == "True"
+    assert set(found.label[:600]) == set(LABELS) and found.label[600] == "unknown" and found.abstained[600] == "unsure"
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from stages.parts.numbers.calibration import Calibration, calibrated
 from stages.parts.task.labels import UNKNOWN
 
 RUNNERS_UP = 3
+Abstention = Literal["unsure", "out_of_scope"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,13 @@ class RunnerUp:
 @dataclass(frozen=True)
 class CalibratedPrediction:
     """What a student says of a query: the label, or UNKNOWN where a completion names none; its calibrated probability;
-    whether that is below the threshold; the next most likely labels; the reasoning, where a program asks for one; the
-    weights, by name and hash; the completion's tokens.
+    why that is no answer, None for an answer; the next most likely labels; the reasoning, where a program asks for one;
+    the weights, by name and hash; the completion's tokens.
     """
 
     label: str
     confidence: float
-    abstained: bool
+    abstained: Abstention | None
     runners_up: list[RunnerUp]
     reasoning: str | None
     model: str
@@ -47,11 +48,12 @@ def calibrated_prediction(
     likely = calibrated(probabilities, calibration.temperature)
     confidence = likely.get(label, 0.0)
     threshold = calibration.threshold
+    unsure = label == UNKNOWN or threshold is None or confidence < threshold
     others = [other for other in likely if other != label][:RUNNERS_UP]
     return CalibratedPrediction(
         label=label,
         confidence=confidence,
-        abstained=label == UNKNOWN or threshold is None or confidence < threshold,
+        abstained="unsure" if unsure else None,
         runners_up=[RunnerUp(other, likely[other]) for other in others],
         reasoning=None,
         model=model,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from stages.parts.run.answer_store import file_error
+from stages.parts.students.prediction import Abstention
 from stages.parts.traffic.shadow_rows import ShadowAnswer, ShadowedRow
 
 AnsweredBy = Literal["student", "teacher"]
@@ -57,7 +58,7 @@ class ServedRow:
     text: str
     label: str
     confidence: float
-    abstained: str | None
+    abstained: Abstention | None
     answered_by: AnsweredBy
     model: str
     teacher_label: str | None = None
