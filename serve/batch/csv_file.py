@@ -30,8 +30,8 @@ def read_rows(path: Path, column: str) -> pd.DataFrame:
     read: list[list[str]] = []
     try:
         header, *read = iter_csv(path)
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: name a CSV file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from None
     except csv.Error as error:

@@ -4,7 +4,6 @@ time.
 
 import json
 import os
-import stat
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.parts.run.errors import UserError
+from stages.parts.run.files import open_bytes
 
 SUFFIXES = (".parquet", ".parq", ".pq")  # in any case
 ROWS_AT_ONCE = 20_000
@@ -62,11 +62,9 @@ def printable(text: str) -> str:
 def open_file(path: Path, column: str) -> Iterator[pq.ParquetFile]:
     """Open a file whose `column` holds texts; raises UserError if it can't be classified."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path} is not a file")  # opening a pipe would wait for ever
-        source = path.open("rb")  # Arrow itself opens names in UTF-8 only
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from None
+        source = open_bytes(path)  # Arrow itself opens names in UTF-8 only
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
     with source:
         try:
             file = pq.ParquetFile(source)

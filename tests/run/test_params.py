@@ -124,7 +124,7 @@ def test_a_file_that_is_no_yaml_is_one_clear_line(tmp_path, content):
     with pytest.raises(UserError) as caught:
         load_params(tmp_path / "params.yaml")
     assert "params.yaml" in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="can't be read: Is a directory"):
+    with pytest.raises(UserError, match="is a folder"):
         load_params(tmp_path)
 
 

@@ -68,9 +68,9 @@ def odd_file(folder: Path, kind: str) -> Path:
     ("kind", "says"),
     [
         ("two columns", "has 2 columns 'text'"),
-        ("a pipe", "is not a file"),
-        ("a folder", "is not a file"),
-        ("a broken link", "can't be read: No such file"),
+        ("a pipe", "is a pipe or a device"),
+        ("a folder", "is a folder"),
+        ("a broken link", "does not exist"),
         ("empty", "is not Parquet"),
         ("cut", "is not Parquet"),
         ("numbers", "column 'text' holds int64, not strings"),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stages.parts.data.tables import Faults
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import csv_fault, csv_line, iter_csv, whole_file
+from stages.parts.run.files import csv_fault, csv_line, iter_csv, open_text, whole_file
 from stages.parts.task.labels import clean_label
 
 
@@ -40,7 +40,7 @@ def read_decisions(path: Path, labels: Sequence[str]) -> dict[str, Decision]:
 
     Only the columns `id` and `label` are needed, so that a row is quickly written by hand.
     """
-    if not path.is_file():
+    if not path.exists():
         return {}
     faults, decisions, number = Faults(path), {}, 0
     rows = iter_csv(path)
@@ -105,7 +105,10 @@ def rewrite(path: Path, change: Callable[[str], str]) -> None:
     """Replace the file's text, of UTF-8 with its line ends as they are, by what `change` makes of it."""
     with locked(path.parent):
         try:
-            text = path.read_bytes().decode() if path.exists() else ""
+            with open_text(path) as file:
+                text = file.read()
+        except FileNotFoundError:
+            text = ""
         except UnicodeDecodeError:
             raise UserError(f"{path} is not UTF-8: save it as CSV UTF-8") from None
         changed = change(text)

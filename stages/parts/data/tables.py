@@ -20,7 +20,7 @@ import pyarrow.parquet
 
 from stages.parts.data.rows import EXTRA_PREFIX
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import csv_fault, iter_csv, json_text
+from stages.parts.run.files import csv_fault, iter_csv, json_text, open_bytes, open_text
 from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN, clean_label, label_key
 from stages.parts.task.text import readable
@@ -215,14 +215,10 @@ def records(path: Path, faults: Faults) -> Iterator[tuple[int, Record]]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: check raw.folder, raw.train and raw.test") from None
     except UnicodeDecodeError:
-        with path.open("rb") as file:
+        with open_bytes(path) as file:
             for number, line in enumerate(file, start=1):
                 if not is_utf8(line):
                     faults.add(number, "is not UTF-8 (lines counted from the top): save the file as UTF-8")
-    except OSError as error:
-        raise UserError(
-            f"{path} can't be read ({error.strerror or error}): it has to be a file that you may read"
-        ) from None
 
 
 def is_utf8(line: bytes) -> bool:
@@ -249,7 +245,7 @@ def csv_records(path: Path, faults: Faults) -> Iterator[tuple[int, Record]]:
 
 def json_records(path: Path, faults: Faults) -> Iterator[tuple[int, Record]]:
     """Lines that hold no JSON object, or one with a key twice, are faults, and left out."""
-    with path.open(encoding="utf-8-sig", newline="\n") as file:  # a text may hold U+2028, at which other readers split
+    with open_text(path, "utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -278,16 +274,17 @@ def parquet_records(path: Path, faults: Faults) -> Iterator[tuple[int, Record]]:
     """The rows of one file; of a column that is there twice only one would be left, so that such a file is refused."""
     if path.is_dir():
         raise UserError(f"{path} is a folder: write its parts as one Parquet file")
-    if not path.stat().st_size:
-        return
-    try:
-        file = pa.parquet.ParquetFile(path)
-        names = file.schema_arrow.names
-        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-            raise UserError(f"{path} has the column {twice[0]!r} twice: rename one")
-        batches = file.iter_batches(ROWS_AT_ONCE)
-        yield from enumerate((record for batch in batches for record in batch.to_pylist()), start=1)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not Parquet ({str(error).splitlines()[0][:80]}): write it again") from None
-    except (ValueError, OverflowError) as error:  # dates after the year 9999
-        raise UserError(f"{path} holds a value that Python has no type for ({error}): write it as text") from None
+    with open_bytes(path) as source:
+        if not path.stat().st_size:
+            return
+        try:
+            file = pa.parquet.ParquetFile(source)
+            names = file.schema_arrow.names
+            if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+                raise UserError(f"{path} has the column {twice[0]!r} twice: rename one")
+            batches = file.iter_batches(ROWS_AT_ONCE)
+            yield from enumerate((record for batch in batches for record in batch.to_pylist()), start=1)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path} is not Parquet ({str(error).splitlines()[0][:80]}): write it again") from None
+        except (ValueError, OverflowError) as error:  # dates after the year 9999
+            raise UserError(f"{path} holds a value that Python has no type for ({error}): write it as text") from None

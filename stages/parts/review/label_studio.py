@@ -16,7 +16,7 @@ from stages.parts.review.queue import Doubt, rows_to_review
 from stages.parts.run import paths
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import read_json, write_json
+from stages.parts.run.files import open_text, read_json, write_json
 from stages.parts.run.params import load_params
 from stages.parts.run.provenance import now
 from stages.parts.task.labels import clean_label
@@ -89,9 +89,10 @@ def submitted(annotation: dict[str, Any]) -> str:
 
 def read_export(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}") from None
+        with open_text(path, "utf-8-sig") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: name the export") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): export the project as JSON") from None
 

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import secrets
 import stat
 import sys
@@ -23,9 +24,32 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 csv.field_size_limit(sys.maxsize)
 
 
+def open_bytes(path: Path) -> io.BufferedReader:
+    """Open a file to read. Raises FileNotFoundError, and UserError for what may not be read or is no file: a pipe or a
+    device would have its reader wait for ever.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe waits for a writer. Files and their readers know no difference.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return os.fdopen(descriptor, "rb")
+        kind = "a folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "a pipe or a device"
+        os.close(descriptor)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror or error}): it has to be a file") from None
+    raise UserError(f"{path} is {kind}: name a file")
+
+
+def open_text(path: Path, encoding: str = "utf-8") -> io.TextIOWrapper:
+    """Do the same for a text, whose lines end at \\n alone: a text of a row may hold U+2028, or a carriage return."""
+    return io.TextIOWrapper(open_bytes(path), encoding, newline="\n")
+
+
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -119,7 +143,8 @@ def jsonl_writer(path: Path) -> Iterator[Callable[[Any], None]]:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open_text(path) as file:
+            return json.load(file)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run `dvc repro`, which makes it") from None
     except (ValueError, RecursionError) as error:  # of the JSON, or of its UTF-8
@@ -129,7 +154,7 @@ def read_json(path: Path) -> Any:
 def iter_jsonl(path: Path) -> Iterator[Any]:
     """Yield the rows of a file of JSON lines."""
     try:
-        with path.open(encoding="utf-8", newline="\n") as file:  # a text may hold U+2028
+        with open_text(path) as file:
             for line in file:
                 if line.strip():
                     yield json.loads(line)
@@ -162,11 +187,11 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) 
 def iter_csv(path: Path) -> Iterator[list[str]]:
     """Yield the header of a CSV file in UTF-8, then its rows, blank lines as empty lists.
 
-    Raises UserError for a header that does not name each column once, csv.Error for what is not CSV, OSError, and
-    UnicodeDecodeError.
+    Raises what `open_bytes` does, UserError for a header that does not name each column once, csv.Error for what is not
+    CSV, and UnicodeDecodeError.
     """
     # Lines end at \n alone: a carriage return outside quotes is then an error rather than the end of a row.
-    with path.open(encoding="utf-8-sig", newline="\n") as file:  # -sig: Excel begins a file with a byte order mark
+    with open_text(path, "utf-8-sig") as file:  # -sig: Excel begins a file with a byte order mark
         rows = csv.reader(file, strict=True)
         header = next(rows, [])
         shown = ", ".join(header)[:200]

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
+from stages.parts.run.files import open_text
 
 RawSource = Literal["sample", "csv", "folder", "url", "hub"]
 EngineName = Literal["vllm", "sglang"]
@@ -466,11 +467,10 @@ def parse_params(values: Any, where: str = "params.yaml") -> Params:
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml of the repository a stage runs in."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with open_text(path) as file:
+            values = yaml.safe_load(file)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run from the repository root") from None
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return parse_params(values, str(path))

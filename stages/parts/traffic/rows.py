@@ -8,7 +8,7 @@ from typing import Any
 from stages.parts.data.folder import SERVED
 from stages.parts.data.tables import Faults, records
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import write_csv
+from stages.parts.run.files import open_text, write_csv
 from stages.parts.traffic.store import TrafficStore
 
 LabelledText = tuple[str, str]  # the label is empty if the teacher gave none
@@ -26,7 +26,7 @@ def logged_rows(log: Path) -> Iterator[LabelledText]:
     answer is its content, cleaned when it is read; one that is no label is a text without a label.
     """
     try:
-        with log.open(encoding="utf-8", newline="\n") as lines:
+        with open_text(log) as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
@@ -41,8 +41,8 @@ def logged_rows(log: Path) -> Iterator[LabelledText]:
                         'JSON object a line, {"request": ..., "response": ...}'
                     ) from None
                 yield query, answer
-    except OSError as error:
-        raise UserError(f"{log} can't be read ({error.strerror}): check the path") from None
+    except FileNotFoundError:
+        raise UserError(f"{log} does not exist: check the path") from None
     except UnicodeDecodeError:
         raise UserError(f"{log} is not UTF-8: save it as UTF-8") from None
 
