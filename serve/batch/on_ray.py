@@ -2,7 +2,8 @@
 
 The rows of Ray's data set are the files' names. An actor, the worker, has one file at a time: it streams the texts from
 it, queries the engine, and writes the answers in their order (parquet_job.py). Ray hands a file to a free worker, on
-whichever machine, and starts a worker that died again, with the file it had.
+whichever machine, and starts a worker that died again, with the file it had: for ever, if the file kills it. So a file
+is left out after TRIES.
 
 Texts never pass through Ray's object store, so memory does not depend on how many rows there are. As blocks of texts
 (read_parquet, write_parquet) rows would lose their file and their order, and an unfinished block its answers. Ray's own
@@ -42,6 +43,7 @@ from stages.parts.run.progress import Progress
 LOCAL = "local"
 OBJECT_STORE = 2**27  # bytes: only names and counts pass through it
 REPORT_EVERY = 500  # rows
+TRIES = 2  # for a file whose worker dies: of the file, or of something else
 SAMPLE = 100  # files that are opened before the engine starts, until one will do
 
 logger = logging.getLogger("serve")
@@ -49,10 +51,19 @@ logger = logging.getLogger("serve")
 
 @ray.remote(num_cpus=0)
 class Tally:
-    """Counts the rows that are done: a single file may take minutes."""
+    """Counts the rows that are done, since a single file may take minutes, and the tries of the files at work."""
 
     def __init__(self) -> None:
         self.rows = 0
+        self.tries: Counter[str] = Counter()
+
+    def begin(self, name: str) -> int:
+        """Return how often a file was begun, this time included, and never ended."""
+        self.tries[name] += 1
+        return self.tries[name]
+
+    def end(self, name: str) -> None:
+        del self.tries[name]
 
     def add(self, rows: int) -> None:
         self.rows += rows
@@ -74,6 +85,8 @@ class Worker:
         found: dict[str, Any] = {"summary": "", "wrong": "", "fatal": False}
         name = unquote(row["name"], errors="surrogateescape")
         try:
+            if ray.get(self.tally.begin.remote(row["name"])) > TRIES:
+                raise UserError(f"{name} ended its worker {TRIES} times: it may be damaged, or larger than the memory")
             found["summary"] = json.dumps(classify_file(self.job, name, self.report))
         except UserError as error:
             found["wrong"] = printable(str(error))
@@ -83,6 +96,7 @@ class Worker:
             # Ray would start the worker again with this file, for ever, and the other files would wait for it
             found["wrong"] = printable(f"{name}: {type(error).__name__}: {error}")
         self.report(0, now=True)
+        self.tally.end.remote(row["name"])
         return found
 
     def report(self, rows: int, now: bool = False) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -168,6 +169,29 @@ def test_a_run_that_is_killed_goes_on_and_asks_nothing_twice(tmp_path):
     rows = pd.concat([read(shop, f"{part}.parquet") for part in range(3)])
     assert list(rows.text) == [f"query {part} {number}" for part in range(3) for number in range(2000)]
     assert rows.failure.isna().all() and not any(path.is_file() for path in (shop.folder / "out").rglob(".*"))
+
+
+def test_a_file_that_kills_its_worker_each_time_is_left_out_and_stops_no_other(tmp_path):
+    shop = make_shop(tmp_path / "shop")
+    for name in ("a.parquet", "b.parquet", "killer.parquet", "z.parquet"):
+        write(shop, name, [f"query {name} {number}" for number in range(600)])
+    log, killer, killed = shop.folder / "log", str(shop.folder / "in/killer.parquet"), 0
+    with ended(start_engine(shop, latency_ms=200)):
+        driver = start(shop, *ON_RAY, **RAY)
+        end = time.monotonic() + PATIENCE_S
+        while driver.poll() is None:
+            assert time.monotonic() < end, log.read_text()[-3000:]
+            for process in psutil.Process(driver.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    if any(file.path == killer for file in process.open_files()):
+                        process.kill()
+                        killed += 1
+            time.sleep(0.02)
+    said = log.read_text()
+    assert driver.returncode == 1 and killed == 2, said[-3000:]
+    assert "1 of 4 files are left out, the others are done; the first: killer.parquet ended its worker 2 times" in said
+    assert {path.name for path in (shop.folder / "out").glob("*.parquet")} == {"a.parquet", "b.parquet", "z.parquet"}
+    assert len(read(shop, "z.parquet")) == 600
 
 
 def test_a_dead_worker_and_a_dead_engine_are_waited_for(tmp_path):
