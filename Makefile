@@ -60,6 +60,13 @@ relabel: setup ## after a change of labels.csv: keep the teacher's answers, but 
 serve: setup ## serve the student that serve.model names on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
 
+promote: setup ## serve this student from now on: STUDENT=models/encoder; a running service swaps without a failed request
+	@test -n "$(STUDENT)" || { echo "which one? make promote STUDENT=models/encoder" >&2; exit 1; }
+	@$(BIN)/python -m stages.parts.students.promotion promote "$(STUDENT)" $(if $(OTHER_LABELS),--other-labels)
+
+rollback: setup ## serve the student before the promoted one, at last the run's own
+	@$(BIN)/python -m stages.parts.students.promotion rollback
+
 serve-many: setup ## serve many students on one base: python -m serve.many add NAME REPOSITORY takes one in (serve/many/README.md)
 	@$(BIN)/python -m serve.many
 

@@ -5,6 +5,7 @@ python -m serve --student models/encoder    # takes requirements-serve.lock alon
 """
 
 import argparse
+import asyncio
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from serve.backend import Backend, InProcess
 from serve.http.app import create_app
 from serve.http.keys import read_keys
 from serve.http.server import listen, serving_command
+from serve.promoted import follow_promotions
 from serve.service import Service
 from stages.parts.run.errors import UserError
 from stages.parts.run.machine import check_port
@@ -54,15 +56,18 @@ async def open_backend(
     )
 
 
-async def serve_student(params: Params, keys: list[str], local: LocalClassifier | None) -> None:
-    """Serve until SIGINT or SIGTERM, then finish the accepted requests and stop the engine. Raises UserError or
-    EngineError if no query can ever be answered.
+async def serve_student(params: Params, keys: list[str], local: LocalClassifier | None, follow: bool) -> None:
+    """Serve until SIGINT or SIGTERM, then finish the accepted requests and stop the engine. With `follow` the student
+    is swapped if another is promoted. Raises UserError or EngineError if no query can ever be answered.
     """
     settings = params.serve
     async with AsyncExitStack() as ends:
         classifier, backend = await open_backend(params, local, ends)
         service = Service(classifier, backend, settings.queue, settings.cached_answers)
         async with open_traffic(params, service) as service.traffic:
+            if follow:
+                following = asyncio.create_task(follow_promotions(service, params))
+                ends.callback(following.cancel)
             await listen(create_app(service, keys, settings.examples), backend, settings, "/classify_intent")
 
 
@@ -93,7 +98,8 @@ def main() -> None:
         keys = read_keys(settings.host)
         check_port(settings.port, settings.host)
         params = params.model_copy(update={"serve": settings})
-        uvloop.run(serve_student(params, keys, local_student(params, folder)))
+        follow = settings.model == "auto" and not folder
+        uvloop.run(serve_student(params, keys, local_student(params, folder), follow))
 
 
 if __name__ == "__main__":

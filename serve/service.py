@@ -98,6 +98,11 @@ class Service:
         self.metrics.in_flight.set_function(lambda: self.in_flight)
         self.metrics.ready.set_function(lambda: self.backend.ready)
 
+    def swap(self, classifier: QueryClassifier) -> None:
+        """Let another student answer the queries that come from now on; those in flight end with theirs."""
+        self.classifier = classifier
+        self.cache = AnswerCache(classifier.pair, self.cache.size)
+
     async def predict(self, queries: Sequence[str]) -> list[CalibratedPrediction]:
         """Return predictions in the queries' order; raises BlankQuery, NotReady, TooLarge, Overloaded or EngineError,
         which then holds for the whole call.

@@ -96,7 +96,8 @@ class AgreementWatch:
 class Traffic:
     """The seam between the service and its traffic: `after` is called with each of the student's predictions.
 
-    `agreement` is the share of confident predictions that the teacher is expected to agree with.
+    `model` is the student, `agreement` the share of its confident predictions that the teacher is expected to agree
+    with.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Traffic:
         store: TrafficStore,
         escalation: Escalation | None,
         cache: AnswerCache,
+        model: str,
         agreement: float,
         metrics: TrafficMetrics,
         shadow: QueryClassifier | None = None,
@@ -114,15 +116,7 @@ class Traffic:
         self.escalation = escalation
         self.cache = cache
         self.metrics = metrics
-        self.metrics.expected.set(agreement)
-        self.audit_watch = AgreementWatch(
-            agreement,
-            metrics.audits,
-            metrics.agreement,
-            metrics.alarm,
-            "the student agrees with the teacher in %.1f %% of %d audits, %.1f %% were expected: look at the served "
-            "rows, and train a new student",
-        )
+        self.swap(model, agreement)
         self.teacher_watch = AgreementWatch(
             SELF_AGREEMENT,
             metrics.checks,
@@ -152,6 +146,20 @@ class Traffic:
         if self.shadow:
             self.start_shadow(self.shadow, query, prediction, number)
         return answer
+
+    def swap(self, model: str, agreement: float) -> None:
+        """Audit another student from now on, which the teacher is expected to agree with so often."""
+        self.model = model
+        self.metrics.expected.set(agreement)
+        self.metrics.alarm.set(0)
+        self.audit_watch = AgreementWatch(
+            agreement,
+            self.metrics.audits,
+            self.metrics.agreement,
+            self.metrics.alarm,
+            "the student agrees with the teacher in %.1f %% of %d audits, %.1f %% were expected: look at the served "
+            "rows, and train a new student",
+        )
 
     def keeps(self, prediction: CalibratedPrediction) -> bool:
         return self.settings.keep == "all" or (self.settings.keep == "doubtful" and prediction.abstained is not None)
@@ -184,7 +192,8 @@ class Traffic:
         finally:
             self.free_escalations += 1
         self.metrics.teacher_answers.labels("unsure").inc()
-        return answer
+        # the cached answer may be from the time of another student
+        return replace(answer, runners_up=prediction.runners_up, model=prediction.model)
 
     def record(self, query: str, answer: CalibratedPrediction) -> int | None:
         """Store a row; returns its number, None if the disk does not take it."""
@@ -226,7 +235,8 @@ class Traffic:
         except OSError as error:
             logger.error("a teacher's label is not stored: %s", error)
         self.metrics.teacher_answers.labels("audit").inc()
-        self.audit_watch.observe(found.label == prediction.label)
+        if prediction.model == self.model:  # else another student is served since
+            self.audit_watch.observe(found.label == prediction.label)
 
     async def check_teacher(self, rows: Sequence[TeacherLabel]) -> None:
         """Query the teacher for each of the rows once a day, spread over it: a provider may change a model silently."""
@@ -272,6 +282,12 @@ class Traffic:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def agreement_of(classifier: QueryClassifier) -> float:
+    """Return the share of confident predictions that the teacher is expected to agree with; raises UserError."""
+    folder = classifier.folder if isinstance(classifier, LocalClassifier) else None
+    return expected_agreement(read_jsonl(held_out_file(folder)), classifier.calibration)
+
+
 def start_one(work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]]) -> None:
     """Start a task, which is in `tasks` while it runs."""
     task = asyncio.create_task(work)
@@ -288,8 +304,7 @@ async def traffic(params: Params, classifier: QueryClassifier, registry: Collect
     settings = params.serve
     metrics = TrafficMetrics(registry)
     cache = AnswerCache(classifier.pair, settings.cached_answers)
-    contender = classifier.student.kind if isinstance(classifier, LocalClassifier) else "decoder"
-    agreement = expected_agreement(read_jsonl(held_out_file(contender)), classifier.calibration)
+    agreement = agreement_of(classifier)
     shadow = load_local(Path(settings.shadow)) if settings.shadow else None
     async with AsyncExitStack() as opened:
         store = opened.enter_context(TrafficStore(TRAFFIC, settings.keep_days, settings.keep_rows))
@@ -301,7 +316,7 @@ async def traffic(params: Params, classifier: QueryClassifier, registry: Collect
             daily = DailyTeacher(teacher, inputs.program, client, params.runtime, store, settings.budget_usd_per_day)
             metrics.dollars.set_function(lambda: daily.dollars)
             escalation = Escalation(daily.predict, daily.price, settings.teacher_timeout_s)
-        served = Traffic(settings, store, escalation, cache, agreement, metrics, shadow)
+        served = Traffic(settings, store, escalation, cache, classifier.model, agreement, metrics, shadow)
         if settings.check_teacher:
             rows = rows_to_check(iter_jsonl(TEACHER_LABELS), settings.check_teacher)
             start_one(served.check_teacher(rows), served.checking)

@@ -1,6 +1,7 @@
 """The HTTP app: its routes, and the response to each failure."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import orjson
@@ -52,13 +53,14 @@ def intent_router(service: Service, keys: KeyCheck) -> APIRouter:
     return routes
 
 
-def page_for(service: Service, wants_key: bool, examples: Sequence[str]) -> str:
-    """Return the page to try queries on, filled with this service's threshold and examples."""
-    facts = {"threshold": service.classifier.calibration.threshold, "wants_key": wants_key, "examples": list(examples)}
+@cache
+def page_for(threshold: float | None, wants_key: bool, examples: tuple[str, ...]) -> str:
+    """Return the page to try queries on, filled with the student's threshold and examples."""
+    facts = {"threshold": threshold, "wants_key": wants_key, "examples": examples}
     return filled_template(PAGE, {"facts": facts})
 
 
-def health_router(service: Service, page: str) -> APIRouter:
+def health_router(service: Service, wants_key: bool, examples: tuple[str, ...]) -> APIRouter:
     """Make the routes of load balancers, and the page: open to everybody who can reach the port."""
     routes = APIRouter()
 
@@ -73,6 +75,7 @@ def health_router(service: Service, page: str) -> APIRouter:
         return {"status": "ready"}
 
     async def try_it() -> HTMLResponse:
+        page = page_for(service.classifier.calibration.threshold, wants_key, examples)
         return HTMLResponse(page, headers=PAGE_HEADERS)
 
     routes.get("/healthz")(healthz)
@@ -103,6 +106,6 @@ def create_app(service: Service, keys: Sequence[str], examples: Sequence[str] = 
     app.include_router(query_router(service, check), dependencies=with_key)
     app.include_router(intent_router(service, check), dependencies=with_key)
     app.include_router(chat_router(service, check), dependencies=with_key)
-    app.include_router(health_router(service, page_for(service, bool(keys), examples)))
+    app.include_router(health_router(service, bool(keys), tuple(examples)))
     app.add_middleware(Guard, metrics=service.metrics)
     return app

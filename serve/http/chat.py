@@ -170,7 +170,10 @@ class Chunk(BaseModel):
 def chat_router(service: Service, keys: KeyCheck) -> APIRouter:
     """Make /v1/chat/completions and /v1/models for a service."""
     routes = APIRouter(prefix="/v1", route_class=checked_route(keys))
-    model = Model(id=service.classifier.model, created=int(time.time()))
+    started = int(time.time())
+
+    def model() -> Model:
+        return Model(id=service.classifier.model, created=started)
 
     @routes.post("/chat/completions", responses=OPENAI_PROBLEMS | STREAM, response_model=ChatCompletion)
     async def chat_completions(request: ChatRequest) -> Any:
@@ -196,14 +199,15 @@ def chat_router(service: Service, keys: KeyCheck) -> APIRouter:
     @routes.get("/models", responses={401: OPENAI_PROBLEMS[401]})
     async def models() -> Models:
         """List the one model there is."""
-        return Models(data=[model])
+        return Models(data=[model()])
 
     @routes.get("/models/{name:path}", responses={status: OPENAI_PROBLEMS[status] for status in (401, 404)})
     async def model_by_name(name: str) -> Model:
         """Describe the model."""
-        if name != model.id:
-            raise Unsupported("model", f"{name!r} is not served here: {model.id} is", 404)
-        return model
+        served = model()
+        if name != served.id:
+            raise Unsupported("model", f"{name!r} is not served here: {served.id} is", 404)
+        return served
 
     return routes
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from stages.parts.encoder.export import export_encoder
 from stages.parts.encoder.student import Head, write_student
 from stages.parts.numbers.choice import ServedChoice
 from stages.parts.run import paths
-from stages.parts.run.files import write_json
+from stages.parts.run.files import write_json, write_jsonl
 from stages.parts.run.machine import free_port
-from stages.parts.students.local import CALIBRATION, load_local
+from stages.parts.students.local import CALIBRATION, HELD_OUT, beside, load_local
 from tests.conftest import ROOT
 from tests.encoder.test_encoder import SIZES, sentence_model
 from tests.serve.shop import Shop, make_shop, serving, student_calibration
@@ -28,20 +29,29 @@ LABELS = ["card_arrival", "declined_card_payment", "pending_top_up"]
 QUERIES = ["Where is my card?", "My card was declined at the shop", "cash", "the new one I ordered"]
 
 
+def write_encoder(scratch: Path, student: Path, seed: int, labels: Sequence[str] = LABELS) -> None:
+    """An encoder student with a head of random weights, and what belongs to it beside it."""
+    source, exported = scratch / "source", scratch / "exported"
+    if not exported.exists():
+        sentence_model(source, BertConfig(**SIZES))
+        exported.mkdir()
+        export_encoder(source, exported, "int8", None)
+    draw, size = np.random.default_rng(seed), Encoder(exported).size
+    weights = draw.normal(size=(size, len(labels))).astype(np.float32)
+    write_student(
+        exported, Head(np.zeros(size, np.float32), weights, np.zeros(len(labels), np.float32)), labels, student
+    )
+    write_json(beside(student, CALIBRATION), student_calibration(student))
+    held_out = {"by": "teacher", "label": labels[0], "probabilities": {labels[0]: 0.99}, "confidence": None}
+    write_jsonl(beside(student, HELD_OUT), [{"id": str(number), **held_out} for number in range(100)])
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Shop:
     """A folder as `dvc repro` leaves it, with an encoder student that is chosen to be served."""
     folder = tmp_path_factory.mktemp("run")
     shop = make_shop(folder / "run", model="auto")
-    source, exported = sentence_model(folder / "source", BertConfig(**SIZES)), folder / "exported"
-    exported.mkdir()
-    export_encoder(source, exported, "int8", None)
-    draw = np.random.default_rng(0)
-    size = Encoder(exported).size
-    head = Head(np.zeros(size, np.float32), draw.normal(size=(size, 3)).astype(np.float32), np.zeros(3, np.float32))
-    student = shop.folder / paths.ENCODER
-    write_student(exported, head, LABELS, student)
-    write_json(shop.folder / paths.ENCODER_CALIBRATION, student_calibration(student))
+    write_encoder(folder, shop.folder / paths.ENCODER, 0)
     choice = ServedChoice(serve="encoder", why="it is as good", profile="embedded")
     write_json(shop.folder / paths.SERVED, choice.model_dump())
     return shop

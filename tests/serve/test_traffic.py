@@ -275,7 +275,9 @@ def test_a_shadow_that_fails_touches_no_answer(tmp_path):
         with TrafficStore(tmp_path / "served.sqlite", 1, 100) as store:
             settings = load_params(ROOT / "params.yaml").serve.model_copy(update={"keep": "all"})
             metrics = TrafficMetrics(CollectorRegistry())
-            served = Traffic(settings, store, None, AnswerCache("", 0), 0.9, metrics, cast(QueryClassifier, Broken()))
+            served = Traffic(
+                settings, store, None, AnswerCache("", 0), "", 0.9, metrics, cast(QueryClassifier, Broken())
+            )
             found = [await served.after(str(number), PREDICTION) for number in range(20)]
             await asyncio.gather(*served.shadowing)
             assert store.shadowed() == [] and len(store) == 20

@@ -50,6 +50,7 @@ EXPORT = Path("models/export")  # made by hand, no stage's
 HELD_OUT = Path("models/held_out.jsonl")
 CALIBRATION = Path("models/calibration.json")
 SERVED = Path("models/served.json")
+PROMOTED = Path("models/promoted")  # of `make promote`, no stage's: a folder of each promoted student
 
 REPORTS = Path("reports")
 FILTER_REPORT = REPORTS / "filter.json"

@@ -9,5 +9,7 @@ scoring.py        a served student's answers to many rows
 search.py         the search for demonstrations
 prediction.py     a calibrated prediction, and what a service needs of a student
 local.py          a student that runs in the process
+promoted.py       which one is promoted
+promotion.py      promote a student, or go back to the one before
 pair.py           the chosen weights and program: loaded, checked, queried
 """

@@ -1,7 +1,8 @@
 """A student that runs in this process: its folder, with the calibration of its confidence.
 
-`models/encoder` is such a folder, with models/encoder_calibration.json beside it. A folder that travels alone holds its
-calibration.json itself. Importing this takes onnxruntime, tokenizers, numpy and pydantic: no torch, no DSPy.
+`models/encoder` is such a folder, with models/encoder_calibration.json and encoder_held_out.jsonl beside it. A folder
+that travels alone holds its calibration.json itself, and its held_out.jsonl if it is audited or promoted. Importing
+this takes onnxruntime, tokenizers, numpy and pydantic: no torch, no DSPy.
 """
 
 import asyncio
@@ -20,17 +21,19 @@ from stages.parts.run.files import folder_sha256
 from stages.parts.run.params import Params
 from stages.parts.students.linear import LinearStudent
 from stages.parts.students.prediction import CalibratedPrediction, calibrated_prediction
+from stages.parts.students.promoted import promoted_folder
 from stages.parts.task.student_file import STUDENT, StudentFile, read_student_file
 from stages.parts.task.text import readable
 
-CALIBRATION = "calibration.json"
+CALIBRATION, HELD_OUT = "calibration.json", "held_out.jsonl"
 MODELS: dict[str, Callable[[Path, Sequence[str]], TextModel]] = {"encoder": EncoderStudent, "linear": LinearStudent}
 
 
 class LocalClassifier:
     """A QueryClassifier: predictions are computed in threads, one query each, so that the event loop stays free."""
 
-    def __init__(self, student: StudentFile, model: TextModel, calibration: StudentCalibration) -> None:
+    def __init__(self, folder: Path, student: StudentFile, model: TextModel, calibration: StudentCalibration) -> None:
+        self.folder = folder
         self.student = student
         self.calibration = calibration
         self.local = model
@@ -73,6 +76,11 @@ def beside(folder: Path, what: str) -> Path:
     return folder.with_name(f"{folder.name}_{what}")
 
 
+def of_student(folder: Path, what: str) -> Path:
+    """Return the path of a file that belongs to a student's folder, in it or beside it."""
+    return folder / what if (folder / what).is_file() else beside(folder, what)
+
+
 def load_local(folder: Path) -> LocalClassifier:
     """Load a student's folder with the calibration in it, or beside it; raises UserError if a file is missing, or they
     do not belong together.
@@ -82,15 +90,17 @@ def load_local(folder: Path) -> LocalClassifier:
     student = read_student_file(folder)
     if student is None:
         raise UserError(f"{folder} holds no student: the run that wrote it had none of this kind")
-    file = folder / CALIBRATION
-    if not file.is_file():
-        file = beside(folder, CALIBRATION)
+    file = of_student(folder, CALIBRATION)
     found = load_calibration(file, StudentCalibration)
-    if found.student_sha256 != folder_sha256(folder, but=(CALIBRATION,)):
+    if found.student_sha256 != folder_sha256(folder, but=(CALIBRATION, HELD_OUT)):
         raise UserError(
             f"{file} is of another student than {folder}: run `dvc repro calibrate`, or copy both from one run"
         )
-    return LocalClassifier(student, MODELS[student.kind](folder, student.labels), found)
+    try:
+        model = MODELS[student.kind](folder, student.labels)
+    except Exception as error:  # onnxruntime and numpy raise what they like
+        raise UserError(f"{folder} can't be loaded ({error}): copy it again from the run that made it") from None
+    return LocalClassifier(folder, student, model, found)
 
 
 def chosen_contender(params: Params) -> Contender:
@@ -107,14 +117,26 @@ def chosen_contender(params: Params) -> Contender:
     return choice.serve
 
 
-def local_student(params: Params, folder: Path | None) -> LocalClassifier | None:
-    """Return the in-process student to serve, from `folder` or the run's own; None if the decoder is to be served."""
-    if folder:
-        return load_local(folder)
+def own_folder(params: Params) -> Path | None:
+    """Return the folder of the run's own choice; None for the decoder."""
     contender = chosen_contender(params)
-    return None if contender == "decoder" else load_local(IN_PROCESS[contender][0])
+    return None if contender == "decoder" else IN_PROCESS[contender][0]
 
 
-def held_out_file(contender: Contender) -> Path:
-    """Return the run's file of predictions that a contender's confidence was calibrated on."""
-    return paths.HELD_OUT if contender == "decoder" else IN_PROCESS[contender][1]
+def served_folder(params: Params) -> Path | None:
+    """Return the folder of the in-process student to serve, promoted or the run's own; None for the decoder."""
+    promoted = promoted_folder() if params.serve.model == "auto" else None
+    return promoted or own_folder(params)
+
+
+def local_student(params: Params, folder: Path | None) -> LocalClassifier | None:
+    """Return the in-process student to serve, of `folder` if it is given; None if the decoder is to be served."""
+    folder = folder or served_folder(params)
+    return load_local(folder) if folder else None
+
+
+def held_out_file(folder: Path | None) -> Path:
+    """Return the file of predictions that the confidence of the student in a folder was calibrated on; None: of the
+    decoder.
+    """
+    return of_student(folder, HELD_OUT) if folder else paths.HELD_OUT

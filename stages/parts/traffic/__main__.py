@@ -62,7 +62,7 @@ def main() -> None:
             print(f"the teacher is queried again for {found.again} of {found.rows} pool rows; new labels: {added}")
             return
         if given.command == "compare":
-            from stages.parts.students.local import beside, chosen_contender, held_out_file  # onnxruntime
+            from stages.parts.students.local import held_out_file, served_folder  # onnxruntime
             from stages.parts.traffic.shadow import compared_live, compared_on_gold
 
             params = load_params()
@@ -71,7 +71,7 @@ def main() -> None:
                 raise UserError("no student to compare with: set serve.shadow to its folder, and serve.keep to all")
             with open_store() as store:
                 print(compared_live(store.shadowed()))
-            print(compared_on_gold(held_out_file(chosen_contender(params)), beside(Path(shadow), "held_out.jsonl")))
+            print(compared_on_gold(held_out_file(served_folder(params)), held_out_file(Path(shadow))))
             return
         columns = load_params().raw
         if given.command == "export":
