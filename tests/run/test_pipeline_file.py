@@ -27,6 +27,7 @@ NO_STAGES = (
     paths.TUNING_REPORT,
     paths.TRACES,
     paths.TRAFFIC,
+    paths.PROMOTED,
 )
 # What these change is when a result comes, or whether a run goes on, never what it is.
 ENGINES = Path("stages/parts/engines")

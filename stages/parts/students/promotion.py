@@ -92,7 +92,9 @@ def promote(folder: Path, params: Params, other_labels: bool) -> LocalClassifier
     Raises UserError, and changes nothing, if the folder is not whole or its labels are others.
     """
     if params.serve.model != "auto":
-        raise UserError(f"serve.model is {params.serve.model}, whatever is promoted: set it to auto first")
+        raise UserError(
+            f"params.yaml serves the {params.serve.model} whatever is promoted: set serve.model to auto first"
+        )
     with alone(), TemporaryDirectory(dir=paths.PROMOTED, prefix=".draft-", ignore_cleanup_errors=True) as scratch:
         checked(folder)  # its errors name the given folder
         draft = Path(scratch) / "student"
