@@ -158,6 +158,28 @@ def test_a_budget_is_not_passed_not_even_by_an_optimiser_and_a_raised_one_goes_o
         )
 
 
+def test_kept_answers_count_in_the_budget_before_a_new_one_is_paid_for(sandbox):
+    """Those of a prompt that comes later, too: reached in their turn, they would be spent on top of the budget."""
+
+    def spent() -> int:
+        return sandbox.stats()["prompt_tokens"] + sandbox.stats()["completion_tokens"]
+
+    with sandbox.teacher("--accuracy", "0.6", "--taught", "instruction"):
+        sandbox.set("tune", candidates=["examples"])
+        assert not sandbox.tune()
+        budget = spent() + 4_000
+        sandbox.set("tune", candidates=["gepa", "examples"])
+        sandbox.set("runtime", budget_tokens=budget)
+        assert f"of runtime.budget_tokens {budget:,} are spent" in sandbox.tune()
+        assert budget - 3_000 < spent() <= budget
+        sandbox.set("runtime", budget_tokens=1_000_000)
+        assert not sandbox.tune()
+        counted = report(sandbox)
+        sandbox.set("runtime", budget_tokens=None)
+        assert not sandbox.tune() and report(sandbox) == counted
+        assert counted["answers"] == sandbox.stats()["distinct"] == sandbox.stats()["answers"]
+
+
 @pytest.mark.slow
 def test_kill_9_and_ctrl_c_cost_what_was_in_flight_and_change_no_result(sandbox, tmp_path_factory):
     other = tmp_path_factory.mktemp("whole")

@@ -9,7 +9,8 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from stages.parts.engines.budget import Budget
@@ -104,6 +105,16 @@ class CachingClient:
         self.budget = budget or Budget()
         self.attempts = attempts
         self.pending: dict[str, asyncio.Event] = {}
+        self.sends = True
+
+    @contextmanager
+    def stored_only(self) -> Iterator[None]:
+        """Complete only what is in the store until the block ends; the rest raises EngineError, and nothing is sent."""
+        self.sends = False
+        try:
+            yield
+        finally:
+            self.sends = True
 
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return a compact chat completion, stored or new.
@@ -118,6 +129,8 @@ class CachingClient:
             await self.pending[key].wait()
         if (stored := self.stored(key, body)) is not None:
             return stored
+        if not self.sends:
+            raise EngineError("not stored")
         self.pending[key] = asyncio.Event()
         try:
             record = await self.send(body)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ import uvloop
 
 from stages.parts.data.rows import Row, TeacherLabel
 from stages.parts.engines.budget import BudgetExceeded, Spending
-from stages.parts.engines.caching_client import CachingClient, ChatClient, content_key, in_order
+from stages.parts.engines.caching_client import CachingClient, ChatClient, in_order
 from stages.parts.engines.http_client import EngineClient, EngineError, EngineRefuses
 from stages.parts.engines.requests import (
     NO_ANSWER,
@@ -133,17 +133,13 @@ def teacher_label(row: Row, prediction: Prediction) -> TeacherLabel:
     )
 
 
-class StoredAnswers:
-    """A client that completes only what is in the store; raises EngineError for the rest."""
-
-    def __init__(self, caching: CachingClient) -> None:
-        self.caching = caching
-
-    async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        stored = self.caching.stored(content_key(body), body)
-        if stored is None:
-            raise EngineError("not stored")
-        return stored
+async def count_stored(labeller: Labeller, rows: Iterable[Row]) -> None:
+    """Add every stored answer about the rows to the budget, before the first new one is paid for. The labeller's client
+    has to be in `stored_only`.
+    """
+    for row in rows:
+        if not given_outcome(row):
+            await labeller.outcome(row)
 
 
 class TooManyFailures(Exception):
@@ -191,7 +187,8 @@ class LabellingRun:
             caching = CachingClient(FailFastClient(client), self.teacher.rate_limit(self.runtime), store, self.budget)
             labeller = Labeller(caching, self.requests, self.teacher.votes)
             if store and self.budget.limited:
-                await self.count_stored(caching)
+                with caching.stored_only():
+                    await count_stored(labeller, self.rows)
             if self.teacher.batch:
                 await self.complete_in_batches(client, caching)
 
@@ -212,13 +209,6 @@ class LabellingRun:
                 return found
 
             await in_order(outcome, self.rows, self.teacher.max_in_flight(self.runtime), handle)
-
-    async def count_stored(self, caching: CachingClient) -> None:
-        """Add every stored answer of the run to its budget, before the run pays for the first new one."""
-        labeller = Labeller(StoredAnswers(caching), self.requests, self.teacher.votes)
-        for row in self.rows:
-            if not given_outcome(row):
-                await labeller.outcome(row)
 
     async def complete_in_batches(self, client: ChatClient, caching: CachingClient) -> None:
         """Fill the store through the vendor's batch API; what a batch leaves out is requested row by row afterwards."""

@@ -4,6 +4,7 @@ python -m stages.parts.tuning      (`make tune-teacher`)
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from stages.parts.numbers.render import percent, points
@@ -11,11 +12,11 @@ from stages.parts.run import paths
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json
-from stages.parts.run.params import LanguageModelSettings, Params, load_params
+from stages.parts.run.params import LanguageModelSettings, Params, PromptRecipe, load_params
 from stages.parts.teachers.inputs import untuned_inputs
 from stages.parts.teachers.prompt_file import Origin, prompt_path, save_prompt
 from stages.parts.teachers.teacher import open_teacher
-from stages.parts.tuning.comparison import choice, compared, cross_fitted
+from stages.parts.tuning.comparison import Score, choice, compared, cross_fitted
 from stages.parts.tuning.optimisers import check_installed
 from stages.parts.tuning.recipes import LEARNS, PromptMaker
 from stages.parts.tuning.session import open_session
@@ -42,7 +43,16 @@ def tune(params: Params) -> dict[str, Any]:
         raise UserError(f"{paths.GOLD} has {len(gold)} rows: too few to tell prompts apart, which takes {fewest}")
     with open_teacher(params, inputs) as teacher, open_session(teacher, params.runtime) as session:
         maker = PromptMaker(params, inputs, session)
-        scores = [cross_fitted(maker, recipe, gold, params.tune.folds, params.seed) for recipe in maker.candidates()]
+
+        def score(recipe: PromptRecipe) -> Score:
+            return cross_fitted(maker, recipe, gold, params.tune.folds, params.seed)
+
+        if session.thread.client.budget.limited:
+            with session.thread.client.stored_only():
+                for recipe in maker.candidates():
+                    with suppress(UserError):  # an answer is missing
+                        score(recipe)
+        scores = [score(recipe) for recipe in maker.candidates()]
         chosen = choice(scores)
         with session.step(f"{chosen}, from all gold rows", maker.expected_answers(chosen, len(gold))):
             program = maker.program(chosen, gold)

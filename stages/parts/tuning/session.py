@@ -19,7 +19,7 @@ from stages.parts.run.params import Runtime
 from stages.parts.run.progress import Progress
 from stages.parts.task.program import IntentClassifier
 from stages.parts.teachers.causes import FailFastClient
-from stages.parts.teachers.labelling import Labeller, spent
+from stages.parts.teachers.labelling import Labeller, count_stored, spent
 from stages.parts.teachers.teacher import Teacher
 
 REFLECTION_TOKENS = 2000  # of a rewritten prompt
@@ -54,6 +54,9 @@ class TeacherSession:
     @contextmanager
     def step(self, name: str, total: int) -> Iterator[None]:
         """Show the progress of about `total` answers under a name."""
+        if not self.thread.client.sends:
+            yield
+            return
         with Progress(name, total, "answer") as self.progress:
             yield
 
@@ -78,6 +81,8 @@ class TeacherSession:
             self.count_answer()
 
         try:
+            if not self.thread.client.sends:
+                self.thread.run(count_stored(labeller, rows))  # all, before the first that is missing ends it
             self.thread.run(in_order(labeller.outcome, rows, self.max_in_flight, handle))
         except ExceptionGroup as group:
             raise reason_to_stop(group.exceptions[0]) from None
