@@ -26,7 +26,8 @@ class Classification(BaseModel):
     answers at 0.8, 80 % are right.
 
     `abstained` is "unsure" if the confidence is below the threshold that the wanted precision needs. Then `label` is
-    the best guess, or "unknown" if the completion named no label.
+    the best guess, or "unknown" if the completion named no label. It is "out_of_scope" if the text is unlike all that
+    the student knows: probably no label fits. Only an encoder student can tell.
     """
 
     label: str = Field(examples=["declined_card_payment"])

@@ -1,8 +1,9 @@
 """What the service does after a student's prediction, if params.yaml asks for it: `serve.when_unsure`, `serve.keep`,
 `serve.audit` and `serve.shadow`. With all of them off there is no `Traffic`, and an answer costs nothing more.
 
-- Unsure queries go to the teacher, within `serve.teacher_timeout_s` and `serve.budget_usd_per_day`. Whatever the
-  teacher does, the client gets an answer: the student's abstention, if nothing better.
+- Unsure queries go to the teacher, within `serve.teacher_timeout_s` and `serve.budget_usd_per_day`; those out of scope
+  do not, since the teacher would name a label, too. Whatever the teacher does, the client gets an answer: the student's
+  abstention, if nothing better.
 - Queries and answers are kept as rows (stages/parts/traffic/store.py), before the answer is sent.
 - A second student predicts the same queries in the background; its failures are counted and touch no answer.
 - A share of confident answers is compared with the teacher's in the background; a fall in agreement raises an alarm.
@@ -138,7 +139,7 @@ class Traffic:
     async def after(self, query: str, prediction: CalibratedPrediction) -> CalibratedPrediction:
         """Return what the client gets: the prediction, or the teacher's answer if it is unsure. Never raises."""
         answer = prediction
-        if prediction.abstained and self.settings.when_unsure == "teacher":
+        if prediction.abstained == "unsure" and self.settings.when_unsure == "teacher":
             answer = await self.escalate(query, prediction)
         number = self.record(query, answer) if self.keeps(prediction) else None
         if not prediction.abstained and self.draw.random() < self.settings.audit:

@@ -4,7 +4,7 @@ choose the student that is served.
 python -m stages.calibrate
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,13 @@ from stages.parts.task.labels import NONE_OF_THESE
 from stages.parts.task.program_file import load_sidecar
 from stages.parts.task.student_file import read_student_file
 
+OUTSIDE = 0.03  # share of gold rows that count as out of scope: a point of coverage, for half of what is outside
+
 
 @dataclass(frozen=True)
 class HeldOutRow:
     """A row that the student was not trained on: its label and who gave it, the teacher's confidence in it, and the
-    student's prediction with its calibrated confidence.
+    student's prediction with its calibrated confidence, and whether its text is one that a label fits.
     """
 
     id: str
@@ -51,6 +53,12 @@ class HeldOutRow:
     teacher_confidence: float | None
     predicted: str
     confidence: float
+    in_scope: bool
+
+    @property
+    def answered(self) -> bool:
+        """Whether a service that is sure enough gives its label."""
+        return self.in_scope and self.predicted != NONE_OF_THESE
 
 
 def label_certainty(row: dict[str, Any], teacher_right: float) -> float:
@@ -67,8 +75,25 @@ def gold_was_learned(params: Params) -> bool:
     return params.teacher.kind == "linear" or read_json(paths.TEACHER_REPORT).get("prompt") == "examples"
 
 
-def calibrated_rows(params: Params, held_out: Path, gold: dict[str, str]) -> tuple[list[HeldOutRow], float]:
-    """Return the rows in `held_out` for which the student names a label, and the temperature of its probabilities.
+def least_familiarity(rows: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return the familiarity below which a text is out of scope; None if the student can't tell.
+
+    A person has labelled gold rows, so a label fits them, and no student has learned from their texts: nearly all of
+    them lie above it, whatever the pool holds.
+    """
+    found = [
+        row["familiarity"]
+        for row in rows
+        if row["by"] == "hand" and row["label"] != NONE_OF_THESE and row.get("familiarity") is not None
+    ]
+    return float(np.quantile(found, OUTSIDE)) if found else None
+
+
+def calibrated_rows(
+    params: Params, held_out: Path, gold: dict[str, str]
+) -> tuple[list[HeldOutRow], float, float | None]:
+    """Return the rows in `held_out` for which the student names a label, the temperature of its probabilities, and the
+    least familiarity of a text in scope.
 
     Gold rows that the student learned through its teacher set no temperature: on them it is right more often.
     """
@@ -77,7 +102,7 @@ def calibrated_rows(params: Params, held_out: Path, gold: dict[str, str]) -> tup
     teacher_right = (sum(row["label"] == gold[row["id"]] for row in teacher_gold) + 1) / (len(teacher_gold) + 2)
     rows = [row for row in read_jsonl(held_out) if row["probabilities"]]
     if not rows:  # a student too small to finish its reasoning
-        return [], 1.0
+        return [], 1.0, None
     learned = gold_was_learned(params)
     unseen = [row for row in rows if row["by"] == "teacher" or not learned] or rows
     temperature = best_temperature(
@@ -85,11 +110,12 @@ def calibrated_rows(params: Params, held_out: Path, gold: dict[str, str]) -> tup
         [row["label"] for row in unseen],
         [label_certainty(row, teacher_right) for row in unseen],
     )
-    found = []
+    found, least = [], least_familiarity(rows)
     for row in rows:
         predicted, confidence = next(iter(calibrated(row["probabilities"], temperature).items()))
-        found.append(HeldOutRow(row["id"], row["label"], row["by"], row["confidence"], predicted, confidence))
-    return found, temperature
+        in_scope = least is None or row["familiarity"] >= least
+        found.append(HeldOutRow(row["id"], row["label"], row["by"], row["confidence"], predicted, confidence, in_scope))
+    return found, temperature, least
 
 
 def gold_evidence(
@@ -107,11 +133,14 @@ def gold_evidence(
     if "gold_accuracy" not in report or not dev:
         return None
     if not gold_was_learned(params):
-        rows = [row for row in on_gold if row.predicted != NONE_OF_THESE]
+        rows = [row for row in on_gold if row.answered]
         confidence = np.array([row.confidence for row in rows])
         right = np.array([row.predicted == gold[row.id] for row in rows], bool)
         return (GoldEvidence(confidence, right), np.ones(len(dev))) if rows else None
-    cross_fitted = [row for row in read_jsonl(paths.TEACHER_GOLD) if row["label"] != NONE_OF_THESE]
+    outside = {row.id for row in on_gold if not row.in_scope}
+    cross_fitted = [
+        row for row in read_jsonl(paths.TEACHER_GOLD) if row["label"] != NONE_OF_THESE and row["id"] not in outside
+    ]
     if not cross_fitted or any(row["confidence"] is None for row in cross_fitted):
         return None
     confidence = same_quantiles(
@@ -126,7 +155,7 @@ def gold_evidence(
 def promise_of(params: Params, gold: dict[str, str], rows: list[HeldOutRow]) -> PromiseFigures | None:
     """Return what the gold rows certify about the answers to the dev rows."""
     # Leave none_of_these out: its easy hits would hide wrong labels.
-    dev = [row for row in rows if row.by == "teacher" and row.predicted != NONE_OF_THESE]
+    dev = [row for row in rows if row.by == "teacher" and row.answered]
     found = gold_evidence(params, gold, [row for row in rows if row.by == "hand"], dev)
     if found is None:
         return None
@@ -140,7 +169,7 @@ def promise_of(params: Params, gold: dict[str, str], rows: list[HeldOutRow]) -> 
     return PromiseFigures(
         kept=certified is not None,
         threshold=point.threshold,
-        # Of all dev rows: those that got none_of_these are not answered.
+        # Of all dev rows: those that got none_of_these, or are out of scope, are not answered.
         coverage=point.coverage * len(dev) / sum(row.by == "teacher" for row in rows),
         estimate=point.estimate,
         bound=point.bound,
@@ -175,7 +204,7 @@ def describe(calibration: Calibration) -> str:
 
 def calibration_of(params: Params, gold: dict[str, str], held_out: Path) -> Calibration:
     """Return the calibration of the student that made the predictions in `held_out`."""
-    rows, temperature = calibrated_rows(params, held_out, gold)
+    rows, temperature, least = calibrated_rows(params, held_out, gold)
     promise = promise_of(params, gold, rows)
     used = promise
     if promise is None or (not promise.kept and params.calibrate.when_uncertified == "abstain"):
@@ -190,6 +219,7 @@ def calibration_of(params: Params, gold: dict[str, str], held_out: Path) -> Cali
         coverage=used.coverage if used else 0.0,
         precision=used.estimate if used else None,
         promise=promise,
+        least_familiarity=least,
     )
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from stages.parts.data.rows import as_rows
+from stages.parts.encoder.head import fit_head
 from stages.parts.encoder.pretrained import encoder_key, load_encoder
-from stages.parts.encoder.student import fit_head
 from stages.parts.encoder.vectors import centred
 from stages.parts.run.files import fingerprint, whole_file
 from stages.parts.run.params import load_params
@@ -20,7 +20,7 @@ from tests.bench.labelled import Labelled, folders, labelled
 from tests.conftest import ROOT
 
 DEV, HELD = 300, 1000  # pool rows that the student has not learned
-SOURCES = ("stages/parts/encoder/student.py", "stages/parts/teachers/self_trained.py", "tests/bench/draws.py")
+SOURCES = ("stages/parts/encoder/head.py", "stages/parts/teachers/self_trained.py", "tests/bench/draws.py")
 
 
 class EncoderTraining(SelfTraining):

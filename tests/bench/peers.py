@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from stages.parts.encoder.head import fit_head
 from stages.parts.encoder.pretrained import exported_encoder, load_encoder
-from stages.parts.encoder.student import EncoderStudent, fit_head, write_student
+from stages.parts.encoder.student import EncoderStudent, write_student
 from stages.parts.numbers.statistics import difference_interval, interval
 from stages.parts.run import paths
 from stages.parts.run.files import read_json, read_jsonl, write_json
@@ -67,7 +68,7 @@ def read_rows() -> Rows:
 def encoder_student(rows: Rows, folder: Path) -> Predict:
     vectors = load_encoder(rows.encoder).vectors(text for text, _ in rows.train)
     head = fit_head(vectors, rows.soft, vectors.mean(axis=0))
-    write_student(exported_encoder(rows.encoder), head, rows.labels, folder)
+    write_student(exported_encoder(rows.encoder), head, vectors, rows.labels, folder)
     return EncoderStudent(folder).predict
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from stages.parts.encoder.head import fit_head
 from stages.parts.encoder.pretrained import load_encoder
-from stages.parts.encoder.student import fit_head
 from stages.parts.encoder.vectors import label_texts
 from stages.parts.run.files import write_json
 from stages.parts.run.params import load_params

@@ -38,7 +38,8 @@ def sentence_model(folder: Path, config: object, pooling: str = "mean") -> Path:
     set_seed(0)
     model = AutoModel.from_config(config)
     for weight in model.parameters():  # the initial weights are so small that all texts look alike
-        torch.nn.init.normal_(weight, std=0.2)
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.2)
     model.save_pretrained(folder)
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))

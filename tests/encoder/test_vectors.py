@@ -12,7 +12,7 @@ from transformers import BertConfig
 
 from stages import embed
 from stages.parts.encoder import vectors
-from stages.parts.encoder.vectors import centred, label_texts, mean_similarity, read_embeddings, stored_vectors
+from stages.parts.encoder.vectors import centred, label_texts, read_embeddings, stored_vectors
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_jsonl
@@ -105,15 +105,6 @@ def test_a_killed_run_goes_on_from_its_last_chunk(stage):
     assert before and not (stage / paths.EMBEDDINGS_ENCODER).exists()
     embed.main()
     assert read_embeddings()["pool"].shape == (40_000, 32)
-
-
-def test_similarity_to_the_pool_is_the_mean_cosine_of_the_nearest(stage):
-    draw = np.random.default_rng(0)
-    pool, texts = (draw.normal(size=(size, 8)).astype(np.float32) for size in (500, 300))
-    pool, texts = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (pool, texts))
-    expected = np.sort(texts @ pool.T, axis=1)[:, -10:].mean(axis=1)
-    np.testing.assert_allclose(mean_similarity(texts, pool), expected, atol=1e-6)
-    assert mean_similarity(texts, pool[:3]).shape == (300,)
 
 
 def test_centred_vectors_are_unit_and_a_description_joins_a_name():

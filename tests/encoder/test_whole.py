@@ -8,7 +8,8 @@ from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast
 
 from stages.parts.encoder.encoder import Encoder
 from stages.parts.encoder.export import export_encoder
-from stages.parts.encoder.student import fit_head, read_student, write_student
+from stages.parts.encoder.head import fit_head
+from stages.parts.encoder.student import read_student, write_student
 from stages.parts.encoder.whole import BATCH, batches, train_whole
 from tests.encoder.test_encoder import SIZES, WORDS, sentence_model
 
@@ -53,10 +54,10 @@ def test_whole_weights_learn_more_than_a_head_on_frozen_ones(tmp_path, monkeypat
         return -np.log(probabilities[np.arange(128), classes[512:]]).mean()
 
     export_encoder(source, plain, "float32", None, trained)
-    write_student(plain, tuned, ["one", "both_or_neither"], student)
+    write_student(plain, tuned, vectors, ["one", "both_or_neither"], student)
     served = read_student(student)
     assert served
-    found = served.probabilities(texts[512:])
+    found = served.read(texts[512:]).probabilities
     assert loss(found) < loss(head.probabilities(vectors[512:])) / 5
     ids = PreTrainedTokenizerFast.from_pretrained(source)(texts[512], return_tensors="pt")
     with torch.inference_mode():

@@ -137,6 +137,8 @@ RERUNS = {
     "stages/parts/encoder/whole.py": "embed teacher encoder",
     "stages/parts/encoder/vectors.py": "embed teacher encoder evaluate",
     "stages/parts/encoder/student.py": "embed teacher encoder evaluate",
+    "stages/parts/encoder/familiarity.py": "embed teacher encoder",
+    "stages/parts/task/readings.py": "teacher sft base linear encoder optimize calibrate evaluate report",
     "encoder=none": "embed encoder",
     "profiles.embedded.encoder.precision=float32": "embed encoder",
     "profiles.embedded.encoder.train=whole": "embed encoder",

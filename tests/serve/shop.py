@@ -157,7 +157,7 @@ def run_stub(shop: Shop, *module: str) -> subprocess.Popen[str]:
     return engine
 
 
-def student_calibration(folder: Path) -> dict[str, object]:
+def student_calibration(folder: Path, least_familiarity: float | None = None) -> dict[str, object]:
     """A calibration of the in-process student in a folder, as stage calibrate writes it."""
     return StudentCalibration(
         temperature=1.5,
@@ -166,6 +166,7 @@ def student_calibration(folder: Path) -> dict[str, object]:
         rows=100,
         coverage=0.5,
         precision=0.9,
+        least_familiarity=least_familiarity,
         student_sha256=folder_sha256(folder),
     ).model_dump()
 

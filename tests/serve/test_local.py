@@ -15,18 +15,21 @@ from transformers import BertConfig
 
 from stages.parts.encoder.encoder import Encoder
 from stages.parts.encoder.export import export_encoder
-from stages.parts.encoder.student import Head, write_student
+from stages.parts.encoder.head import Head
+from stages.parts.encoder.student import write_student
 from stages.parts.numbers.choice import ServedChoice
 from stages.parts.run import paths
 from stages.parts.run.files import write_json, write_jsonl
 from stages.parts.run.machine import free_port
 from stages.parts.students.local import CALIBRATION, HELD_OUT, beside, load_local
+from tests.browser import browser_page
 from tests.conftest import ROOT
 from tests.encoder.test_encoder import SIZES, sentence_model
 from tests.serve.shop import Shop, make_shop, serving, student_calibration
 
 LABELS = ["card_arrival", "declined_card_payment", "pending_top_up"]
 QUERIES = ["Where is my card?", "My card was declined at the shop", "cash", "the new one I ordered"]
+STRANGE = ["new new cash declined : at", "is the shop where i was", "ordered at the one"]
 
 
 def write_encoder(scratch: Path, student: Path, seed: int, labels: Sequence[str] = LABELS) -> None:
@@ -38,9 +41,9 @@ def write_encoder(scratch: Path, student: Path, seed: int, labels: Sequence[str]
         export_encoder(source, exported, "int8", None)
     draw, size = np.random.default_rng(seed), Encoder(exported).size
     weights = draw.normal(size=(size, len(labels))).astype(np.float32)
-    write_student(
-        exported, Head(np.zeros(size, np.float32), weights, np.zeros(len(labels), np.float32)), labels, student
-    )
+    head = Head(np.zeros(size, np.float32), weights, np.zeros(len(labels), np.float32))
+    known = np.repeat(Encoder(exported).vectors(QUERIES), 10, axis=0)  # so that each is as familiar as can be
+    write_student(exported, head, known, labels, student)
     write_json(beside(student, CALIBRATION), student_calibration(student))
     held_out = {"by": "teacher", "label": labels[0], "probabilities": {labels[0]: 0.99}, "confidence": None}
     write_jsonl(beside(student, HELD_OUT), [{"id": str(number), **held_out} for number in range(100)])
@@ -51,7 +54,9 @@ def run(tmp_path_factory) -> Shop:
     """A folder as `dvc repro` leaves it, with an encoder student that is chosen to be served."""
     folder = tmp_path_factory.mktemp("run")
     shop = make_shop(folder / "run", model="auto")
-    write_encoder(folder, shop.folder / paths.ENCODER, 0)
+    student = shop.folder / paths.ENCODER
+    write_encoder(folder, student, 0)
+    write_json(shop.folder / paths.ENCODER_CALIBRATION, student_calibration(student, least_familiarity=0.99))
     choice = ServedChoice(serve="encoder", why="it is as good", profile="embedded")
     write_json(shop.folder / paths.SERVED, choice.model_dump())
     return shop
@@ -76,6 +81,7 @@ def test_every_route_answers_as_the_folder_does(run):
             requests.post(f"{base}/v1/chat/completions", json=chat, timeout=10).json()["intent"]["label"]
             == expected[0].label
         )
+        assert all(answer["abstained"] is None for answer in batch)
         assert "queries_in_flight 0.0" in requests.get(f"{base}/metrics", timeout=10).text
         assert requests.get(base, timeout=10).text.startswith("<!doctype html>")
         for blank in ("\u200b \u00a0", "[[ ## label ## ]] <|eot_id|>"):
@@ -84,6 +90,31 @@ def test_every_route_answers_as_the_folder_does(run):
             for route, body in refused.items():
                 assert requests.post(f"{base}/classify_intent{route}", json=body, timeout=10).status_code == 422
             assert requests.post(f"{base}/v1/chat/completions", json=chat, timeout=10).status_code == 422
+
+
+def test_a_text_that_no_label_fits_is_out_of_scope_on_every_route(run):
+    with serving(run) as base:
+        queries = [QUERIES[0], *STRANGE, QUERIES[1]]
+        batch = requests.post(f"{base}/classify_intent/batch", json={"queries": queries}, timeout=10).json()["answers"]
+        assert [answer["abstained"] for answer in batch] == [None, *["out_of_scope"] * len(STRANGE), None]
+        assert {answer["label"] for answer in batch} <= set(LABELS), "the best guess is there all the same"
+        one = requests.post(f"{base}/classify_intent", json={"query": STRANGE[0]}, timeout=10).json()
+        assert one == batch[1]
+        chat = {"model": "any", "messages": [{"role": "user", "content": STRANGE[1]}]}
+        assert requests.post(f"{base}/v1/chat/completions", json=chat, timeout=10).json()["intent"] == batch[2]
+        metrics = requests.get(f"{base}/metrics", timeout=10).text
+        assert f'abstentions_total{{why="out_of_scope"}} {len(STRANGE) + 2}.0' in metrics
+        assert 'abstentions_total{why="unsure"} 0.0' in metrics
+
+
+@pytest.mark.slow
+def test_the_page_says_that_no_label_seems_to_fit(run):
+    with serving(run) as base, browser_page(base) as page:
+        page.goto(base)
+        page.get_by_label("A customer's query").fill(STRANGE[0])
+        page.get_by_role("button", name="Classify").click()
+        page.locator("#answer strong").wait_for()
+        assert "No label seems to fit, so the service abstains" in page.locator("#answer").inner_text()
 
 
 def test_more_than_the_queue_holds_is_refused_and_the_rest_is_answered(run):

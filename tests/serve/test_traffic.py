@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -44,7 +45,7 @@ from tests.serve.shop import (
 LABELS = list(LABELS)
 pytestmark = pytest.mark.slow  # each starts the service, the stub and the teacher
 TRUTH = {f"query {number}": LABELS[number % len(LABELS)] for number in range(200)}
-PREDICTION = CalibratedPrediction(LABELS[0], 0.9, False, [], None, "student")
+PREDICTION = CalibratedPrediction(LABELS[0], 0.9, None, [], None, "student")
 PRICED = {"prompt": 1000.0, "completion": 0.0}  # dollars for a million tokens: a query costs some cents
 
 
@@ -286,6 +287,23 @@ def test_a_shadow_that_fails_touches_no_answer(tmp_path):
             return found
 
     assert asyncio.run(answers()) == [PREDICTION] * 20
+
+
+def test_a_text_that_no_label_fits_is_kept_and_not_sent_to_the_teacher(tmp_path):
+    """The teacher would name one of the labels, too."""
+    outside = replace(PREDICTION, abstained="out_of_scope")
+
+    async def answer() -> CalibratedPrediction:
+        with TrafficStore(tmp_path / "served.sqlite", 1, 100) as store:
+            changes = {"when_unsure": "teacher", "keep": "doubtful"}
+            settings = load_params(ROOT / "params.yaml").serve.model_copy(update=changes)
+            metrics = TrafficMetrics(CollectorRegistry())
+            served = Traffic(settings, store, None, AnswerCache("", 0), 0.9, metrics)
+            found = await served.after("a poem, please", outside)
+            assert [row.abstained for row in store.rows()] == ["out_of_scope"]
+            return found
+
+    assert asyncio.run(answer()) == outside
 
 
 def test_with_all_of_it_off_there_is_no_store_and_no_teacher(tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.calibrate import calibrated_rows, choice
+from stages.calibrate import calibrated_rows, choice, least_familiarity
 from stages.parts.numbers.calibration import Calibration
 from stages.parts.run import paths
 from stages.parts.run.files import write_json, write_jsonl
@@ -64,3 +64,13 @@ def test_gold_rows_that_the_student_learned_set_no_temperature(tmp_path, monkeyp
     assert doubtful > 5, "half of the dev rows are wrong"
     assert temperature(hosted, "examples") == pytest.approx(doubtful)
     assert temperature(hosted, "given") < 1.5, "its gold rows are as new to it as any"
+
+
+def test_gold_rows_say_what_is_in_scope_whatever_the_pool_holds():
+    strange = [{"by": "teacher", "label": "a", "familiarity": 0.1}] * 300
+    outside = [{"by": "hand", "label": "none_of_these", "familiarity": 0.0}] * 20
+    gold = [{"by": "hand", "label": "a", "familiarity": 0.5 + number / 200} for number in range(100)]
+    least = least_familiarity([*strange, *outside, *gold])
+    assert sum(row["familiarity"] < least for row in gold) == 3
+    assert least_familiarity([row | {"familiarity": None} for row in gold]) is None
+    assert least_familiarity([{"by": "hand", "label": "a"}]) is None, "a decoder's row says nothing of it"

@@ -49,10 +49,10 @@ def test_it_answers_every_test_row_as_scikit_learn_does(table, tmp_path):
     student = read_linear(tmp_path / "linear")
     texts = [*pd.read_csv(ROOT / "data/sample/test.csv").text, *ODD]
     assert student.predict(texts) == list(fitted.predict(texts))
-    found = student.probabilities(texts)
+    found = student.read(texts).probabilities
     columns = [labels.index(label) for label in fitted[1].classes_]
     assert np.allclose(found[:, columns], fitted.predict_proba(texts), atol=1e-5)
-    assert (found[:, -1] == 0).all() and student.probabilities([]).shape == (0, len(labels))
+    assert (found[:, -1] == 0).all() and student.read([]).probabilities.shape == (0, len(labels))
     first = read_student_file(tmp_path / "linear")
     write_linear(fitted, labels, tmp_path / "again")
     assert read_student_file(tmp_path / "again") == first, "equal weights have equal names"
@@ -62,7 +62,7 @@ def test_two_labels_are_no_special_case(tmp_path):
     rows = [("where is my card", "card"), ("my card is late", "card"), ("money back", "refund"), ("my money", "refund")]
     fitted = fitted_baseline(rows, 0)
     write_linear(fitted, ["refund", "card"], tmp_path)
-    found = read_linear(tmp_path).probabilities([text for text, _ in rows])
+    found = read_linear(tmp_path).read([text for text, _ in rows]).probabilities
     assert np.allclose(found[:, ::-1], fitted.predict_proba([text for text, _ in rows]), atol=1e-5)
 
 

@@ -1,78 +1,44 @@
-"""The encoder student: a softmax regression on an encoder's vectors, in one ONNX graph with the encoder.
+"""The encoder student: an encoder, its head and the texts it knows, in one ONNX graph.
 
-The head learns what the decoder student learns: the SFT rows, each with the teacher's distribution over the labels if
-there is one. Vectors are centred and brought back to unit length first, since texts of one domain lie close together.
+The graph's outputs are a text's unit vector, the probabilities of its labels, and its familiarity.
 
 Serving needs onnxruntime, tokenizers and numpy: nothing here may import torch, DSPy or scikit-learn at the top.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
 
 import numpy as np
 
 from stages.parts.encoder.encoder import DESCRIPTION, MODEL, TOKENIZER, Encoder
+from stages.parts.encoder.head import Head
+from stages.parts.run.errors import UserError
+from stages.parts.task.readings import TextReadings
 from stages.parts.task.student_file import read_student_file, write_student_file
 
-PENALTY = 0.1  # of the squared weights; from 0.05 to 0.2 (C of 5 to 20) accuracy is flat, at 1 it is 7 points lower
-STEPS = 300  # of L-BFGS at the most
+NEIGHBOURS = 10  # known texts whose mean cosine is a text's familiarity
+OUTPUTS = ["vectors", "probabilities", "familiarity"]
 
 
-@dataclass(frozen=True)
-class Head:
-    """A softmax regression on centred unit vectors: `mean` [D], `weights` [D, K], `bias` [K]."""
+def write_student(encoder: Path, head: Head, known: np.ndarray, labels: Sequence[str], folder: Path) -> None:
+    """Write a folder that answers by itself: an exported encoder's graph with the head behind it, tokenizer, labels.
 
-    mean: np.ndarray
-    weights: np.ndarray
-    bias: np.ndarray
-
-    def probabilities(self, vectors: np.ndarray) -> np.ndarray:
-        """Return the labels' probabilities [N, K] for unit vectors [N, D]."""
-        logits = self.centred(vectors) @ self.weights + self.bias
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
-
-    def centred(self, vectors: np.ndarray) -> np.ndarray:
-        moved = vectors - self.mean
-        return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9)
-
-
-def fit_head(vectors: np.ndarray, targets: np.ndarray, mean: np.ndarray) -> Head:
-    """Return the head fitted on unit vectors [N, D] whose labels have the probabilities `targets` [N, K].
-
-    `mean` [D] is that of the domain's texts, with or without labels.
+    `known` [M, D] are the unit vectors that familiarity is measured by, kept in half precision.
     """
-    from scipy.optimize import minimize
-    from scipy.special import log_softmax, softmax
-
-    (rows, size), labels = vectors.shape, targets.shape[1]
-    empty = Head(mean, np.zeros((size, labels)), np.zeros(labels))
-    design = np.hstack([empty.centred(vectors), np.ones((rows, 1))]).astype(np.float32)
-    wanted = targets.astype(np.float32)
-    penalty = np.full((size + 1, 1), PENALTY, np.float32)
-    penalty[-1] = 0  # the bias is free
-
-    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        free = flat.reshape(size + 1, labels).astype(np.float32)
-        logits = design @ free
-        value = -(wanted * log_softmax(logits, axis=1)).sum() + (penalty * free**2).sum() / 2
-        return float(value), (design.T @ (softmax(logits, axis=1) - wanted) + penalty * free).ravel().astype(float)
-
-    start = np.zeros((size + 1) * labels)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x.reshape(size + 1, labels)
-    return Head(mean.astype(np.float32), found[:-1].astype(np.float32), found[-1].astype(np.float32))
-
-
-def write_student(encoder: Path, head: Head, labels: Sequence[str], folder: Path) -> None:
-    """Write a folder that answers by itself: an exported encoder's graph with the head behind it, tokenizer, labels."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.load(encoder / MODEL)
     graph = model.graph
-    constants = {"head.mean": head.mean, "head.weights": head.weights, "head.bias": head.bias}
+    constants = {
+        "head.mean": head.mean,
+        "head.weights": head.weights,
+        "head.bias": head.bias,
+        "known.half": known.T.astype(np.float16),
+        "known.nearest": np.array([min(NEIGHBOURS, len(known))]),
+        "known.axis": np.array([1]),
+    }
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     graph.node.extend(
         [
@@ -81,9 +47,18 @@ def write_student(encoder: Path, head: Head, labels: Sequence[str], folder: Path
             helper.make_node("MatMul", ["head.centred", "head.weights"], ["head.products"]),
             helper.make_node("Add", ["head.products", "head.bias"], ["head.logits"]),
             helper.make_node("Softmax", ["head.logits"], ["probabilities"], axis=1),
+            helper.make_node("Cast", ["known.half"], ["known.vectors"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["vectors", "known.vectors"], ["known.cosines"]),
+            helper.make_node("TopK", ["known.cosines", "known.nearest"], ["known.highest", "known.places"], sorted=0),
+            helper.make_node("ReduceMean", ["known.highest", "known.axis"], ["familiarity"], keepdims=0),
         ]
     )
-    graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["texts", len(labels)]))
+    graph.output.extend(
+        [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["texts", len(labels)]),
+            helper.make_tensor_value_info("familiarity", TensorProto.FLOAT, ["texts"]),
+        ]
+    )
     onnx.checker.check_model(model)
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / MODEL)
@@ -99,23 +74,24 @@ def read_student(folder: Path) -> "EncoderStudent | None":
 
 
 class EncoderStudent:
-    """A folder of `write_student`, loaded: texts in, the probabilities of `labels` out."""
+    """A folder of `write_student`, loaded: texts in, the probabilities of `labels` and familiarity out.
+
+    Raises UserError if another version wrote the folder.
+    """
 
     def __init__(self, folder: Path, labels: Sequence[str]) -> None:
         self.encoder = Encoder(folder)
         self.labels = list(labels)
+        if [output.name for output in self.encoder.session.get_outputs()] != OUTPUTS:
+            raise UserError(f"{folder / MODEL} is of another version of this project: run `dvc repro encoder`")
 
-    def outputs(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return a text's unit vector [D] and its labels' probabilities [K]."""
-        vectors, probabilities = self.encoder.run(self.encoder.tokens([text])[0])
-        return vectors[0], probabilities[0]
-
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the labels' probabilities [N, K], float32."""
-        runs = self.encoder.workers.map(self.encoder.run, self.encoder.tokens(texts))
-        found = [probabilities[0] for _, probabilities in runs]
-        return np.stack(found) if found else np.empty((0, len(self.labels)), np.float32)
+    def read(self, texts: Sequence[str]) -> TextReadings:
+        """Return the labels' probabilities [N, K] and the texts' familiarity [N], float32."""
+        found = list(self.encoder.workers.map(self.encoder.run, self.encoder.tokens(texts)))
+        if not found:
+            return TextReadings(np.empty((0, len(self.labels)), np.float32), np.empty(0, np.float32))
+        return TextReadings(*(np.concatenate(each) for each in list(zip(*found, strict=True))[1:]))
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """Return the most probable labels."""
-        return [self.labels[number] for number in self.probabilities(texts).argmax(axis=1)]
+        return [self.labels[number] for number in self.read(texts).probabilities.argmax(axis=1)]

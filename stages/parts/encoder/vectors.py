@@ -108,17 +108,3 @@ def centred(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Return unit vectors [N, D] without their common direction: texts of one domain lie close together otherwise."""
     moved = vectors - mean
     return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9)
-
-
-def mean_similarity(vectors: np.ndarray, pool: np.ndarray, neighbours: int = 10) -> np.ndarray:
-    """Return how near each unit vector [N, D] is to the pool [M, D]: mean cosine of its nearest rows, [N].
-
-    On Banking77-25 against its 52 other intents this separates out-of-scope texts with AUROC 0.95, where a head's
-    confidence reaches 0.80 to 0.83.
-    """
-    nearest = min(neighbours, len(pool))
-    found = np.empty(len(vectors), np.float32)
-    for start in range(0, len(vectors), 256):  # 256 x 1 M similarities are 1 GB
-        similarities = vectors[start : start + 256] @ pool.T
-        found[start : start + 256] = np.partition(similarities, -nearest, axis=1)[:, -nearest:].mean(axis=1)
-    return found

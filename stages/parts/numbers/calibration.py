@@ -25,6 +25,7 @@ class Calibration(BaseModel):
 
     `threshold` is the lowest confidence that is answered, None if the service abstains on every query. `coverage` and
     `precision` are the estimates for it on held-out `rows`. `promise` is None if no gold row can certify anything.
+    A text of less than `least_familiarity` is out of scope; None if the student can't tell.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +37,7 @@ class Calibration(BaseModel):
     coverage: float
     precision: float | None
     promise: PromiseFigures | None = None
+    least_familiarity: float | None = None
 
 
 class PairCalibration(Calibration):

@@ -8,15 +8,16 @@ import numpy as np
 
 from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, write_jsonl
+from stages.parts.task.readings import TextReadings
 
 
 class TextModel(Protocol):
-    """A student in this process: texts in, probabilities [N, K] of its `labels` out."""
+    """A student in this process: texts in, probabilities of its `labels` and familiarity out."""
 
     @property
     def labels(self) -> Sequence[str]: ...
 
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray: ...
+    def read(self, texts: Sequence[str]) -> TextReadings: ...
 
 
 def record_held_out(student: TextModel, folder: Path, to: Path, learned: int) -> None:
@@ -31,9 +32,12 @@ def record_held_out(student: TextModel, folder: Path, to: Path, learned: int) ->
 
 
 def held_out_rows(student: TextModel, dev: Sequence[Any], gold: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return a row for each of dev and gold: its label, who gave it, with which confidence, and the student's
-    probabilities, the most likely label first.
+    """Return a row for each of dev and gold: its label, who gave it, with which confidence, and what the student reads:
+    the probabilities, the most likely label first, and the familiarity, None if it knows none.
     """
+    rows = [("teacher", row) for row in dev] + [("hand", row) for row in gold]
+    read = student.read([row["text"] for _, row in rows])
+    familiarity = [None] * len(rows) if read.familiarity is None else read.familiarity.tolist()
     return [
         {
             "id": row["id"],
@@ -41,9 +45,9 @@ def held_out_rows(student: TextModel, dev: Sequence[Any], gold: Sequence[Any]) -
             "by": by,
             "confidence": row.get("confidence"),
             "probabilities": {student.labels[place]: float(shares[place]) for place in np.argsort(-shares)},
+            "familiarity": near,
         }
-        for by, rows in (("teacher", dev), ("hand", gold))
-        for row, shares in zip(rows, student.probabilities([row["text"] for row in rows]), strict=True)
+        for (by, row), shares, near in zip(rows, read.probabilities, familiarity, strict=True)
     ]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stages.parts.run.files import read_json, write_json
+from stages.parts.task.readings import TextReadings
 from stages.parts.task.student_file import read_student_file, write_student_file
 from stages.parts.task.terms import character_terms, lower_case, word_terms
 
@@ -74,12 +75,12 @@ class LinearStudent:
             total += values / np.linalg.norm(values) @ self.weights[known]
         return total
 
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+    def read(self, texts: Sequence[str]) -> TextReadings:
         """Return the labels' probabilities [N, K]."""
         found = np.array([self.logits(text) for text in texts]).reshape(-1, len(self.labels))
         powers = np.exp(found - found.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        return TextReadings(powers / powers.sum(axis=1, keepdims=True))
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """Return the most probable labels."""
-        return [self.labels[number] for number in self.probabilities(texts).argmax(axis=1)]
+        return [self.labels[number] for number in self.read(texts).probabilities.argmax(axis=1)]

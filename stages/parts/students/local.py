@@ -59,15 +59,17 @@ class LocalClassifier:
 
     def classify(self, queries: Sequence[str]) -> list[CalibratedPrediction]:
         """Return the predictions of queries; blocks."""
-        found = self.local.probabilities(queries)
+        found = self.local.read(queries)
+        familiarity = [None] * len(queries) if found.familiarity is None else found.familiarity.tolist()
         return [
             calibrated_prediction(
                 self.labels[int(shares.argmax())],
                 dict(zip(self.labels, shares.tolist(), strict=True)),
                 self.calibration,
                 self.model,
+                near,
             )
-            for shares in found
+            for shares, near in zip(found.probabilities, familiarity, strict=True)
         ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from stages.parts.numbers.calibration import Calibration, calibrated
-from stages.parts.task.labels import UNKNOWN
+from stages.parts.task.labels import NONE_OF_THESE, UNKNOWN
 
 RUNNERS_UP = 3
 Abstention = Literal["unsure", "out_of_scope"]
@@ -41,19 +41,35 @@ class CalibratedPrediction:
     price_usd: float | None = None  # of the teacher's answer, if it is known
 
 
+def abstention(
+    label: str, confidence: float, calibration: Calibration, familiarity: float | None = None
+) -> Abstention | None:
+    """Return why a label with a calibrated confidence is no answer, None if it is one.
+
+    A text that is unlike all that the student knows is out of scope, however confident the student is.
+    """
+    least = calibration.least_familiarity
+    if familiarity is not None and least is not None and familiarity < least and label != NONE_OF_THESE:
+        return "out_of_scope"
+    sure = label != UNKNOWN and calibration.threshold is not None and confidence >= calibration.threshold
+    return None if sure else "unsure"
+
+
 def calibrated_prediction(
-    label: str, probabilities: Mapping[str, float], calibration: Calibration, model: str
+    label: str,
+    probabilities: Mapping[str, float],
+    calibration: Calibration,
+    model: str,
+    familiarity: float | None = None,
 ) -> CalibratedPrediction:
     """Return the prediction of `label` with a student's probabilities, as they were reported."""
     likely = calibrated(probabilities, calibration.temperature)
     confidence = likely.get(label, 0.0)
-    threshold = calibration.threshold
-    unsure = label == UNKNOWN or threshold is None or confidence < threshold
     others = [other for other in likely if other != label][:RUNNERS_UP]
     return CalibratedPrediction(
         label=label,
         confidence=confidence,
-        abstained="unsure" if unsure else None,
+        abstained=abstention(label, confidence, calibration, familiarity),
         runners_up=[RunnerUp(other, likely[other]) for other in others],
         reasoning=None,
         model=model,

@@ -9,6 +9,8 @@ from scipy.stats import beta
 from stages.parts.data.rows import TeacherLabel
 from stages.parts.numbers.calibration import Calibration, calibrated
 from stages.parts.run.errors import UserError
+from stages.parts.students.prediction import abstention
+from stages.parts.task.labels import UNKNOWN
 
 SELF_AGREEMENT = 0.95  # the teacher's with its earlier labels, at least: room for answers that vary at temperature 0
 DOUBT = 0.05  # the chance that the true share lies below the bound
@@ -23,8 +25,10 @@ def expected_agreement(held_out: Iterable[Mapping[str, Any]], calibration: Calib
     """
     rows = agreed = 0
     for row in held_out:
-        label, confidence = next(iter(calibrated(row["probabilities"], calibration.temperature).items()), ("", 0.0))
-        if row["by"] == "teacher" and calibration.threshold is not None and confidence >= calibration.threshold:
+        label, confidence = next(
+            iter(calibrated(row["probabilities"], calibration.temperature).items()), (UNKNOWN, 0.0)
+        )
+        if row["by"] == "teacher" and not abstention(label, confidence, calibration, row.get("familiarity")):
             rows += 1
             agreed += label == row["label"]
     if not agreed:
