@@ -53,7 +53,7 @@ def checked(folder: Path) -> LocalClassifier:
     """Load a student and let it predict; raises UserError if it can't, or its probabilities are none."""
     local = load_local(folder)
     try:
-        shares = local.local.probabilities(PROBES)
+        shares = local.local.read(PROBES).probabilities
     except Exception as error:  # onnxruntime and numpy raise what they like
         raise UserError(f"{folder} predicts nothing: {error}") from None
     if shares.shape != (len(PROBES), len(local.labels)) or not np.allclose(shares.sum(axis=1), 1, atol=1e-3):
