@@ -298,7 +298,7 @@ def test_a_text_that_no_label_fits_is_kept_and_not_sent_to_the_teacher(tmp_path)
             changes = {"when_unsure": "teacher", "keep": "doubtful"}
             settings = load_params(ROOT / "params.yaml").serve.model_copy(update=changes)
             metrics = TrafficMetrics(CollectorRegistry())
-            served = Traffic(settings, store, None, AnswerCache("", 0), 0.9, metrics)
+            served = Traffic(settings, store, None, AnswerCache("", 0), "student", 0.9, metrics)
             found = await served.after("a poem, please", outside)
             assert [row.abstained for row in store.rows()] == ["out_of_scope"]
             return found
