@@ -1,10 +1,13 @@
-"""A label that another one begins with, on a real engine: answers that are held to the labels are the free ones."""
+"""A label that another one begins with, and one that is spelled letter by letter, on a real engine: answers that are
+held to the labels are the free ones.
+"""
 
 import asyncio
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
+from tokenizers import AddedToken
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, set_seed
 
 from stages.parts.engines.http_client import engine_client
 from stages.parts.engines.process import KINDS, prepare, running
@@ -13,14 +16,31 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.params import load_params
 from stages.parts.students.scoring import check_tokens, max_tokens
 from stages.parts.task.program import IntentClassifier, training_messages
-from stages.parts.training.rows import encode
+from stages.parts.training.rows import EncodedRow, encode
 from stages.parts.training.trainer import fine_tune
 from tests.students.test_chat_template import tokenizer_of
 from tests.training.test_trainer import plan
 
 LABELS = ["refund", "refund_not_showing_up", "card_arrival"]
+SPELLED = "refund_not_showing_up"
 QUERIES = {"refund": "give it back", "refund_not_showing_up": "it never came back", "card_arrival": "where is my card"}
 ROWS = [(f"{query} {number}", label) for number in range(16) for label, query in QUERIES.items()]
+
+
+def letter_by_letter(row: EncodedRow, tokenizer: PreTrainedTokenizerBase) -> EncodedRow:
+    """Return a row whose answer is SPELLED in other tokens than the tokenizer's; the others as they are."""
+    usual, letters = (
+        [token for part in parts for token in tokenizer.encode(part, add_special_tokens=False)]
+        for parts in ([f" {SPELLED}"], f" {SPELLED}")
+    )
+    ids = row["input_ids"]
+    starts = [
+        place for place in range(len(ids)) if ids[place : place + len(usual)] == usual and row["labels"][place] > 0
+    ]
+    if not starts:
+        return row
+    start, end = starts[-1], starts[-1] + len(usual)
+    return {name: [*row[name][:start], *letters, *row[name][end:]] for name in ("input_ids", "labels")}
 
 
 @pytest.fixture(scope="module", params=["direct", "chain_of_thought"])
@@ -29,14 +49,18 @@ def student(request, tmp_path_factory) -> tuple[IntentClassifier, Path]:
     folder = tmp_path_factory.mktemp("student")
     program, tokenizer = IntentClassifier(LABELS, "Classify.", request.param), tokenizer_of("llama3_1")
     tokenizer.pad_token, tokenizer.model_max_length = "<|eot_id|>", 1024
-    assert len(tokenizer.encode(" refund_not_showing_up")) > len(tokenizer.encode(" refund"))
+    tokenizer.add_tokens([AddedToken(f" {SPELLED}", normalized=False)])
+    usual = [len(tokenizer.encode(f" {label}", add_special_tokens=False)) for label in LABELS]
+    assert usual[1] == 1 and max(usual) < len(SPELLED), "the letters are more than the longest label in usual tokens"
     set_seed(0)
     heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": True}
     sizes = {"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 1024}
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     model = LlamaForCausalLM(LlamaConfig(**sizes, **heads, **ends))
     rows = [encode(tokenizer, training_messages(program, text, label, "It says so.")) for text, label in ROWS]
-    fine_tune(model, tokenizer, rows, plan(epochs=40, batch=16, learning_rate=0.005), folder / "scratch")
+    spelled = [letter_by_letter(row, tokenizer) for row in rows]
+    assert sum(row != other for row, other in zip(rows, spelled, strict=True)) == 16
+    fine_tune(model, tokenizer, spelled, plan(epochs=40, batch=16, learning_rate=0.005), folder / "scratch")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return program, folder
