@@ -5,6 +5,7 @@ differs from vLLM.
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,12 @@ from stages.parts.engines.engine import Launch
 from stages.parts.engines.layout import Layout, ModelShape
 from stages.parts.engines.process import prepare
 from stages.parts.engines.sglang import Sglang, one_of
+from stages.parts.run import paths
 from stages.parts.run.errors import UserError
+from stages.parts.run.files import read_json, write_json
 from stages.parts.run.machine import Gpu
 from stages.parts.run.params import load_params
+from stages.parts.task.program_file import token_fingerprint
 from stages.parts.task.prompt import answer_form
 from tests.conftest import ROOT
 from tests.serve.shop import ENGINE_KEY, LABELS, Shop, ended, last_request, make_shop, run_stub, serving, start
@@ -95,6 +99,14 @@ def test_the_grammar_takes_the_labels_and_nothing_else():
 
     assert all(takes(label) for label in labels)
     assert not any(takes(wrong) for wrong in ("car", "card_arrival ", " card", "what's", "überweisung-"))
+
+
+@pytest.mark.parametrize(("free", "share"), [(1.0, 0.85), (0.95, 0.895), (0.9, 0.944), (0.5, 0.944)])
+def test_its_share_of_the_memory_is_of_the_whole_gpu(monkeypatch, free, share):
+    """SGLang takes a share of what is free when it starts: on a GPU that other work holds in part, of less."""
+    monkeypatch.setattr(sglang, "PYTHON", Path(sys.executable))
+    line = Sglang().command(replace(launch({}, Layout(1, 1, 1)), memory_share=0.9, free_share=free))
+    assert line[line.index("--mem-fraction-static") + 1] == f"{share:.3f}"
 
 
 def test_no_key_on_the_command_line_and_one_clear_line_without_gpu_or_sglang(monkeypatch, tmp_path):
@@ -173,6 +185,23 @@ def test_the_service_runs_on_sglang(tmp_path, style):
             requests.post(f"{address}/classify_intent", json={"query": "SIMULATE-REFUSE"}, timeout=30).status_code
             == 413
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ids", [(1, 2, 3), (1, 2, 4)])
+def test_other_tokens_than_the_trained_ones_are_seen_at_the_start(tmp_path, ids):
+    """SGLang reports them with the choice, where vLLM reports them beside the choices."""
+    shop = sglang_shop(tmp_path / "shop")
+    sidecar = read_json(shop.folder / paths.SIDECAR) | {"trial_tokens": token_fingerprint((1, 2, 3))}
+    write_json(shop.folder / paths.SIDECAR, sidecar)
+    options = ("--model", shop.model, "--key", ENGINE_KEY, "--prompt-ids", *map(str, ids))
+    with ended(run_stub(shop, "tests.serve.sglang_stub", *options)):
+        if ids == (1, 2, 3):
+            with serving(shop) as address:
+                assert requests.get(f"{address}/readyz", timeout=10).ok
+        else:
+            assert start(shop, "serve").wait(60) == 1
+            assert "served with another tokenizer or chat template" in (shop.folder / "log").read_text()
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
 """Stands for an SGLang server: what of its protocol differs from vLLM's, as its source has it (0.5.23).
 
-python -m tests.serve.sglang_stub --port 8001 --model NAME --key KEY [--adapter NAME]
+python -m tests.serve.sglang_stub --port 8001 --model NAME --key KEY [--adapter NAME] [--prompt-ids ID ...]
 
 Every path but /health wants the key. Keys that it does not know (structured_outputs) are passed over in silence;
 without a grammar it talks freely. An adapter is asked for as BASE:ADAPTER; any other model name is answered by the
-base. A query with SIMULATE-REFUSE is too long for it.
+base. A query with SIMULATE-REFUSE is too long for it. A prompt's token ids come with the choice, if they are wanted.
 """
 
 import argparse
@@ -19,7 +19,7 @@ TOO_LONG = "The input (9000 tokens) is longer than the model's context length (8
 CLAMPED = -3.4028234663852886e38  # of a token that the grammar rules out: the least float32
 
 
-def create_app(model: str, key: str, adapter: str | None) -> web.Application:
+def create_app(model: str, key: str, adapter: str | None, prompt_ids: list[int] | None) -> web.Application:
     last: dict[str, Any] = {"body": {}}
 
     async def chat(request: web.Request) -> web.Response:
@@ -39,6 +39,8 @@ def create_app(model: str, key: str, adapter: str | None) -> web.Application:
         completion = answer({**body, "structured_outputs": grammar})
         for entry in completion["choices"][0]["logprobs"]["content"]:
             entry["top_logprobs"] += [{"token": "the", "logprob": CLAMPED, "bytes": None}]
+        if body.get("return_token_ids") and prompt_ids:
+            completion["choices"][0]["prompt_token_ids"] = prompt_ids
         return web.json_response(completion | {"model": base})
 
     async def models(_: web.Request) -> web.Response:
@@ -70,5 +72,11 @@ if __name__ == "__main__":
     parser.add_argument("--model", required=True)
     parser.add_argument("--key", required=True)
     parser.add_argument("--adapter")
+    parser.add_argument("--prompt-ids", type=int, nargs="+")
     given = parser.parse_args()
-    web.run_app(create_app(given.model, given.key, given.adapter), host="127.0.0.1", port=given.port, print=None)
+    web.run_app(
+        create_app(given.model, given.key, given.adapter, given.prompt_ids),
+        host="127.0.0.1",
+        port=given.port,
+        print=None,
+    )

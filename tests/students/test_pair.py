@@ -72,6 +72,7 @@ def test_a_trial_of_other_tokens_than_the_trained_ones_is_no_answer(shop):
     classifier = load_pair().classifier(KINDS["vllm"])
     assert classifier.trial()["return_token_ids"]
     said = completion("card_arrival", card_arrival=-0.5)
+    classifier.check_trial({"choices": [{**said["choices"][0], "prompt_token_ids": [1, 2, 3]}]})  # as SGLang has it
     for ids in ([1, 2, 3], None):
         classifier.check_trial({**said, "prompt_token_ids": ids})
     with pytest.raises(EngineError, match="another tokenizer or chat template than it was trained with"):

@@ -51,7 +51,7 @@ class AdapterSlots:
 class Launch:
     """What an engine is started with. `adapters` are folders by the names they are served under, `slots` for others
     that are loaded while it runs; `layout` None means a CPU. On GPUs, it takes `memory_share` of each of `devices`, as
-    CUDA_VISIBLE_DEVICES names them."""
+    CUDA_VISIBLE_DEVICES names them; `free_share` is free there before it starts."""
 
     model: Path
     name: str
@@ -65,6 +65,7 @@ class Launch:
     slots: AdapterSlots | None = None
     devices: str = ""
     memory_share: float = 0.9
+    free_share: float = 1.0
 
 
 class EndpointKind(Protocol):

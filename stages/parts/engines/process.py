@@ -123,13 +123,13 @@ def prepare(
     """
     precision = precision or Precision()
     gpus = visible_gpus() if on_gpus else []
-    layout, patience_s, devices = None, runtime.engine_start_s, ""
+    layout, patience_s, devices, free = None, runtime.engine_start_s, "", 1.0
     if gpus:
         precision.check(gpus)
         shape = model_shape(model, precision.weights)
         layout = plan(shape, [gpu.memory for gpu in gpus], runtime.gpu_memory_share)
         patience_s += shape.weight_bytes // LOADED_PER_S
-        devices = engine_devices(gpus)
+        devices, free = engine_devices(gpus), min(gpu.free / gpu.memory for gpu in gpus)
     if runtime.port:
         check_port(runtime.port)
     base = name or served_name("base", model)
@@ -147,6 +147,7 @@ def prepare(
         slots=slots,
         devices=devices,
         memory_share=runtime.gpu_memory_share,
+        free_share=free,
     )
     names = {"base": base} | {key: kind.adapter_model(base, adapter) for key, adapter in loaded.items()}
     served = ServedModel(f"http://{HOST}:{launch.port}/v1", names, launch.key, kind, layout.copies if layout else 1)

@@ -131,7 +131,7 @@ class ProgramRequests:
         return {"messages": [*self.before, {"role": "user", "content": content}, *self.after], **self.options}
 
     def trial(self) -> dict[str, Any]:
-        """Return the request of the trial query, which also asks for the prompt's token ids (vLLM reports them)."""
+        """Return the request of the trial query, which also asks for the prompt's token ids (`prompt_ids`)."""
         return {**self.body(TRIAL), "return_token_ids": True}
 
     def body_again(self, body: dict[str, Any], completion: dict[str, Any], wrong: str) -> dict[str, Any]:

@@ -51,8 +51,9 @@ class Sglang(OwnEngineErrors):
         line += ["--sampling-defaults", "openai", "--log-level-http", "warning", "--dtype", "bfloat16"]
         line += ["--tensor-parallel-size", str(layout.tensor), "--pipeline-parallel-size", str(layout.pipeline)]
         line += ["--data-parallel-size", str(layout.copies)]
-        # Weights and cache alone; activations and CUDA graphs come on top.
-        line += ["--mem-fraction-static", f"{launch.memory_share - ACTIVATION_SHARE:.2f}"]
+        # Of what is free when it starts, where vLLM's is of the whole; activations and CUDA graphs come on top.
+        of_free = (launch.memory_share - ACTIVATION_SHARE) / max(launch.free_share, launch.memory_share)
+        line += ["--mem-fraction-static", f"{of_free:.3f}"]
         if launch.precision.weights:
             line += ["--quantization", launch.precision.weights]
         if launch.precision.kv_cache == "fp8":

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stages.parts.engines.completions import prompt_ids
 from stages.parts.engines.engine import EndpointKind
 from stages.parts.engines.errors import EngineError
 from stages.parts.engines.requests import ProgramRequests
@@ -65,7 +66,7 @@ class Classifier:
         of its prompt. With others the answers would look right and be worse.
         """
         self.read(completion)
-        ids = completion.get("prompt_token_ids")
+        ids = prompt_ids(completion)
         if ids and self.trial_tokens and token_fingerprint(ids) != self.trial_tokens:
             raise EngineError(
                 f"{self.model} is served with another tokenizer or chat template than it was trained with: start the "

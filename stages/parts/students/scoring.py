@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from stages.parts.engines.caching_client import CachingClient, in_order
+from stages.parts.engines.completions import prompt_ids
 from stages.parts.engines.engine import ServedModel
 from stages.parts.engines.http_client import EngineError, engine_client
 from stages.parts.engines.rate_limit import RateLimit
@@ -112,8 +113,8 @@ def trial_tokens(program: IntentClassifier, base: Path) -> list[int]:
 
 
 def check_tokens(served: ServedModel, requests: ProgramRequests, base: Path) -> None:
-    """Raise UserError unless an engine makes the same tokens of a prompt as training does. If it does not report them
-    (SGLang), their number is compared.
+    """Raise UserError unless an engine makes the same tokens of a prompt as training does. If it does not report them,
+    their number is compared.
     """
 
     async def trial() -> dict[str, Any]:
@@ -121,7 +122,7 @@ def check_tokens(served: ServedModel, requests: ProgramRequests, base: Path) -> 
             return await client.complete(requests.trial())
 
     expected, completion = trial_tokens(requests.program, base), asyncio.run(trial())
-    found = completion.get("prompt_token_ids")
+    found = prompt_ids(completion)
     if found != expected if found else completion["usage"]["prompt_tokens"] != len(expected):
         raise UserError(
             f"{requests.model} is served with other tokens than it was trained with: its engine makes "
