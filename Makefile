@@ -57,6 +57,9 @@ review: setup ## look at the ROWS=100 rows that the teacher may have labelled wr
 relabel: setup ## after a change of labels.csv: keep the teacher's answers, but for SHARE=0.2 of the rows that it may touch
 	@$(BIN)/python -m stages.parts.traffic relabel --share $(or $(SHARE),0.2)
 
+retrain: setup ## a new student from the pool and the stored queries, as a DVC experiment; WITH="-S lora.r=16" changes more
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.parts.traffic retrain $(WITH)
+
 serve: setup ## serve the student that serve.model names on http://127.0.0.1:8000
 	@$(BIN)/python -m serve
 

@@ -2,6 +2,7 @@
 
 - __main__.py: export, import and purge
 - relabel.py: which rows the teacher is queried for again after a change of labels
+- retrain.py: a new student from the pool and the served rows
 - rows.py: served queries as rows for the next run
 - shadow.py: the served student compared with its shadow
 - shadow_rows.py: live queries that two students have predicted
