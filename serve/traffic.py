@@ -21,6 +21,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from serve.answer_cache import AnswerCache
+from serve.watches import QualityWatch, WatchGauges
 from stages.parts.data.rows import TeacherLabel
 from stages.parts.run.files import iter_jsonl, read_jsonl
 from stages.parts.run.params import Params, Serve
@@ -30,7 +31,6 @@ from stages.parts.students.prediction import CalibratedPrediction, QueryClassifi
 from stages.parts.teachers.inputs import read_inputs
 from stages.parts.teachers.teacher import open_teacher
 from stages.parts.traffic.audit import SELF_AGREEMENT, expected_agreement, rows_to_check
-from stages.parts.traffic.change_detector import ChangeDetector
 from stages.parts.traffic.escalation import DailyTeacher, Escalation, TeacherAnswer, TeacherUnavailable
 from stages.parts.traffic.shadow_rows import ShadowAnswer
 from stages.parts.traffic.store import DAY_S, ServedRow, TrafficStore
@@ -57,41 +57,10 @@ class TrafficMetrics:
         self.rows = Counter(
             "served_rows_total", "Served rows, by whether they were stored", ["stored"], registry=registry
         )
-        self.agreement = Gauge(
-            "audit_agreement", "Share of audits in which student and teacher agree", registry=registry
-        )
-        self.expected = Gauge(
-            "audit_agreement_expected", "The share below which the alarm is raised", registry=registry
-        )
-        self.audits = Counter("audits_total", "Confident answers compared with the teacher's", registry=registry)
-        self.alarm = Gauge("audit_alarm", "1 since agreement with the teacher has fallen", registry=registry)
-        self.checks = Counter("teacher_checks_total", "Rows that the teacher labelled once more", registry=registry)
-        self.self_agreement = Gauge("teacher_agreement", "Share of these with the same label", registry=registry)
-        self.teacher_alarm = Gauge("teacher_alarm", "1 since the teacher labels otherwise", registry=registry)
+        self.watches = WatchGauges(registry)
         self.shadowed = Counter(
             "shadowed_total", "Queries that the shadow predicted, or failed to", ["outcome"], registry=registry
         )
-
-
-class AgreementWatch:
-    """A change detector with what Prometheus and the log read of it. `alarm_text` is a format for the share in percent,
-    the number of observations and the expected share.
-    """
-
-    def __init__(self, expected: float, observed: Counter, share: Gauge, alarm: Gauge, alarm_text: str) -> None:
-        self.detector = ChangeDetector(expected)
-        self.observed, self.share, self.alarm = observed, share, alarm
-        self.alarm_text = alarm_text
-
-    def observe(self, agreed: bool) -> None:
-        """Count an observation; the first alarm is logged."""
-        detector, before = self.detector, self.detector.alarm_at
-        self.alarm.set(detector.observe(agreed))
-        self.observed.inc()
-        share = detector.agreed / detector.observed
-        self.share.set(share)
-        if before is None and detector.alarm_at:
-            logger.error(self.alarm_text, 100 * share, detector.observed, 100 * detector.rate)
 
 
 class Traffic:
@@ -118,16 +87,7 @@ class Traffic:
         self.cache = cache
         self.metrics = metrics
         self.swap(model, agreement)
-        self.teacher_watch = AgreementWatch(
-            SELF_AGREEMENT,
-            metrics.checks,
-            metrics.self_agreement,
-            metrics.teacher_alarm,
-            "the teacher repeats %.1f %% of its labels of %d rows, %.1f %% were expected: another model may answer "
-            "under its name",
-        )
-        for agreed in store.checks():
-            self.teacher_watch.observe(agreed)
+        self.teacher_watch = QualityWatch("teacher", "", SELF_AGREEMENT, store, metrics.watches)
         self.draw = random.Random()
         self.free_escalations = max(1, int(settings.queue * ESCALATED_SHARE))
         self.shadow = shadow
@@ -151,16 +111,7 @@ class Traffic:
     def swap(self, model: str, agreement: float) -> None:
         """Audit another student from now on, which the teacher is expected to agree with so often."""
         self.model = model
-        self.metrics.expected.set(agreement)
-        self.metrics.alarm.set(0)
-        self.audit_watch = AgreementWatch(
-            agreement,
-            self.metrics.audits,
-            self.metrics.agreement,
-            self.metrics.alarm,
-            "the student agrees with the teacher in %.1f %% of %d audits, %.1f %% were expected: look at the served "
-            "rows, and train a new student",
-        )
+        self.audit_watch = QualityWatch("audit", model, agreement, self.store, self.metrics.watches)
 
     def keeps(self, prediction: CalibratedPrediction) -> bool:
         return self.settings.keep == "all" or (self.settings.keep == "doubtful" and prediction.abstained is not None)
@@ -246,11 +197,8 @@ class Traffic:
             try:
                 found = await self.escalation.query(row["text"])
                 self.teacher_watch.observe(found.label == row["label"])
-                self.store.add_check(found.label == row["label"])
             except TeacherUnavailable as error:
                 self.metrics.teacher_failures.labels(error.reason).inc()
-            except OSError as error:
-                logger.error("a check of the teacher is not stored: %s", error)
             await asyncio.sleep(DAY_S / self.settings.check_teacher)
 
     def start_shadow(

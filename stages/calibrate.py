@@ -141,11 +141,13 @@ def gold_evidence(
     cross_fitted = [
         row for row in read_jsonl(paths.TEACHER_GOLD) if row["label"] != NONE_OF_THESE and row["id"] not in outside
     ]
-    if not cross_fitted or any(row["confidence"] is None for row in cross_fitted):
+    # a served row's label may be of another teacher, without a confidence
+    reported = [row.teacher_confidence for row in dev if row.teacher_confidence is not None]
+    if not cross_fitted or not reported or any(row["confidence"] is None for row in cross_fitted):
         return None
     confidence = same_quantiles(
         np.array([row["confidence"] for row in cross_fitted]),
-        np.array([row.teacher_confidence for row in dev]),
+        np.array(reported),
         np.array([row.confidence for row in dev]),
     )
     right = np.array([row["label"] == gold[row["id"]] for row in cross_fitted], bool)

@@ -153,7 +153,7 @@ def test_probabilities_that_are_not_numbers_and_other_labels_are_refused(shop, t
     assert len(history(shop)) == 1
     claim_hash(not_a_number)(linear)
     done = promotion(shop, "promote", "next/linear")
-    assert "no probabilities that sum to 1" in done.stderr and len(history(shop)) == 1
+    assert "has a confidence of nan" in done.stderr and len(history(shop)) == 1
 
 
 def test_a_kill_leaves_one_or_the_other_and_the_next_promotion_works(shop):

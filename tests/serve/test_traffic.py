@@ -27,6 +27,7 @@ from stages.parts.run.machine import free_port
 from stages.parts.run.params import load_params
 from stages.parts.students.linear import read_linear, write_linear
 from stages.parts.students.prediction import CalibratedPrediction, QueryClassifier
+from stages.parts.traffic.escalation import Escalation, TeacherAnswer
 from stages.parts.traffic.store import TrafficStore
 from tests.conftest import ROOT, run
 from tests.serve.shop import (
@@ -43,6 +44,7 @@ from tests.serve.shop import (
 )
 
 LABELS = list(LABELS)
+AUDITS, CHECKS = (f'watch_observations{{watch="{name}"}}' for name in ("audit", "teacher"))
 pytestmark = pytest.mark.slow  # each starts the service, the stub and the teacher
 TRUTH = {f"query {number}": LABELS[number % len(LABELS)] for number in range(200)}
 PREDICTION = CalibratedPrediction(LABELS[0], 0.9, None, [], None, "student")
@@ -183,11 +185,14 @@ def test_audits_run_in_the_background_and_raise_the_alarm_on_disagreement_alone(
     with whole_shop(tmp_path / "shop", 0.5, audit=1.0, keep="all") as (url, _, shop):
         answers = {text: classified(url, text) for text in list(TRUTH)[:60]}
         assert {answer["answered_by"] for answer in answers.values()} == {"student"}
-        until(lambda: metric(url, "audits_total") >= 20)
+        until(lambda: metric(url, AUDITS) >= 20)
         # The stub's labels have nothing to do with the truth, so the student agrees by chance.
-        assert metric(url, "audit_alarm") == 1 and metric(url, "audit_agreement_expected") > 0.98
+        assert metric(url, 'watch_alarm{watch="audit"}') == 1 and metric(url, 'watch_expected{watch="audit"}') > 0.98
         rows = served_rows(shop)
         assert [row[3] for row in rows] == ["student"] * 60 and sum(row[4] is not None for row in rows) >= 20
+        audits = metric(url, AUDITS)
+    with ended(start_engine(shop)), serving(shop, TEACHER_API_KEY="key") as url:
+        assert metric(url, AUDITS) >= audits and metric(url, 'watch_alarm{watch="audit"}') == 1, "after a restart"
 
     like_student = [{"text": text, "label": answer["label"]} for text, answer in answers.items()]
     shop, port = make_traffic_shop(tmp_path / "agreeing", 0.5, audit=1.0)
@@ -195,9 +200,41 @@ def test_audits_run_in_the_background_and_raise_the_alarm_on_disagreement_alone(
     with ended(start_engine(shop)), teaching(shop, port), serving(shop, TEACHER_API_KEY="key") as url:
         for text in answers:
             classified(url, text)
-            until(lambda: metric(url, "teacher_answers_total") == metric(url, "audits_total"))
-        until(lambda: metric(url, "audits_total") >= 50)
-        assert metric(url, "audit_alarm") == 0 and metric(url, "audit_agreement") == 1
+            until(lambda: metric(url, "teacher_answers_total") == metric(url, AUDITS))
+        until(lambda: metric(url, AUDITS) >= 50)
+        assert metric(url, 'watch_alarm{watch="audit"}') == 0 and metric(url, 'watch_share{watch="audit"}') == 1
+
+
+def test_each_student_has_audits_of_its_own_and_those_in_flight_at_a_swap_count_for_none(tmp_path):
+    async def agreements() -> None:
+        with TrafficStore(tmp_path / "served.sqlite", 1, 100) as store:
+            answers: list[asyncio.Future[TeacherAnswer]] = []
+
+            class Slow:
+                async def query(self, _: str) -> TeacherAnswer:
+                    answers.append(asyncio.get_running_loop().create_future())
+                    return await answers[-1]
+
+            settings = load_params(ROOT / "params.yaml").serve.model_copy(update={"audit": 1.0})
+            metrics = TrafficMetrics(CollectorRegistry())
+            served = Traffic(settings, store, cast(Escalation, Slow()), AnswerCache("", 0), "old", 0.9, metrics)
+
+            async def audited(model: str, swap: str | None = None) -> tuple[int, int]:
+                await served.after("query", replace(PREDICTION, model=model))
+                await asyncio.sleep(0)
+                if swap:
+                    served.swap(swap, 0.8)
+                answers[-1].set_result(TeacherAnswer(LABELS[1], None, None))
+                await asyncio.gather(*served.audits)
+                return served.audit_watch.detector.observed, len(store.observations("audit", model))
+
+            assert await audited("old") == (1, 1)
+            assert await audited("old", swap="new") == (0, 1)
+            assert await audited("new") == (1, 1)
+            served.swap("old", 0.9)
+            assert served.audit_watch.detector.observed == 1 and served.audit_watch.detector.rate == 0.9
+
+    asyncio.run(agreements())
 
 
 def test_a_silent_change_of_the_teacher_raises_an_alarm_that_outlives_a_restart(tmp_path):
@@ -217,14 +254,14 @@ def test_a_silent_change_of_the_teacher_raises_an_alarm_that_outlives_a_restart(
     write_jsonl(shop.folder / paths.TEACHER_LABELS, before)
     with ended(start_engine(shop)):
         with teaching(shop, port), serving(shop, TEACHER_API_KEY="key") as url:
-            until(lambda: metric(url, "teacher_checks_total") >= 100)
-            assert (metric(url, "teacher_agreement"), metric(url, "teacher_alarm")) == (1, 0)
+            until(lambda: metric(url, CHECKS) >= 100)
+            assert (metric(url, 'watch_share{watch="teacher"}'), metric(url, 'watch_alarm{watch="teacher"}')) == (1, 0)
         with teaching(shop, port, "--accuracy", "0.7"), serving(shop, TEACHER_API_KEY="key") as url:
-            assert metric(url, "teacher_checks_total") >= 100, "those before the restart count"
-            until(lambda: metric(url, "teacher_alarm") == 1)
-            assert metric(url, "teacher_checks_total") < 2_000
+            assert metric(url, CHECKS) >= 100, "those before the restart count"
+            until(lambda: metric(url, 'watch_alarm{watch="teacher"}') == 1)
+            assert metric(url, CHECKS) < 2_000
         with serving(shop, TEACHER_API_KEY="key") as url:
-            assert metric(url, "teacher_alarm") == 1
+            assert metric(url, 'watch_alarm{watch="teacher"}') == 1
 
 
 def write_shadow(folder: Path) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.calibrate import calibrated_rows, choice, least_familiarity
+from stages.calibrate import calibrated_rows, calibration_of, choice, least_familiarity
 from stages.parts.numbers.calibration import Calibration
+from stages.parts.numbers.metrics import PromiseFigures
 from stages.parts.run import paths
 from stages.parts.run.files import write_json, write_jsonl
 from stages.parts.run.params import Params, load_params
@@ -74,3 +75,25 @@ def test_gold_rows_say_what_is_in_scope_whatever_the_pool_holds():
     assert sum(row["familiarity"] < least for row in gold) == 3
     assert least_familiarity([row | {"familiarity": None} for row in gold]) is None
     assert least_familiarity([{"by": "hand", "label": "a"}]) is None, "a decoder's row says nothing of it"
+
+
+def test_served_rows_whose_labels_have_no_confidence_leave_the_gold_rows_their_say(tmp_path, monkeypatch):
+    params = load_params()
+    monkeypatch.chdir(tmp_path)
+    write_json(paths.TEACHER_REPORT, {"prompt": "given", "gold_accuracy": 0.9})
+    gold = {f"g{number}": "a" for number in range(100)}
+    write_jsonl(paths.TEACHER_GOLD, [{"id": row, "label": "a", "confidence": 0.9} for row in gold])
+
+    def promised(*confidences: float | None) -> PromiseFigures | None:
+        dev = [
+            {"id": f"d{number}", "label": "a", "by": "teacher", "confidence": confidences[number % len(confidences)]}
+            for number in range(200)
+        ]
+        shares = {"probabilities": {"a": 0.8, "b": 0.2}, "familiarity": None}
+        by_hand = [{"id": row, "label": "a", "by": "hand", "confidence": None} for row in gold]
+        write_jsonl(Path("held_out.jsonl"), [row | shares for row in [*dev, *by_hand]])
+        return calibration_of(params, gold, Path("held_out.jsonl")).promise
+
+    some = promised(0.9, None)
+    assert some and some.kept and some.coverage == 1
+    assert promised(None) is None, "nothing says where the gold rows' confidence lies among the dev rows'"

@@ -82,6 +82,21 @@ def test_a_rename_and_a_merge_query_nothing_and_rows_keep_their_labels(finished)
     assert {row["label"] for row in read_jsonl(paths.GOLD)} == {"card", "money"}
 
 
+def test_decisions_follow_a_rename_and_a_merge(finished):
+    """Of hand-written files the order of columns, other lines and the last line without an end stay as they are."""
+    first, second = (row["id"] for row in read_jsonl(paths.POOL)[:2])
+    paths.DECISIONS.parent.mkdir(parents=True)
+    paths.DECISIONS.write_text(f'label,id,note\nLoan,{first},"is, indeed"\ncard , {second},x\nFee?,{"0" * 16},')
+    finished.name_labels("card", "money,loan; Fee")
+    relabel(load_params(), 0.0)
+    changed = f'label,id,note\nmoney,{first},"is, indeed"\ncard , {second},x\nmoney,{"0" * 16},\n'
+    assert paths.DECISIONS.read_text() == changed
+    relabel(load_params(), 0.0)
+    assert paths.DECISIONS.read_text() == changed
+    finished.folder.split(dev=20, optimizer_val=20)
+    assert {row["id"]: row["label"] for row in read_jsonl(paths.REVIEWED)} == {first: "money", second: "card"}
+
+
 def test_a_new_label_queries_the_rows_near_it_up_to_the_share(finished):
     finished.name_labels("card", "loan", "fee", "rate")
     finished.gold(card="card", loan="loan", fee="fee", rate="rate")

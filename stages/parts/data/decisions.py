@@ -8,7 +8,7 @@ may begin another. Several processes may add at once.
 import csv
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -99,6 +99,26 @@ def take_back(path: Path, decision: Decision) -> None:
         return kept
 
     rewrite(path, removed)
+
+
+def rename_in_decisions(path: Path, names: Mapping[str, str]) -> None:
+    """Write the present names of labels in place of former ones, as a person's label and as the teacher's; the other
+    lines stay as they are.
+    """
+
+    def renamed(text: str) -> str:
+        head, *lines = text.splitlines(keepends=True) or [""]
+        places = [place for place, name in enumerate(columns_of(head)) if name in ("label", "was")]
+        for number, line in enumerate(lines):
+            values = next(csv.reader([line]), [])
+            former = {place: clean_label(values[place]) for place in places if place < len(values)}
+            if not names.keys().isdisjoint(former.values()):
+                found = [names.get(former.get(place, ""), value) for place, value in enumerate(values)]
+                lines[number] = csv_line(found)
+        return "".join([head, *lines])
+
+    if names and path.exists():
+        rewrite(path, renamed)
 
 
 def rewrite(path: Path, change: Callable[[str], str]) -> None:

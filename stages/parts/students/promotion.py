@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
 from stages.parts.run import paths
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
@@ -50,14 +48,14 @@ def alone() -> Iterator[None]:
 
 
 def checked(folder: Path) -> LocalClassifier:
-    """Load a student and let it predict; raises UserError if it can't, or its probabilities are none."""
+    """Load a student and let it predict; raises UserError if it can't, or its confidence is no number."""
     local = load_local(folder)
     try:
-        shares = local.local.read(PROBES).probabilities
+        found = local.classify(PROBES)
     except Exception as error:  # onnxruntime and numpy raise what they like
         raise UserError(f"{folder} predicts nothing: {error}") from None
-    if shares.shape != (len(PROBES), len(local.labels)) or not np.allclose(shares.sum(axis=1), 1, atol=1e-3):
-        raise UserError(f"{folder}: its {len(local.labels)} labels have no probabilities that sum to 1")
+    if not all(0 <= prediction.confidence <= 1 for prediction in found):
+        raise UserError(f"{folder} has a confidence of {found[0].confidence}: train it again")
     return local
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.parts.data.decisions import rename_in_decisions
 from stages.parts.data.folder import read_files, read_labels
-from stages.parts.data.label_changes import ANSWERED, LabelChanges, label_changes, read_was, write_answered
+from stages.parts.data.label_changes import ANSWERED, LabelChanges, label_changes, read_was, renames, write_answered
 from stages.parts.data.rows import TeacherLabel
 from stages.parts.encoder.pretrained import encoder_key, load_encoder
 from stages.parts.encoder.vectors import PARTS, centred, label_texts, read_embeddings
@@ -34,7 +35,8 @@ class Relabelling:
 
 
 def relabel(params: Params, share: float) -> Relabelling:
-    """Write FOLDER/answered.jsonl: the last run's answers that stay, for the labels that labels.csv names now.
+    """Write FOLDER/answered.jsonl: the last run's answers that stay, for the labels that labels.csv names now. In
+    decisions.csv renamed and merged labels get their present names.
 
     Of pool, test and gold at most `share` is left out, each by itself. Raises UserError if the last run was not on a
     folder, or more pool rows than that have lost their label.
@@ -75,6 +77,7 @@ def relabel(params: Params, share: float) -> Relabelling:
         kept += [row for place, row in enumerate(carried) if row and place not in touched]
         again += len(touched) if rows is pool else 0
         start += len(rows)
+    rename_in_decisions(paths.DECISIONS, renames(labels, was))
     write_answered(folder / ANSWERED, list(labels), kept)
     return Relabelling(changes, len(pool), again)
 

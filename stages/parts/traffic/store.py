@@ -17,6 +17,7 @@ from stages.parts.students.prediction import Abstention
 from stages.parts.traffic.shadow_rows import ShadowAnswer, ShadowedRow
 
 AnsweredBy = Literal["student", "teacher"]
+Watch = Literal["audit", "drift", "teacher"]
 DAY_S = 86_400
 CLEAN_EVERY = 1_000  # rows added between two looks at the limits
 TABLE = """CREATE TABLE IF NOT EXISTS served (
@@ -40,7 +41,12 @@ SHADOWED = """CREATE TABLE IF NOT EXISTS shadowed (
     shadow_answers INTEGER NOT NULL,
     shadow TEXT NOT NULL
 )"""  # of the served row with this number
-CHECKS = "CREATE TABLE IF NOT EXISTS checks (at REAL NOT NULL, agreed INTEGER NOT NULL)"  # of the teacher with itself
+OBSERVED = """CREATE TABLE IF NOT EXISTS observed (
+    at REAL NOT NULL,
+    watch TEXT NOT NULL,
+    model TEXT NOT NULL,
+    yes INTEGER NOT NULL
+)"""  # what the change detectors of a student have seen
 FORGET = """CREATE TRIGGER IF NOT EXISTS forget AFTER DELETE ON served
     BEGIN DELETE FROM shadowed WHERE number = OLD.number; END"""
 SPENDING = "CREATE TABLE IF NOT EXISTS spending (day TEXT PRIMARY KEY, answers INTEGER NOT NULL, dollars REAL NOT NULL)"
@@ -89,7 +95,7 @@ class TrafficStore:
             self.file.execute("PRAGMA synchronous=NORMAL")
             self.file.execute("PRAGMA secure_delete=ON")
             self.file.execute(TABLE)
-            for statement in (SPENDING, SHADOWED, FORGET, CHECKS):
+            for statement in (SPENDING, SHADOWED, FORGET, OBSERVED):
                 self.file.execute(statement)
             self.file.execute(f"SELECT {', '.join(COLUMNS)} FROM served LIMIT 0")  # a table of somebody else's
             self.delete_beyond_limits()
@@ -129,15 +135,17 @@ class TrafficStore:
             for own, own_sure, label, sure, teacher in found
         ]
 
-    def add_check(self, agreed: bool) -> None:
-        """Add whether the teacher gave a row the label that it gave it before."""
-        self.write("INSERT INTO checks VALUES (?, ?)", [time.time(), agreed])
+    def add_observation(self, watch: Watch, model: str, yes: bool) -> None:
+        """Add what the change detector of a student saw; the teacher's has no model."""
+        self.write("INSERT INTO observed VALUES (?, ?, ?, ?)", [time.time(), watch, model, yes])
 
-    def checks(self) -> list[bool]:
-        """The teacher's checks of the last `keep_days`, oldest first."""
+    def observations(self, watch: Watch, model: str) -> list[bool]:
+        """What such a detector saw in the last `keep_days`, oldest first."""
         since = time.time() - self.keep_days * DAY_S
-        found = self.file.execute("SELECT agreed FROM checks WHERE at >= ? ORDER BY rowid", [since])
-        return [bool(agreed) for (agreed,) in found]
+        found = self.file.execute(
+            "SELECT yes FROM observed WHERE watch = ? AND model = ? AND at >= ? ORDER BY rowid", [watch, model, since]
+        )
+        return [bool(yes) for (yes,) in found]
 
     def add_spending(self, day: str, dollars: float) -> None:
         """Count one answer of the teacher, and what it cost, on a day (ISO 8601)."""
@@ -171,7 +179,8 @@ class TrafficStore:
         return deleted
 
     def delete_beyond_limits(self) -> None:
-        self.file.execute("DELETE FROM served WHERE at < ?", [time.time() - self.keep_days * DAY_S])
+        for table in ("served", "observed"):
+            self.file.execute(f"DELETE FROM {table} WHERE at < ?", [time.time() - self.keep_days * DAY_S])
         newest = "SELECT number FROM served ORDER BY number DESC LIMIT 1 OFFSET ?"
         self.file.execute(f"DELETE FROM served WHERE number <= ({newest})", [self.keep_rows])
 
