@@ -5,12 +5,12 @@ import logging
 from prometheus_client import CollectorRegistry, Gauge
 
 from stages.parts.traffic.change_detector import ChangeDetector
-from stages.parts.traffic.store import TrafficStore, Watch
+from stages.parts.traffic.store import TrafficStore, WatchName
 
 logger = logging.getLogger("serve")
 
 # Formats for the share in percent, the number of observations and the expected share.
-ALARMS: dict[Watch, str] = {
+ALARMS: dict[WatchName, str] = {
     "audit": (
         "the student agrees with the teacher in %.1f %% of %d audits, %.1f %% were expected: look at the served rows, "
         "and train a new student"
@@ -41,8 +41,8 @@ class QualityWatch:
     `rate` is the share that is expected, in (0, 1).
     """
 
-    def __init__(self, watch: Watch, model: str, rate: float, store: TrafficStore, gauges: WatchGauges) -> None:
-        self.watch: Watch = watch
+    def __init__(self, watch: WatchName, model: str, rate: float, store: TrafficStore, gauges: WatchGauges) -> None:
+        self.watch: WatchName = watch
         self.model = model
         self.store = store
         self.gauges = gauges

@@ -17,7 +17,7 @@ from stages.parts.students.prediction import Abstention
 from stages.parts.traffic.shadow_rows import ShadowAnswer, ShadowedRow
 
 AnsweredBy = Literal["student", "teacher"]
-Watch = Literal["audit", "drift", "teacher"]
+WatchName = Literal["audit", "drift", "teacher"]
 DAY_S = 86_400
 CLEAN_EVERY = 1_000  # rows added between two looks at the limits
 TABLE = """CREATE TABLE IF NOT EXISTS served (
@@ -135,11 +135,11 @@ class TrafficStore:
             for own, own_sure, label, sure, teacher in found
         ]
 
-    def add_observation(self, watch: Watch, model: str, yes: bool) -> None:
+    def add_observation(self, watch: WatchName, model: str, yes: bool) -> None:
         """Add what the change detector of a student saw; the teacher's has no model."""
         self.write("INSERT INTO observed VALUES (?, ?, ?, ?)", [time.time(), watch, model, yes])
 
-    def observations(self, watch: Watch, model: str) -> list[bool]:
+    def observations(self, watch: WatchName, model: str) -> list[bool]:
         """What such a detector saw in the last `keep_days`, oldest first."""
         since = time.time() - self.keep_days * DAY_S
         found = self.file.execute(
