@@ -21,7 +21,8 @@ def sandbox(tmp_path, monkeypatch) -> Sandbox:
 
 
 @pytest.mark.parametrize(
-    "odd", ["blank", "foreign", "twice", "created", "text", "no_status", "ended", "upper", "unheard"]
+    "odd",
+    "blank foreign twice events created text no_status null_error ended upper unheard".split(),
 )
 def test_odd_lines_and_statuses_lose_no_answer(sandbox, caplog, odd):
     with sandbox.teacher("--batch-odd", odd):

@@ -1,5 +1,6 @@
 """Answers that were paid are kept and counted, whatever form they come in: through the real stage and real HTTP."""
 
+import json
 import math
 import shutil
 from typing import Any
@@ -167,3 +168,39 @@ def test_a_body_without_an_end_is_not_kept_in_memory(tmp_path, monkeypatch):
     sandbox = Sandbox(tmp_path, pool=30)
     with sandbox.teacher("--form", "huge"):
         assert "the answer is larger than 1 MiB" in sandbox.label()
+
+
+ODD: tuple[Any, ...] = (True, 5, math.inf, "x", [], {}, [None], [[]], {"content": 5}, {"content": [None]})
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+@pytest.mark.parametrize("place", ["choices", "choice", "delta", "content", "logprobs", "usage", "event"])
+def test_a_stream_of_odd_events_is_read_or_kept_as_it_came(place, odd):
+    """A part that is left out could make another label: `refund` of `refund_not_showing_up`."""
+    choices = [
+        {"index": 0, "delta": {"content": part}, "logprobs": None, "finish_reason": "stop"} for part in ("refund", "_x")
+    ]
+    event: Any = {"choices": [choices[1]], "usage": {"prompt_tokens": 5, "completion_tokens": 7}}
+    where = {"choice": (event["choices"], 0), "content": (choices[1]["delta"], "content")}
+    where |= {name: (choices[1], name) for name in ("delta", "logprobs")} | {"usage": (event, "usage")}
+    if place == "event":
+        event = odd
+    else:
+        holder, name = where.get(place, (event, place))
+        holder[name] = odd
+    lines = [f"data: {json.dumps(each)}\n\n" for each in ({"choices": choices[:1]}, event)]
+    try:
+        content = compact(json_object("".join(lines).encode()))["choices"][0]["message"]["content"]
+    except (ValueError, UnreadableAnswer):
+        assert place not in ("logprobs", "usage")
+    else:
+        wanted = {"logprobs": "refund_x", "usage": "refund_x", "content": f"refund{odd}"}
+        assert content == wanted.get(place, "refund"), "nothing was left out"
+
+
+@pytest.mark.parametrize("number", [-5, 1e308, "1e400", "NaN", 10**30, None, [], "x"])
+def test_a_number_of_tokens_that_can_be_none_is_estimated(number):
+    assert usage_of({"usage": {"prompt_tokens": number, "completion_tokens": 7}}) == {
+        "prompt_tokens": 0,
+        "completion_tokens": 7,
+    }

@@ -70,7 +70,9 @@ FORMS = (
     "together null nan infinity positive strings absent parts events list no_usage zero_usage text_usage hidden_usage"
     " outputs huge"
 ).split()
-BATCH_ODDS = "blank cut foreign twice created text no_status empty outputs ended upper unheard unnamed".split()
+BATCH_ODDS = (
+    "blank cut foreign twice events created text no_status null_error empty outputs ended upper unheard unnamed".split()
+)
 HUGE = 2 * 2**20
 WRONG_KEY = (401, "invalid_api_key", "Incorrect API key provided.")
 ANSWERED = web.AppKey("answered", list)
@@ -201,12 +203,16 @@ def odd_lines(lines: Sequence[dict[str, Any]], odd: str | None) -> list[str]:
         return [json.dumps(line) for line in [*foreign, {}, [], {"custom_id": "f" * 32}]] + found
     if odd == "twice":
         return found + found[:10]
+    if odd == "events":
+        return ['data: {"choices": 5}', "data: [DONE]", *found]
     statuses: dict[str, Any] = {"created": 201, "text": "200"}
     for line in first:
         if odd in statuses:
             line["response"]["status_code"] = statuses[odd]
         elif odd == "no_status":
             del line["response"]["status_code"]
+        elif odd == "null_error":
+            line["error"] = line["response"]["body"]["error"] = None
         elif odd == "empty":
             line["response"] = None
         elif odd == "outputs":

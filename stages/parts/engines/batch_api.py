@@ -222,12 +222,12 @@ class Batches:
             bytes.fromhex(key)
             response = found.get("response") or {}
             answer = response.get("body")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, UnreadableAnswer):
             return "a line that can't be read"
         if len(key) != KEY_LENGTH:
             return "a line of another batch"
         # The line's status is not read: some vendors leave it out, or send 201, or "200".
-        if not isinstance(answer, dict) or "error" in answer or not answer.get("choices"):
+        if not isinstance(answer, dict) or not answer.get("choices"):
             failed = found.get("error") or (answer.get("error") if isinstance(answer, dict) else None) or answer
             return in_one_line(str(failed.get("message") if isinstance(failed, dict) else failed))
         if key in answered:

@@ -15,6 +15,7 @@ from stages.parts.task.label_probabilities import tokens_of_label
 
 LABEL_TOKENS = 40  # whose alternatives are kept
 BYTES_PER_TOKEN = 3  # of UTF-8: English has about 4, scripts of three bytes a character about 3
+MOST_TOKENS = 10**8  # of one answer: a larger number would only end a budget
 ROUNDING = 1e-3  # that a log-probability may be above 0, and a sum of probabilities above 1
 UNREADABLE = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
 
@@ -129,10 +130,12 @@ def usage_of(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def count_of(value: Any) -> int:
+    """Return a number of tokens; 0 for what is none."""
     try:
-        return max(0, int(float(value)))
+        number = int(float(value))
     except UNREADABLE:
         return 0
+    return number if 0 <= number <= MOST_TOKENS else 0
 
 
 def with_estimates(

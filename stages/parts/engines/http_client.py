@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import orjson
@@ -22,6 +22,7 @@ from stages.parts.engines.errors import (
 )
 
 JSON = {"Content-Type": "application/json"}
+Of = TypeVar("Of", str, list[Any], dict[str, Any])
 MAX_BYTES = 32 * 2**20  # of a body: a hundred times the log-probabilities of a long answer
 
 
@@ -123,7 +124,11 @@ def json_object(content: bytes) -> dict[str, Any]:
 
 
 def from_events(text: str) -> dict[str, Any]:
-    """Return the completion that a stream of events makes up, for endpoints that stream although nobody wanted it."""
+    """Return the completion that a stream of events makes up, for endpoints that stream although nobody wanted it.
+
+    Raises ValueError for what is no JSON, UnreadableAnswer for events of another form: a part left out could make
+    another label.
+    """
     content: list[str] = []
     tokens: list[Any] = []
     found: dict[str, Any] = {}
@@ -134,18 +139,28 @@ def from_events(text: str) -> dict[str, Any]:
             continue
         event = json_object(data.encode())
         found |= {name: value for name, value in event.items() if value is not None}
-        for part in event.get("choices") or ():
-            if not isinstance(part, dict) or part.get("index"):
+        for choice_part in typed(event.get("choices"), list, found):
+            part = typed(choice_part, dict, found)
+            if part.get("index"):
                 continue  # further choices
-            message = part.get("delta") or part.get("message") or {}
-            content.append(message.get("content") or "")
-            tokens += (part.get("logprobs") or {}).get("content") or []
+            message = typed(part.get("delta") or part.get("message"), dict, found)
+            content.append(typed(message.get("content"), str, found))
+            logprobs = part.get("logprobs")
+            listed = logprobs.get("content") if isinstance(logprobs, dict) else None
+            tokens += listed if isinstance(listed, list) else []
             choice |= {name: value for name, value in part.items() if value is not None}
     if choice:
-        message = {"role": "assistant", "content": "".join(filter(lambda part: isinstance(part, str), content))}
+        message = {"role": "assistant", "content": "".join(content)}
         logprobs = {"content": tokens} if tokens else choice.get("logprobs")
         found["choices"] = [{**choice, "message": message, "logprobs": logprobs}]
     return found
+
+
+def typed(value: Any, kind: type[Of], answer: dict[str, Any]) -> Of:
+    """Return a value of that type, the empty one for None; raises UnreadableAnswer, with the `answer`, for another."""
+    if value is not None and not isinstance(value, kind):
+        raise UnreadableAnswer("the engine's answer is no chat completion, but events of another form", answer)
+    return kind() if value is None else value
 
 
 def seconds(header: str | None) -> float | None:
