@@ -32,6 +32,8 @@ BAD_CSV = [
     (b"text,category\nhi,\n", "row 1: category is empty: fill it in or drop the row"),
     (b"text,category\nhi,?\n", "row 1: category is empty"),
     (b"text,category\nhi,Unknown\n", "row 1: category is 'unknown', which stands for answers without a label: call"),
+    (b"text,category\nhi,<|eot_id|>\n", "row 1: category '<|eot_id|>' holds a marker of prompts"),
+    (b"text,category\nhi,lost </think> card\n", "row 1: category 'lost </think> card' holds a marker"),
     (b'text,category\nhi,"a\nb"\n', "row 1: category 'a\\nb' holds a line break"),
     (b"text,category\nhi,c\n", "row 1: category 'c' is not in labels.csv: add it there or correct the row"),
     (

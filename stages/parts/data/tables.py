@@ -23,7 +23,7 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import csv_fault, iter_csv, json_text, open_bytes, open_text
 from stages.parts.run.progress import Progress
 from stages.parts.task.labels import UNKNOWN, clean_label, label_key
-from stages.parts.task.text import readable
+from stages.parts.task.text import normalized, readable
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 MAX_TEXT = 20_000  # characters of a text; the service takes 4,000
@@ -191,6 +191,8 @@ def name_fault(name: str) -> str:
         return f"is {UNKNOWN!r}, which stands for answers without a label: call what no label fits none_of_these"
     if not name.isprintable():
         return f"{name[:40]!r} holds a line break or a control character: write the name on one line"
+    if readable(name) != normalized(name):
+        return f"{name[:40]!r} holds a marker of prompts, which no answer can: rename it"
     return ""
 
 
