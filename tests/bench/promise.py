@@ -4,16 +4,17 @@ python -m tests.bench.promise [--draws 100] [--out reports/bench/promise.json]
 
 Each draw takes other gold rows, trains the embedded teacher on them and the encoder student on the teacher's labels,
 and chooses a threshold for 90 % right answers. It is `broken` if fewer of the answers are right on the test rows. `new`
-is the rule of stage calibrate, `clopper_pearson` the exact bound on the answered gold rows alone with the same
-cross-fitted predictions, `point` the estimate without a bound, on held-out rows with the teacher's confidence and on
-gold rows. `fresh` is the rule of stage calibrate on as many more gold rows that nobody learned from: what the reuse of
-the teacher's gold rows costs.
+is the rule of stage calibrate. With the same cross-fitted predictions, `clopper_pearson` is the exact bound on the
+answered gold rows alone, and `prediction_powered` Student's limit of prediction-powered inference (Angelopoulos et al.
+2023). `point` is the estimate without a bound, on held-out rows with the teacher's confidence and on gold rows. `apart`
+is the rule of stage calibrate on students that were refitted without each fold of gold rows; `fresh` on as many more
+gold rows that nobody learned from: what the reuse of the teacher's gold rows costs.
 `broken_on_pool` compares with the true labels of HELD pool rows that the student has not learned, instead: gold rows
 are drawn from the pool, and the sample's test rows are harder than its pool. With `swapped` the teacher confuses two
 labels throughout. `calibration_error` is that of the student on test, at the temperature of stage calibrate.
 
-The teacher sees texts through the encoder alone, and trains in short steps: a draw takes seconds. Draws are kept in
-.cache/bench/promise, so a killed bench goes on where it was, and another rule takes minutes.
+The teacher sees texts through the encoder alone, and trains in short steps: a draw takes seconds, and is kept
+(draws.py), so a killed bench goes on where it was.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import t
 
 from stages.parts.numbers.calibration import best_temperature, calibrated
 from stages.parts.numbers.promise import (
@@ -63,6 +65,37 @@ def fresh(draw: Draw) -> float:
     return point.threshold if point else np.inf
 
 
+def apart(draw: Draw) -> float:
+    """Return the threshold that students certify which were refitted without each fold of gold rows."""
+    of_gold, confidence = draw.apart_gold.max(axis=1), np.empty(len(draw.gold))
+    for number, of_dev in enumerate(draw.apart_dev):
+        rows = draw.fold == number
+        confidence[rows] = same_quantiles(of_gold[rows], of_dev, draw.confidence)
+    evidence = GoldEvidence(confidence, draw.apart_gold.argmax(axis=1) == draw.gold)
+    point = certified_point(coverage_points(evidence, draw.confidence, np.ones(DEV)), WANTED)
+    return point.threshold if point else np.inf
+
+
+def prediction_powered(draw: Draw) -> float:
+    """Return the lowest threshold before the first with too low a limit: the mean confidence of dev rows, corrected by
+    what gold rows miss of theirs.
+    """
+    agreed = draw.student_dev.argmax(axis=1) == draw.teacher_dev.argmax(axis=1)
+    evidence, threshold = evidence_of(draw), np.inf
+    for coverage in np.arange(START, 1.001, 0.05):
+        candidate = np.quantile(draw.confidence, 1 - coverage)
+        of_dev, of_gold = draw.confidence >= candidate, evidence.confidence >= candidate
+        missed = (evidence.right - evidence.confidence)[of_gold]
+        if len(missed) < 2:
+            break
+        error = (missed.var(ddof=1) / len(missed) + draw.confidence[of_dev].var(ddof=1) / of_dev.sum()) ** 0.5
+        estimate = (draw.confidence * agreed)[of_dev].mean() + missed.mean()
+        if estimate - t.ppf(0.95, len(missed) - 1) * error < WANTED:
+            break
+        threshold = float(candidate)
+    return threshold
+
+
 def clopper_pearson(draw: Draw) -> float:
     """Return the threshold of the exact bound: in a fixed order, up to the first that fails."""
     evidence, threshold = evidence_of(draw), np.inf
@@ -88,6 +121,8 @@ def point_estimate(draw: Draw) -> float:
 RULES: dict[str, Callable[[Draw], float]] = {
     "new": certified,
     "fresh": fresh,
+    "apart": apart,
+    "prediction_powered": prediction_powered,
     "clopper_pearson": clopper_pearson,
     "point": point_estimate,
 }
