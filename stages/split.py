@@ -78,14 +78,21 @@ def without_reviewed(parts: Parts, decided: dict[str, str]) -> tuple[Parts, pd.D
 
 
 def note_unused(decided: dict[str, str], rows: pd.DataFrame, reviewed: pd.DataFrame) -> dict[str, int]:
-    """Return how many decisions are about a row outside the pool (gold, test) and about no row, and print these."""
+    """Return how many decisions are about a row outside the pool (gold, test), how many of them differ from the row's
+    label, and how many are about no row; print the first and the last.
+    """
     elsewhere = sorted(decided.keys() & set(rows.id) - set(reviewed.id))
+    labels = dict(zip(rows.id, rows.label, strict=True))
     nowhere = sorted(decided.keys() - set(rows.id))
     for ids, why in ((elsewhere, "about gold or test rows, which keep their labels"), (nowhere, "about no row")):
         if ids:
             shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
             print(f"{paths.DECISIONS}: {len(ids)} of {len(decided)} decisions are {why}: {shown}")
-    return {"decisions_about_gold_or_test": len(elsewhere), "decisions_about_no_row": len(nowhere)}
+    return {
+        "decisions_about_gold_or_test": len(elsewhere),
+        "decisions_that_differ": sum(pd.notna(labels[row]) and decided[row] != labels[row] for row in elsewhere),
+        "decisions_about_no_row": len(nowhere),
+    }
 
 
 def check_pool(pool: pd.DataFrame, split: Split) -> None:

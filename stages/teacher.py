@@ -6,20 +6,21 @@ python -m stages.teacher
 
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import asdict
 from itertools import chain, repeat
 from typing import Any
 
 from stages.parts.data.rows import Row, TeacherLabel
-from stages.parts.engines.budget import Spending
 from stages.parts.engines.requests import Outcome
 from stages.parts.run import paths
-from stages.parts.run.files import jsonl_writer, write_json, write_jsonl
+from stages.parts.run.files import iter_jsonl, jsonl_writer, write_json, write_jsonl
 from stages.parts.run.params import load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.teachers.confusions import confusions
 from stages.parts.teachers.inputs import TeacherInputs, read_inputs
 from stages.parts.teachers.labelling import LabellingRun, teacher_label
 from stages.parts.teachers.prompt_file import OPTIMISED
+from stages.parts.teachers.repeats import Repeats, repeated, rows_to_repeat
 from stages.parts.teachers.teacher import open_teacher
 
 
@@ -47,19 +48,23 @@ class Labels:
 def main() -> None:
     params = load_params()
     inputs = read_inputs(params)
-    with ExitStack() as files, open_teacher(params, inputs) as teacher:
+    with open_teacher(params, inputs) as teacher, ExitStack() as files:
         labels = Labels(inputs, files)
         run = LabellingRun(teacher, inputs.program, inputs.rows, params.runtime)
         try:
-            spending = run.label(labels.write)
+            run.label(labels.write)
         finally:  # a run that stops for too many failures shows them as well
             write_jsonl(paths.TEACHER_FAILED, sorted(run.failed, key=lambda row: row["id"]))
-    write_json(paths.TEACHER_REPORT, report(params.profile, inputs, labels, run, spending))
+        files.close()  # so that the labels are there to be drawn from
+        rows = rows_to_repeat(iter_jsonl(paths.TEACHER_LABELS), teacher.repeat, params.seed)
+        again = repeated(teacher, inputs.program, rows, params.runtime, run.budget)
+    write_json(paths.TEACHER_REPORT, report(params.profile, inputs, labels, run, again))
 
 
 def report(
-    profile: str, inputs: TeacherInputs, labels: Labels, run: LabellingRun, spending: Spending
+    profile: str, inputs: TeacherInputs, labels: Labels, run: LabellingRun, again: Repeats | None
 ) -> dict[str, Any]:
+    spending = run.budget.spent
     reasons = Counter(row["reason"] for row in run.failed)
     found = {
         "profile": profile,
@@ -69,6 +74,7 @@ def report(
         "failed": dict(reasons.most_common()),
         "prompt": inputs.recipe,
         "given": run.given,
+        "repeated": asdict(again) if again else None,
         "answers": spending.answers,
         "prompt_tokens": spending.prompt_tokens,
         "completion_tokens": spending.completion_tokens,

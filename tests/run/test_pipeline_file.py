@@ -138,6 +138,7 @@ RERUNS = {
     "stages/parts/encoder/vectors.py": "embed teacher encoder evaluate",
     "stages/parts/encoder/student.py": "embed teacher encoder evaluate",
     "stages/parts/encoder/familiarity.py": "embed teacher encoder",
+    "stages/parts/teachers/repeats.py": "teacher",
     "stages/parts/task/readings.py": "teacher sft base linear encoder optimize calibrate evaluate report",
     "encoder=none": "embed encoder",
     "profiles.embedded.encoder.precision=float32": "embed encoder",

@@ -143,12 +143,13 @@ def test_what_was_not_measured_is_left_out(finished):
         del metrics[block]["linear_true"]
     write_json(paths.METRICS, metrics)
     confused = [{"actual": "lost_card", "predicted": "card_arrival", "count": 3, "rows": 4}]
-    known = {"cost": 1.2, "gold_accuracy": 0.775, "confused": confused}
+    known = {"cost": 1.2, "gold_accuracy": 0.775, "confused": confused, "repeated": {"rows": 50, "two_labels": 3}}
     write_json(paths.TEACHER_REPORT, {**read_json(paths.TEACHER_REPORT), **known})
     report.main()
     text = (paths.REPORTS / "index.html").read_text()
     assert "all true labels" not in text and "labels are right" not in text
     assert "$7.50" in text, "1.2 dollars for 160 rows are 7.5 for 1,000"
+    assert "of 50 pool rows that the teacher labelled twice, 3 (6.0\u00a0%) got two labels." in text
     assert "right on 77.5\u00a0%." in text and "<b>lost_card</b> with <b>card_arrival</b> (3 of 4)" in text
 
 

@@ -49,6 +49,7 @@ def test_decisions_take_rows_out_of_the_pool_and_out_of_the_seal(tmp_path, monke
     report = read_json(paths.SPLIT_REPORT)
     assert report["reviewed"] == 1
     assert (report["decisions_about_gold_or_test"], report["decisions_about_no_row"]) == (2, 1)
+    assert report["decisions_that_differ"] == (gold[0]["label"] != "b") + (test[0]["label"] != "b")
     said = capsys.readouterr().out
     assert "1 of 4 decisions are about no row: of another corpus" in said and "2 of 4 decisions are about gold" in said
     paths.DECISIONS.write_text(f"id,label\n{pool[3]['id']},c\n")

@@ -57,7 +57,7 @@ class Sandbox:
         write_jsonl(folder / paths.REVIEWED, [])
         self.params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
         self.params["profile"] = "api"
-        self.set("teacher", api_base=f"http://127.0.0.1:{self.port}/v1")
+        self.set("teacher", api_base=f"http://127.0.0.1:{self.port}/v1", repeat=0)
         self.set("runtime", timeout_s=5)
         self.set("split", dev=10, optimizer_val=10)
 

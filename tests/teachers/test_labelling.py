@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import time
+from collections import Counter
 from contextlib import closing
 from typing import Any
 
@@ -484,6 +485,35 @@ def test_votes_are_answers_of_their_own_and_their_share_is_the_confidence(tmp_pa
     unanimous = [row["label"] == truth[row["id"]] for row in rows if row["confidence"] == 1.0]
     assert sum(unanimous) / len(unanimous) > sum(row["label"] == truth[row["id"]] for row in rows) / len(rows) - 0.01
     assert 0.9 <= sandbox.report()["gold_accuracy"] <= 1.0 and 0 <= sandbox.report()["gold_brier"] < 0.1
+
+
+def test_some_rows_are_labelled_a_second_time_within_the_budget_and_paid_once(tmp_path):
+    sandbox = Sandbox(tmp_path, pool=150)
+    sandbox.set("teacher", repeat=60, options={"temperature": 1.0})
+    with sandbox.teacher("--sampled") as sent:
+        assert not sandbox.label()
+        assert len(sent) == 180 + 60 == sandbox.report()["answers"]
+        found = sandbox.report()["repeated"]
+        texts = Counter(body["messages"][-1]["content"] for body in sent)
+        assert sorted(texts.values()) == [1] * 120 + [2] * 60
+        assert found["rows"] == 60 and 0 < found["two_labels"] < 30
+        before = sandbox.bytes()
+        assert not sandbox.label() and len(sent) == 240, "both answers are kept"
+        assert sandbox.bytes() == before
+        sandbox.set("runtime", budget_tokens=before_tokens(sandbox) + 1)
+        sandbox.set("teacher", repeat=80)
+        assert not sandbox.label(), "the labels are complete without them"
+        assert sandbox.report()["repeated"]["rows"] == 60 and len(sent) == 240
+    steady = Sandbox(tmp_path / "steady", pool=40)
+    steady.set("teacher", repeat=50)
+    with steady.teacher():
+        assert not steady.label()
+        assert steady.report()["repeated"] == {"rows": 40, "two_labels": 0}
+
+
+def before_tokens(sandbox: Sandbox) -> int:
+    report = sandbox.report()
+    return int(report["prompt_tokens"] + report["completion_tokens"])
 
 
 def test_options_win_over_the_temperature_of_votes_and_a_seed_is_needed(tmp_path):

@@ -262,6 +262,7 @@ class LanguageModelSettings(CommonTeacherSettings):
 
     max_tokens: Positive
     votes: Positive
+    repeat: Annotated[int, Field(ge=0)]
 
 
 class LinearTeacherSettings(CommonTeacherSettings):

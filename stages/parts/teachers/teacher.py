@@ -31,7 +31,8 @@ from stages.parts.weights.fetch import fetch, revision
 
 @dataclass(frozen=True)
 class Teacher:
-    """A model that labels. `connect` opens a client, `name` is the model's in requests, `votes` the answers per row.
+    """A model that labels. `connect` opens a client, `name` is the model's in requests, `votes` the answers per row,
+    `repeat` the pool rows that are answered a second time.
 
     `store` is the file of its answers, None if they cost nothing; `price` is None if it is not known;
     `batch` says whether to use the vendor's batch API; `copies` of the model share the requests.
@@ -46,6 +47,7 @@ class Teacher:
     options: dict[str, Any] = field(default_factory=dict)
     batch: bool = False
     votes: int = 1
+    repeat: int = 0
     copies: int = 1
 
     @property
@@ -111,6 +113,7 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
             options=settings.options,
             batch=settings.batch,
             votes=settings.votes,
+            repeat=settings.repeat,
         )
     else:
         from stages.parts.encoder.vectors import read_embeddings
@@ -137,6 +140,7 @@ def served_teacher(
         max_tokens=settings.max_tokens,
         store=answer_file(name),
         votes=settings.votes,
+        repeat=settings.repeat,
         copies=copies,
     )
 
