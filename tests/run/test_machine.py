@@ -3,6 +3,7 @@
 import psutil
 import pytest
 
+from stages.parts.run import machine as machines
 from stages.parts.run.errors import UserError
 from stages.parts.run.machine import MIB, visible_gpus
 from tests.gpus import A100, H100, stub_nvidia_smi
@@ -49,11 +50,29 @@ def test_a_value_that_hides_all_gpus_is_named(machine, visible):
 
 
 @pytest.mark.parametrize(
-    "script", ["exit 9", "echo No devices were found >&2; exit 6", "true", "echo Failed to initialize NVML"]
+    ("script", "cause"),
+    [
+        ("exit 9", "it ends with code 9"),
+        ("echo No devices were found >&2; exit 6", "No devices were found"),
+        ("echo Failed to initialize NVML: Driver/library version mismatch; exit 18", "version mismatch"),
+        ("printf '\\377\\n'; exit 1", "\ufffd"),
+        ("true", "finds none"),
+        ("printf '\\377garbage\\n'", "finds none"),
+        ("exec sleep 9", "does not answer within 1 s"),
+    ],
 )
-def test_no_gpu_is_named_whatever_nvidia_smi_does(machine, script):
+def test_no_gpu_is_one_line_with_the_cause_that_nvidia_smi_names(machine, monkeypatch, script, cause):
+    monkeypatch.setattr(machines, "SMI_S", 1)
     machine(script=script)
-    with pytest.raises(UserError, match="needs an NVIDIA GPU"):
+    with pytest.raises(UserError, match="needs an NVIDIA GPU") as refused:
+        visible_gpus()
+    assert cause in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("visible", ["0,0", "1,0,1", "0,GPU-aaaa"])
+def test_a_gpu_that_is_named_twice_is_not_counted_twice(machine, visible):
+    machine(H100, A100, visible=visible)
+    with pytest.raises(UserError, match=f"CUDA_VISIBLE_DEVICES='{visible}' names a GPU twice"):
         visible_gpus()
 
 

@@ -64,6 +64,7 @@ class Gpu:
 
 
 GPU_FIELDS = "index,uuid,name,memory.total,memory.free,compute_cap,driver_version,mig.mode.current"
+SMI_S = 60
 MIB, GIB = 2**20, 2**30
 
 
@@ -81,6 +82,8 @@ def visible_gpus() -> list[Gpu]:
     else:
         named = (named_gpu(entry.strip(), installed) for entry in chosen.split(","))
         visible = [gpu for gpu in takewhile(bool, named) if gpu]
+    if len({gpu.uuid for gpu in visible}) < len(visible):
+        raise UserError(f"CUDA_VISIBLE_DEVICES={chosen!r} names a GPU twice: name each once")
     if not visible and installed:
         raise UserError(
             f"CUDA_VISIBLE_DEVICES={chosen!r} shows none of this machine's GPUs: unset it, or name them as "
@@ -152,14 +155,23 @@ def mebibytes(value: str, what: str, unified: int) -> int:
 
 
 def nvidia_smi(*arguments: str) -> str:
-    """Return the output of nvidia-smi; nothing if it is missing, fails or hangs."""
+    """Return the output of nvidia-smi; nothing if it is missing. Raises UserError, with its words, if it fails."""
     if not shutil.which("nvidia-smi"):
         return ""
+    line = ["nvidia-smi", *arguments]
     try:
-        done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(line, capture_output=True, text=True, errors="replace", check=False, timeout=SMI_S)
     except subprocess.TimeoutExpired:  # a GPU that fell off the bus
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        raise UserError(
+            f"this profile needs an NVIDIA GPU, and nvidia-smi does not answer within {SMI_S} s: check the driver"
+        ) from None
+    if done.returncode:
+        words = (done.stdout.strip() or done.stderr.strip() or f"it ends with code {done.returncode}").splitlines()[0]
+        raise UserError(
+            f"this profile needs an NVIDIA GPU, and nvidia-smi fails ({words[:200]}): check the driver, or use "
+            "profile=embedded"
+        )
+    return done.stdout
 
 
 def end_on_sigterm() -> None:
