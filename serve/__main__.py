@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def open_traffic(params: Params, service: Service) -> AbstractAsyncContextManager["Traffic | None"]:
     """Return what follows an answer; nothing, and none of its imports, if params.yaml asks for nothing of it."""
-    if not params.serve.queries_teacher and params.serve.keep == "none" and not params.serve.shadow:
+    if not params.serve.follows_answers:
         return nullcontext()
     from serve.traffic import traffic
 

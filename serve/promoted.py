@@ -53,8 +53,8 @@ async def swap(service: Service, local: LocalClassifier) -> None:
     if not service.traffic:
         service.swap(local)
         return
-    from serve.traffic import agreement_of  # imported already: there is traffic
+    from serve.traffic import standards_of  # imported already: there is traffic
 
-    agreement = await asyncio.to_thread(agreement_of, local)
+    standards = await asyncio.to_thread(standards_of, local, service.traffic.settings)
     service.swap(local)
-    service.traffic.swap(local.model, agreement)
+    service.traffic.swap(standards)

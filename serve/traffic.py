@@ -1,5 +1,6 @@
 """What the service does after a student's prediction, if params.yaml asks for it: `serve.when_unsure`, `serve.keep`,
-`serve.audit` and `serve.shadow`. With all of them off there is no `Traffic`, and an answer costs nothing more.
+`serve.audit`, `serve.drift`, `serve.shadow`. With all of them off there is no `Traffic`, and an answer costs nothing
+more.
 
 - Unsure queries go to the teacher, within `serve.teacher_timeout_s` and `serve.budget_usd_per_day`; those out of scope
   do not, since the teacher would name a label, too. Whatever the teacher does, the client gets an answer: the student's
@@ -7,6 +8,7 @@
 - Queries and answers are kept as rows (stages/parts/traffic/store.py), before the answer is sent.
 - A second student predicts the same queries in the background; its failures are counted and touch no answer.
 - A share of confident answers is compared with the teacher's in the background; a fall in agreement raises an alarm.
+- Queries that move away from the learned texts raise an alarm.
 """
 
 import asyncio
@@ -14,14 +16,14 @@ import logging
 import random
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from serve.answer_cache import AnswerCache
-from serve.watches import QualityWatch, WatchGauges
+from serve.watches import DriftWatch, QualityWatch, WatchGauges
 from stages.parts.data.rows import TeacherLabel
 from stages.parts.run.files import iter_jsonl, read_jsonl
 from stages.parts.run.params import Params, Serve
@@ -31,6 +33,7 @@ from stages.parts.students.prediction import CalibratedPrediction, QueryClassifi
 from stages.parts.teachers.inputs import read_inputs
 from stages.parts.teachers.teacher import open_teacher
 from stages.parts.traffic.audit import SELF_AGREEMENT, expected_agreement, rows_to_check
+from stages.parts.traffic.drift import FamiliarTexts, familiar_texts
 from stages.parts.traffic.escalation import DailyTeacher, Escalation, TeacherAnswer, TeacherUnavailable
 from stages.parts.traffic.shadow_rows import ShadowAnswer
 from stages.parts.traffic.store import DAY_S, ServedRow, TrafficStore
@@ -63,11 +66,21 @@ class TrafficMetrics:
         )
 
 
+@dataclass(frozen=True)
+class Standards:
+    """What a student, `model`, is held to: the share of its confident predictions that the teacher is expected to agree
+    with, and how familiar queries should be to it. None: not watched.
+    """
+
+    model: str
+    agreement: float | None = None
+    familiar: FamiliarTexts | None = None
+
+
 class Traffic:
     """The seam between the service and its traffic: `after` is called with each of the student's predictions.
 
-    `model` is the student, `agreement` the share of its confident predictions that the teacher is expected to agree
-    with.
+    `standards` are those of the student that is served.
     """
 
     def __init__(
@@ -76,8 +89,7 @@ class Traffic:
         store: TrafficStore,
         escalation: Escalation | None,
         cache: AnswerCache,
-        model: str,
-        agreement: float,
+        standards: Standards,
         metrics: TrafficMetrics,
         shadow: QueryClassifier | None = None,
     ) -> None:
@@ -86,7 +98,7 @@ class Traffic:
         self.escalation = escalation
         self.cache = cache
         self.metrics = metrics
-        self.swap(model, agreement)
+        self.swap(standards)
         self.teacher_watch = QualityWatch("teacher", "", SELF_AGREEMENT, store, metrics.watches)
         self.draw = random.Random()
         self.free_escalations = max(1, int(settings.queue * ESCALATED_SHARE))
@@ -104,14 +116,20 @@ class Traffic:
         number = self.record(query, answer) if self.keeps(prediction) else None
         if not prediction.abstained and self.draw.random() < self.settings.audit:
             self.start_audit(query, prediction, number)
+        if self.drift_watch and prediction.familiarity is not None and prediction.model == self.model:
+            self.drift_watch.observe(query, prediction.familiarity)
         if self.shadow:
             self.start_shadow(self.shadow, query, prediction, number)
         return answer
 
-    def swap(self, model: str, agreement: float) -> None:
-        """Audit another student from now on, which the teacher is expected to agree with so often."""
-        self.model = model
-        self.audit_watch = QualityWatch("audit", model, agreement, self.store, self.metrics.watches)
+    def swap(self, standards: Standards) -> None:
+        """Watch another student from now on."""
+        self.model, store, gauges = standards.model, self.store, self.metrics.watches
+        agreement, familiar = standards.agreement, standards.familiar
+        gauges.drop("audit")
+        gauges.drop("drift")
+        self.audit_watch = QualityWatch("audit", self.model, agreement, store, gauges) if agreement else None
+        self.drift_watch = DriftWatch(self.model, familiar, store, gauges) if familiar else None
 
     def keeps(self, prediction: CalibratedPrediction) -> bool:
         return self.settings.keep == "all" or (self.settings.keep == "doubtful" and prediction.abstained is not None)
@@ -187,7 +205,7 @@ class Traffic:
         except OSError as error:
             logger.error("a teacher's label is not stored: %s", error)
         self.metrics.teacher_answers.labels("audit").inc()
-        if prediction.model == self.model:  # else another student is served since
+        if self.audit_watch and prediction.model == self.model:  # else another student is served since
             self.audit_watch.observe(found.label == prediction.label)
 
     async def check_teacher(self, rows: Sequence[TeacherLabel]) -> None:
@@ -231,10 +249,18 @@ class Traffic:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def agreement_of(classifier: QueryClassifier) -> float:
-    """Return the share of confident predictions that the teacher is expected to agree with; raises UserError."""
+def standards_of(classifier: QueryClassifier, settings: Serve) -> Standards:
+    """Return what a student is held to, from its held-out rows if `settings` ask for anything of them.
+
+    Raises UserError if it is confident on none of them and to be audited.
+    """
     folder = classifier.folder if isinstance(classifier, LocalClassifier) else None
-    return expected_agreement(read_jsonl(held_out_file(folder)), classifier.calibration)
+    rows = read_jsonl(held_out_file(folder)) if settings.audit or settings.drift else []
+    familiar = familiar_texts(rows) if settings.drift else None
+    if settings.drift and not familiar:
+        logger.warning("serve.drift is off: only an encoder student knows how familiar a query is")
+    agreement = expected_agreement(rows, classifier.calibration) if settings.audit else None
+    return Standards(classifier.model, agreement, familiar)
 
 
 def start_one(work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]]) -> None:
@@ -253,7 +279,6 @@ async def traffic(params: Params, classifier: QueryClassifier, registry: Collect
     settings = params.serve
     metrics = TrafficMetrics(registry)
     cache = AnswerCache(classifier.pair, settings.cached_answers)
-    agreement = agreement_of(classifier)
     shadow = load_local(Path(settings.shadow)) if settings.shadow else None
     async with AsyncExitStack() as opened:
         store = opened.enter_context(TrafficStore(TRAFFIC, settings.keep_days, settings.keep_rows))
@@ -265,7 +290,7 @@ async def traffic(params: Params, classifier: QueryClassifier, registry: Collect
             daily = DailyTeacher(teacher, inputs.program, client, params.runtime, store, settings.budget_usd_per_day)
             metrics.dollars.set_function(lambda: daily.dollars)
             escalation = Escalation(daily.predict, daily.price, settings.teacher_timeout_s)
-        served = Traffic(settings, store, escalation, cache, classifier.model, agreement, metrics, shadow)
+        served = Traffic(settings, store, escalation, cache, standards_of(classifier, settings), metrics, shadow)
         if settings.check_teacher:
             rows = rows_to_check(iter_jsonl(TEACHER_LABELS), settings.check_teacher)
             start_one(served.check_teacher(rows), served.checking)

@@ -18,7 +18,7 @@ from serve.schemas import PROBLEMS, BatchRequest, Classification, Classification
 from serve.service import NotReady, Service
 from stages.parts.run.pages import PAGE_HEADERS, filled_template
 
-PAGE = Path(__file__).with_name("page.html")
+PAGE, TRAFFIC = (Path(__file__).with_name(name) for name in ("page.html", "traffic.html"))
 
 
 def query_router(service: Service, keys: KeyCheck) -> APIRouter:
@@ -61,7 +61,7 @@ def page_for(threshold: float | None, wants_key: bool, examples: tuple[str, ...]
 
 
 def health_router(service: Service, wants_key: bool, examples: tuple[str, ...]) -> APIRouter:
-    """Make the routes of load balancers, and the page: open to everybody who can reach the port."""
+    """Make the routes of load balancers, and the pages: open to everybody who can reach the port."""
     routes = APIRouter()
 
     async def healthz() -> dict[str, str]:
@@ -78,9 +78,15 @@ def health_router(service: Service, wants_key: bool, examples: tuple[str, ...]) 
         page = page_for(service.classifier.calibration.threshold, wants_key, examples)
         return HTMLResponse(page, headers=PAGE_HEADERS)
 
+    traffic_page = filled_template(TRAFFIC, {"wants_key": wants_key})
+
+    async def traffic() -> HTMLResponse:
+        return HTMLResponse(traffic_page, headers=PAGE_HEADERS)  # its figures need the key
+
     routes.get("/healthz")(healthz)
     routes.get("/readyz", responses={503: PROBLEMS[503]})(readyz)
-    routes.get("/", response_class=HTMLResponse, include_in_schema=False)(try_it)
+    for path, page in (("/", try_it), ("/traffic", traffic)):
+        routes.get(path, response_class=HTMLResponse, include_in_schema=False)(page)
     # FastAPI, unlike Starlette, makes no HEAD of a GET; some balancers send nothing else
     for path, route in (("/healthz", healthz), ("/readyz", readyz), ("/", try_it)):
         routes.head(path, include_in_schema=False)(route)

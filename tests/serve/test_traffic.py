@@ -19,7 +19,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from serve.answer_cache import AnswerCache
-from serve.traffic import SHADOWS_AT_ONCE, Traffic, TrafficMetrics
+from serve.traffic import SHADOWS_AT_ONCE, Standards, Traffic, TrafficMetrics
 from stages.parts.numbers.baselines import fitted_baseline
 from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, write_json, write_jsonl
@@ -217,22 +217,29 @@ def test_each_student_has_audits_of_its_own_and_those_in_flight_at_a_swap_count_
 
             settings = load_params(ROOT / "params.yaml").serve.model_copy(update={"audit": 1.0})
             metrics = TrafficMetrics(CollectorRegistry())
-            served = Traffic(settings, store, cast(Escalation, Slow()), AnswerCache("", 0), "old", 0.9, metrics)
+            served = Traffic(
+                settings, store, cast(Escalation, Slow()), AnswerCache("", 0), Standards("old", 0.9), metrics
+            )
 
             async def audited(model: str, swap: str | None = None) -> tuple[int, int]:
                 await served.after("query", replace(PREDICTION, model=model))
                 await asyncio.sleep(0)
                 if swap:
-                    served.swap(swap, 0.8)
+                    served.swap(Standards(swap, 0.8))
                 answers[-1].set_result(TeacherAnswer(LABELS[1], None, None))
                 await asyncio.gather(*served.audits)
+                assert served.audit_watch
                 return served.audit_watch.detector.observed, len(store.observations("audit", model))
 
             assert await audited("old") == (1, 1)
             assert await audited("old", swap="new") == (0, 1)
             assert await audited("new") == (1, 1)
-            served.swap("old", 0.9)
-            assert served.audit_watch.detector.observed == 1 and served.audit_watch.detector.rate == 0.9
+            served.swap(Standards("old", 0.9))
+            assert (
+                served.audit_watch
+                and served.audit_watch.detector.observed == 1
+                and served.audit_watch.detector.rate == 0.9
+            )
 
     asyncio.run(agreements())
 
@@ -314,7 +321,7 @@ def test_a_shadow_that_fails_touches_no_answer(tmp_path):
             settings = load_params(ROOT / "params.yaml").serve.model_copy(update={"keep": "all"})
             metrics = TrafficMetrics(CollectorRegistry())
             served = Traffic(
-                settings, store, None, AnswerCache("", 0), "", 0.9, metrics, cast(QueryClassifier, Broken())
+                settings, store, None, AnswerCache("", 0), Standards(""), metrics, cast(QueryClassifier, Broken())
             )
             found = [await served.after(str(number), PREDICTION) for number in range(20)]
             await asyncio.gather(*served.shadowing)
@@ -335,7 +342,7 @@ def test_a_text_that_no_label_fits_is_kept_and_not_sent_to_the_teacher(tmp_path)
             changes = {"when_unsure": "teacher", "keep": "doubtful"}
             settings = load_params(ROOT / "params.yaml").serve.model_copy(update=changes)
             metrics = TrafficMetrics(CollectorRegistry())
-            served = Traffic(settings, store, None, AnswerCache("", 0), "student", 0.9, metrics)
+            served = Traffic(settings, store, None, AnswerCache("", 0), Standards("student"), metrics)
             found = await served.after("a poem, please", outside)
             assert [row.abstained for row in store.rows()] == ["out_of_scope"]
             return found

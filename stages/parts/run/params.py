@@ -150,6 +150,7 @@ class Serve(Block):
     budget_usd_per_day: Annotated[float, Field(gt=0)] | None
     audit: Annotated[float, Field(ge=0, le=1)]
     check_teacher: Annotated[int, Field(ge=0)]
+    drift: bool
     shadow: str | None
     keep: Literal["none", "doubtful", "all"]
     keep_days: Annotated[float, Field(gt=0)]
@@ -162,6 +163,11 @@ class Serve(Block):
     def queries_teacher(self) -> bool:
         """Whether the service needs the profile's teacher."""
         return self.when_unsure == "teacher" or self.audit > 0 or self.check_teacher > 0
+
+    @property
+    def follows_answers(self) -> bool:
+        """Whether anything happens after an answer."""
+        return self.queries_teacher or self.keep != "none" or self.shadow is not None or self.drift
 
 
 class EngineSettings(Block):

@@ -39,6 +39,7 @@ class CalibratedPrediction:
     completion_tokens: int = 0
     answered_by: Literal["student", "teacher"] = "student"
     price_usd: float | None = None  # of the teacher's answer, if it is known
+    familiarity: float | None = None  # of the text, if the student knows it (task/readings.py)
 
 
 def abstention(
@@ -73,6 +74,7 @@ def calibrated_prediction(
         runners_up=[RunnerUp(other, likely[other]) for other in others],
         reasoning=None,
         model=model,
+        familiarity=familiarity,
     )
 
 

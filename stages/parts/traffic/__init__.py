@@ -9,5 +9,6 @@
 - store.py: served queries and their answers as rows, in SQLite, and what the teacher cost each day
 - escalation.py: queries to the teacher, within a time limit, with a circuit breaker
 - audit.py: how often student and teacher should agree
+- drift.py: how familiar queries should be
 - change_detector.py: alarms on a fall of a rate, with a guaranteed time between false alarms
 """
