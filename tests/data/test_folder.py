@@ -9,6 +9,7 @@ import yaml
 
 from stages import filter as filter_stage
 from stages import raw, split
+from stages.parts.data.label_changes import read_answered
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, read_jsonl
@@ -238,3 +239,14 @@ def test_a_served_file_without_labels_is_refused(folder):
     folder.texts("served", ["hello"])
     with pytest.raises(UserError, match=r"served\.csv has no column 'category'"):
         folder.split()
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "5", '{"text": "a"}', '{"text": ["a"], "label": 1}', "{"])
+def test_kept_answers_that_somebody_edited_are_one_line(tmp_path, line):
+    path = tmp_path / "answered.jsonl"
+    path.write_text(f'{{"labels": {json.dumps(LABELS)}}}\n{line}\n')
+    with pytest.raises(UserError, match=r"answered\.jsonl holds a line that is"):
+        read_answered(path, LABELS)
+    path.write_text(f"{line}\n")
+    with pytest.raises(UserError, match=r"answered\.jsonl"):
+        read_answered(path, LABELS)

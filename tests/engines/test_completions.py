@@ -163,6 +163,13 @@ def test_a_body_that_is_no_json_object_is_a_value_error(body):
         json_object(body)
 
 
+@pytest.mark.parametrize(
+    "body", [b'\xef\xbb\xbf{"a": 1}', b'\xef\xbb\xbf[{"a": 1}]', b'\xef\xbb\xbfdata: {"a": 1}\n\n']
+)
+def test_a_byte_order_mark_costs_no_answer(body):
+    assert json_object(body) == {"a": 1}
+
+
 def test_a_body_without_an_end_is_not_kept_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(http_client, "MAX_BYTES", 2**20)
     sandbox = Sandbox(tmp_path, pool=30)

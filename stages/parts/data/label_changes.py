@@ -84,11 +84,13 @@ def read_answered(path: Path, labels: Sequence[str]) -> dict[str, str]:
     """Return the kept answers by text, as JSON; none without a file. Raises UserError if it is for other labels."""
     if not path.exists():
         return {}
-    lines = iter_jsonl(path)
-    first: dict[str, Any] = next(lines, {})
-    if set(first.get("labels", ())) != set(labels):
-        raise UserError(
-            f"{path} keeps answers for other labels than this folder's: run `make relabel` again, or remove the file"
-        )
-    fields = ("label", "reasoning", "probabilities")
-    return {answer["text"]: json_text({name: answer[name] for name in fields}) for answer in lines}
+    lines, fields = iter_jsonl(path), ("label", "reasoning", "probabilities")
+    try:
+        if set(next(lines, {}).get("labels", ())) != set(labels):
+            raise UserError(
+                f"{path} keeps answers for other labels than this folder's: run `make relabel` again, or remove the "
+                "file"
+            )
+        return {answer["text"]: json_text({name: answer[name] for name in fields}) for answer in lines}
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} holds a line that is no kept answer: run `make relabel` again, or remove it") from None

@@ -109,7 +109,7 @@ def json_object(content: bytes) -> dict[str, Any]:
     try:
         found = orjson.loads(content)  # a third of the json module's time for 20 log-probabilities
     except ValueError:
-        text = content.decode(errors="replace").strip()
+        text = content.decode("utf-8-sig", errors="replace").strip()  # -sig: gateways on .NET send a byte order mark
         if text.startswith(("data:", "event:", "id:", ":")):
             return from_events(text)
         try:
