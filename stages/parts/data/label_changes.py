@@ -86,7 +86,8 @@ def read_answered(path: Path, labels: Sequence[str]) -> dict[str, str]:
         return {}
     lines, fields = iter_jsonl(path), ("label", "reasoning", "probabilities")
     try:
-        if set(next(lines, {}).get("labels", ())) != set(labels):
+        first: dict[str, Any] = next(lines, {})
+        if set(first.get("labels", ())) != set(labels):
             raise UserError(
                 f"{path} keeps answers for other labels than this folder's: run `make relabel` again, or remove the "
                 "file"
