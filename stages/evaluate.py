@@ -1,30 +1,38 @@
-"""Score everything on the test rows: both students with both programs, the teacher, the linear baselines. Opens the
-pool's true labels.
+"""Score everything on the test rows: the students, the base and the tuned decoder with both programs, the teacher, the
+linear baselines. Opens the pool's true labels.
 
 python -m stages.evaluate
 """
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from stages.parts.data.rows import Row, TeacherLabel, extra_columns
-from stages.parts.encoder.student import read_student
 from stages.parts.encoder.vectors import read_embeddings
 from stages.parts.engines.requests import Prediction, ProgramRequests
 from stages.parts.numbers.baselines import fitted_baseline
 from stages.parts.numbers.calibration import Calibration, PairCalibration, calibrated, load_calibration
+from stages.parts.numbers.choice import IN_PROCESS, load_choice
+from stages.parts.numbers.contenders import (
+    ARM_OF,
+    ContenderAnswers,
+    contender_figures,
+    difference,
+    measure,
+)
 from stages.parts.numbers.metrics import (
     AccuracyByArm,
     ArmFigures,
-    Difference,
+    ContenderFigures,
     Measure,
     Metrics,
     OutOfScopeFigures,
@@ -36,13 +44,9 @@ from stages.parts.numbers.metrics import (
 )
 from stages.parts.numbers.out_of_scope import out_of_scope_figures, scope_scores, scoped_confidence, separation
 from stages.parts.numbers.statistics import (
-    calibration_p,
     coverage_curve,
-    difference_interval,
     expected_calibration_error,
-    interval,
     macro_f1,
-    mcnemar,
     reliability,
     rows_to_halve,
 )
@@ -50,13 +54,18 @@ from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, write_csv, write_json
 from stages.parts.run.params import Params, load_params
 from stages.parts.run.stage import run_stage
+from stages.parts.students.footprint import Footprint, folder_mb, footprint, memory_of_port
+from stages.parts.students.local import load_local
+from stages.parts.students.prediction import abstention
 from stages.parts.students.scoring import Scores, check_tokens, latency, score
-from stages.parts.students.serving import students
+from stages.parts.students.serving import is_adapter, students
 from stages.parts.task.labels import NONE_OF_THESE
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import Sidecar, load_program, load_sidecar, program_state
+from stages.parts.task.student_file import read_student_file
 
 LATENCY_QUERIES = 50
+Answer = TypeVar("Answer", bound=Sequence[Any] | np.ndarray)
 FREE_QUERIES = 200  # queried again with decoding that is not constrained to the labels
 
 
@@ -66,13 +75,14 @@ class StudentAnswers:
 
     `seconds_alone` are the times of LATENCY_QUERIES queries sent one at a time. `valid_free` is the share of valid
     answers without constrained decoding. `out_of_scope` are the answers to texts that no label fits; only the served
-    student has any.
+    pair has any. `footprint` is that of its weights and engine, whose start is shared with another engine's.
     """
 
     scores: Scores
     seconds_alone: list[float]
     valid_free: float
     out_of_scope: list[Prediction]
+    footprint: Footprint = field(default_factory=Footprint)
 
     def figures(self) -> dict[str, float]:
         """Return what a query takes, under the names of ArmFigures."""
@@ -91,11 +101,6 @@ class Arm:
     predicted: list[str]
     right: list[bool]
     figures: dict[str, float] = field(default_factory=dict)
-
-
-def measure(right: Sequence[bool]) -> Measure:
-    low, high = interval(sum(right), len(right))
-    return Measure(accuracy=sum(right) / len(right), low=low, high=high, n=len(right))
 
 
 def accuracy_by_arm(measured: Mapping[str, Measure]) -> AccuracyByArm:
@@ -137,8 +142,13 @@ def score_students(
     plain = IntentClassifier(pair.labels, pair.instructions, pair.style)
     checkpoint = Path(pair.checkpoint)
     arms: dict[str, StudentAnswers] = {}
+    started = time.monotonic()
+    files_mb = folder_mb(checkpoint) + (folder_mb(paths.BASE) if is_adapter(checkpoint) else 0)
+    start_s = None
     with closing(students(paths.BASE, {checkpoint.name: checkpoint}, params)) as engines:
         for name, served in engines:
+            start_s = start_s or time.monotonic() - started
+            took = Footprint(files_mb, memory_of_port(urlsplit(served.api_base).port), start_s)
             wait(before)
             weights = "base" if name == "base" else "tuned"
             optimized = load_program(paths.PROGRAMS / f"{weights}.json", pair.labels, pair.instructions, pair.style)
@@ -160,85 +170,122 @@ def score_students(
                     out_of_scope=score(served, requests, out_of_scope, params.runtime.max_in_flight).readings
                     if is_served and out_of_scope
                     else [],
+                    footprint=took,
                 )
     return arms
 
 
 def linear_rows(
-    gold: list[Row], reviewed: list[Row], teacher: list[TeacherLabel], sealed: Mapping[str, str], trained: set[str]
+    gold: list[Row], reviewed: list[Row], teacher: list[TeacherLabel], sealed: Mapping[str, str]
 ) -> dict[str, list[tuple[str, str]]]:
-    """Return the texts and labels that each linear baseline is fitted on: gold, the teacher's labels, those of them
-    that the student was trained on, and all true labels (none for a pool without known labels). Reviewed rows are
-    added to each.
+    """Return the texts and labels that each linear baseline is fitted on: gold, the teacher's labels, and all true
+    labels (none for a pool without known labels). Reviewed rows are added to each.
     """
-    valid = [row for row in teacher if row["valid"]]
     people = [(row["text"], row["label"]) for row in reviewed]
     return {
         "linear_gold": [(row["text"], row["label"]) for row in gold] + people,
-        "linear_teacher": [(row["text"], row["label"]) for row in valid] + people,
-        "linear_cleaned": [(row["text"], row["label"]) for row in valid if row["id"] in trained] + people,
+        "linear_teacher": [(row["text"], row["label"]) for row in teacher if row["valid"]] + people,
         "linear_true": [(row["text"], sealed[row["id"]]) for row in teacher if row["id"] in sealed] + people
         if sealed
         else [],
     }
 
 
-class Predictor(Protocol):
-    """A model in this process: a linear one, or the encoder student."""
+@dataclass(frozen=True)
+class Timed(Generic[Answer]):
+    """A function's `answers` to all texts at once, their `seconds`, and those of LATENCY_QUERIES texts `alone`."""
 
-    def predict(self, texts: list[str]) -> Sequence[str]: ...
+    answers: Answer
+    seconds: float
+    alone: list[float]
 
 
-def timed_answers(model: Predictor, texts: list[str]) -> tuple[list[str], dict[str, float]]:
-    """Return a model's labels, the seconds of a text among many, and the median milliseconds of one alone."""
+def query_times(seconds: float, alone: Sequence[float], rows: int) -> dict[str, float]:
+    """Return what a query takes, under the names of ArmFigures: `seconds` are those of all rows."""
+    return {"seconds": seconds / rows, "p50_ms": 1000 * float(np.median(alone))}
+
+
+def timed(answer: Callable[[list[str]], Answer], texts: list[str]) -> Timed[Answer]:
     started = time.perf_counter()
-    predicted = [str(label) for label in model.predict(texts)]
-    seconds = (time.perf_counter() - started) / len(texts)
-    alone = []
+    answers = answer(texts)
+    seconds, alone = time.perf_counter() - started, []
     for text in texts[:LATENCY_QUERIES]:
         started = time.perf_counter()
-        model.predict([text])
+        answer([text])
         alone.append(time.perf_counter() - started)
-    return predicted, {"seconds": seconds, "p50_ms": 1000 * float(np.median(alone))}
+    return Timed(answers, seconds, alone)
 
 
-def confidences(scores: Scores, temperature: float) -> list[float]:
-    """Return the probability of each row's most likely label, 0 for a row without probabilities."""
-    return [max(calibrated(found, temperature).values(), default=0.0) for found in scores.probabilities]
+def in_process_answers(folder: Path, texts: list[str]) -> ContenderAnswers | None:
+    """Return the answers of the student in a folder, as the service gives them; None if the run has none."""
+    if read_student_file(folder) is None:
+        return None
+    student = load_local(folder)
+    found = timed(student.classify, texts)
+    return ContenderAnswers(
+        predicted=[answer.label for answer in found.answers],
+        confidence=[answer.confidence for answer in found.answers],
+        answered=[answer.abstained is None for answer in found.answers],
+        calibration=student.calibration,
+        seconds=found.seconds,
+        seconds_alone=found.alone,
+        **asdict(footprint(folder)),
+    )
+
+
+def decoder_answers(answers: StudentAnswers, calibration: Calibration) -> ContenderAnswers:
+    """Return the answers of the decoder pair at its temperature and threshold."""
+    predicted = answers.scores.predicted
+    confidence = [
+        max(calibrated(found, calibration.temperature).values(), default=0.0) for found in answers.scores.probabilities
+    ]
+    return ContenderAnswers(
+        predicted=predicted,
+        confidence=confidence,
+        answered=[
+            abstention(label, value, calibration) is None for label, value in zip(predicted, confidence, strict=True)
+        ],
+        calibration=calibration,
+        seconds=answers.scores.seconds,
+        seconds_alone=answers.seconds_alone,
+        **asdict(answers.footprint),
+    )
+
+
+def teacher_answers(rows: list[TeacherLabel]) -> ContenderAnswers:
+    """Return the teacher's labels, with its confidence if it reports one: 0 of an answer that is no label."""
+    reports_any = any(row["confidence"] is not None for row in rows)
+    confidence = [row["confidence"] or 0.0 for row in rows] if reports_any else []
+    return ContenderAnswers([row["label"] for row in rows], confidence)
 
 
 def served_figures(
-    pair: Sidecar, calibration: Calibration, answers: StudentAnswers, right: Sequence[bool]
+    pair: Sidecar, calibration: Calibration, answers: StudentAnswers, figures: ContenderFigures, right: Sequence[bool]
 ) -> ServedFigures:
-    """Return the figures of the served pair: its calibration, its speed, and what it answers at its threshold."""
+    """Return the figures of the decoder pair: those of any contender, and those that only a decoder has."""
     scores = answers.scores
     as_reported = [max(found.values(), default=0.0) for found in scores.probabilities]
-    confidence = confidences(scores, calibration.temperature)
-    answered = [
-        hit
-        for hit, value in zip(right, confidence, strict=True)
-        if calibration.threshold and value >= calibration.threshold
-    ]
     tokens = mean_tokens(scores)
-    p50, p95 = np.quantile(answers.seconds_alone, [0.5, 0.95])
+    assert figures.calibration_error is not None and figures.calibration_p is not None and figures.answered is not None
+    assert figures.p50_ms is not None and figures.p95_ms is not None and figures.rows_per_second is not None
     return ServedFigures(
         checkpoint=Path(pair.checkpoint).name,
         program=pair.program,
-        accuracy=sum(right) / len(right),
+        accuracy=figures.accuracy.accuracy,
         invalid=sum(label not in pair.labels for label in scores.predicted),
-        calibration_error=expected_calibration_error(reliability(confidence, right)),
-        calibration_p=calibration_p(confidence, right),
+        calibration_error=figures.calibration_error,
+        calibration_p=figures.calibration_p,
         calibration_error_before=expected_calibration_error(reliability(as_reported, right)),
         temperature=calibration.temperature,
         threshold=calibration.threshold,
         wanted_precision=calibration.wanted_precision,
-        answered=len(answered) / len(right),
-        precision=measure(answered) if answered else None,
+        answered=figures.answered,
+        precision=figures.precision,
         prompt_tokens=tokens["prompt_tokens"],
         completion_tokens=tokens["completion_tokens"],
-        queries_per_second=len(right) / scores.seconds,
-        p50_ms=1000 * float(p50),
-        p95_ms=1000 * float(p95),
+        queries_per_second=figures.rows_per_second,
+        p50_ms=figures.p50_ms,
+        p95_ms=figures.p95_ms,
         promise=calibration.promise,
     )
 
@@ -285,32 +332,47 @@ def main() -> None:
     test, gold = read_jsonl(paths.TEST), read_jsonl(paths.GOLD)
     teacher_pool, teacher_test = read_jsonl(paths.TEACHER_LABELS), read_jsonl(paths.TEACHER_TEST)
     sealed = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
-    trained = {row["id"] for row in read_jsonl(paths.SFT_TRAIN)}
     actual, texts = [row["label"] for row in test], [row["text"] for row in test]
 
     # The linear models are fitted while the engines start.
-    rows_by_model = linear_rows(gold, read_jsonl(paths.REVIEWED), teacher_pool, sealed, trained)
+    rows_by_model = linear_rows(gold, read_jsonl(paths.REVIEWED), teacher_pool, sealed)
     with ThreadPoolExecutor(1) as beside:
         fits = {name: beside.submit(fitted_baseline, rows, params.seed) for name, rows in rows_by_model.items()}
         by_student = score_students(params, pair, test, read_jsonl(paths.OUT_OF_SCOPE), [*fits.values()])
-    models: dict[str, Predictor] = {name: model for name, fit in fits.items() if (model := fit.result())}
-    if encoder := read_student(paths.ENCODER):
-        models["encoder"] = encoder
-    in_process = {name: timed_answers(model, texts) for name, model in models.items()}
+    baselines = {name: timed(model.predict, texts) for name, fit in fits.items() if (model := fit.result())}
     [(most_frequent, _)] = Counter(row["label"] for row in teacher_pool if row["valid"]).most_common(1)
 
-    def arm(predicted: list[str], figures: dict[str, float] | None = None) -> Arm:
-        return Arm(predicted, [label == true for label, true in zip(predicted, actual, strict=True)], figures or {})
+    served_arm = f"tuned_{pair.program}"
+    served = by_student[served_arm]
+    answers = {name: in_process_answers(folder, texts) for name, (folder, _, _) in IN_PROCESS.items()}
+    contenders: dict[str, ContenderAnswers] = {name: found for name, found in answers.items() if found}
+    in_process = [*contenders]
+    contenders |= {"decoder": decoder_answers(served, calibration), "teacher": teacher_answers(teacher_test)}
+
+    def arm(predicted: list[str], times: dict[str, float] | None = None) -> Arm:
+        return Arm(predicted, [label == true for label, true in zip(predicted, actual, strict=True)], times or {})
 
     arms = {name: arm(answers.scores.predicted, answers.figures()) for name, answers in by_student.items()}
     arms["teacher"] = arm([row["label"] for row in teacher_test])
     arms["majority"] = arm([most_frequent] * len(test))
-    arms |= {name: arm(predicted, figures) for name, (predicted, figures) in in_process.items()}
+    arms |= {
+        name: arm([*map(str, found.answers)], query_times(found.seconds, found.alone, len(test)))
+        for name, found in baselines.items()
+    }
+    for name in in_process:
+        found = contenders[name]
+        arms[ARM_OF[name]] = arm(list(found.predicted), query_times(found.seconds or 0, found.seconds_alone, len(test)))
 
     measured = {name: measure(each.right) for name, each in arms.items()}
     of_pool = measure([row["valid"] and row["label"] == sealed[row["id"]] for row in teacher_pool]) if sealed else None
-    served_arm = f"tuned_{pair.program}"
-    served, served_right = by_student[served_arm], arms[served_arm].right
+    served_right, confidence = arms[served_arm].right, contenders["decoder"].confidence
+    choice = load_choice(paths.SERVED)
+    arm_of = {name: arms[ARM_OF.get(name, served_arm)] for name in contenders}
+    best = max(arm_of, key=lambda name: sum(arm_of[name].right))
+    figures = {
+        name: contender_figures(found, actual, None if name == best else arm_of[best].right)
+        for name, found in contenders.items()
+    }
     scope = scope_figures(served, actual, calibration, teacher_pool)
     metrics = Metrics(
         profile=params.profile,
@@ -329,27 +391,24 @@ def main() -> None:
             )
             for name, each in arms.items()
         },
-        served=served_figures(pair, calibration, served, served_right),
+        served=served_figures(pair, calibration, served, figures["decoder"], served_right),
         **({"outside": scope} if scope else {}),
-        served_less={
-            name: Difference(
-                **dict(zip(("low", "high"), difference_interval(served_right, each.right), strict=True)),
-                p=mcnemar(served_right, each.right),
-            )
-            for name, each in arms.items()
-            if name != served_arm
-        },
+        served_less={name: difference(served_right, each.right) for name, each in arms.items() if name != served_arm},
+        serve=choice.serve,
+        why=choice.why,
+        contenders=figures,
     )
     save_metrics(metrics, paths.METRICS)
 
-    confidence = confidences(served.scores, calibration.temperature)
     predicted = {name: each.predicted for name, each in arms.items()}
     columns = {"id": [row["id"] for row in test], "actual": actual, **predicted, "confidence": confidence}
+    columns |= {f"{name}_confidence": contenders[name].confidence for name in in_process}
     columns |= columns_of_test(test)
     write_csv(paths.PREDICTIONS, columns, zip(*columns.values(), strict=True))
-    write_csv(paths.CONFUSION, ["actual", "predicted"], zip(actual, served.scores.predicted, strict=True))
-    write_json(paths.RELIABILITY, reliability(confidence, served_right))
-    write_json(paths.COVERAGE, coverage_curve(confidence, served_right))
+    chosen = contenders[choice.serve]
+    write_csv(paths.CONFUSION, ["actual", "predicted"], zip(actual, chosen.predicted, strict=True))
+    write_json(paths.RELIABILITY, reliability(chosen.confidence, arm_of[choice.serve].right))
+    write_json(paths.COVERAGE, coverage_curve(chosen.confidence, arm_of[choice.serve].right))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ arms          the compared arms: names, prices, and which one to serve
 baselines     the linear model that a student has to beat
 held_out      predictions of rows that a student has not learned
 calibration   the temperature and threshold of the service
+contenders    students and teacher on one scale
 choice        which contender is served
 promise       the precision that the gold rows certify
 out_of_scope  texts that no label fits

@@ -159,10 +159,37 @@ class Difference(Figures):
     p: float
 
 
+class ContenderFigures(Figures):
+    """What a contender is worth as a service; None is not measured, or does not apply.
+
+    `less` is the accuracy of the best on test minus this one's, None for the best. `answered` is the share of test rows
+    that the service does not abstain on, `precision` the share of right answers among them. Milliseconds are of a query
+    alone, `rows_per_second` of many at once. MB are of 10^6 bytes: files, and the resident memory of a process that
+    answers. `start_s` is from the start of that process to its first answer.
+    """
+
+    accuracy: Measure
+    macro_f1: float
+    less: Difference | None
+    temperature: float | None
+    threshold: float | None
+    answered: float | None
+    precision: Measure | None
+    calibration_error: float | None
+    calibration_p: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    rows_per_second: float | None
+    file_mb: float | None
+    memory_mb: float | None
+    start_s: float | None
+
+
 class Metrics(Figures):
     """The whole file. `interval`, `arms` and `served_less` map an arm's name (arms.NAMES) to its figures.
 
-    `rows_to_halve_interval` is how many more test rows would halve the served student's interval.
+    `rows_to_halve_interval` is how many more test rows would halve the decoder's interval. `served` is the decoder
+    pair, `contenders` what one may serve and the teacher; `serve` is the one that `make serve` serves, and `why`.
     """
 
     profile: str
@@ -177,6 +204,9 @@ class Metrics(Figures):
     served: ServedFigures
     outside: OutOfScopeFigures | None = None
     served_less: dict[str, Difference]
+    serve: str = "decoder"
+    why: str = ""
+    contenders: dict[str, ContenderFigures] = {}
 
     @property
     def served_arm(self) -> str:

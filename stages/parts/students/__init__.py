@@ -4,6 +4,7 @@ tiny.py           the embedded profile's student, a Llama built from nothing
 chat_template.py  a hub student's chat template: no date, and the same tokens in training and serving
 weights.py        weights loaded to be trained, kept, merged, exported
 linear.py         the linear student, as arrays
+footprint.py      files, memory and start of a student in the process
 serving.py        which engine serves which student
 scoring.py        a served student's answers to many rows
 search.py         the search for demonstrations
