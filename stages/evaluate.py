@@ -20,16 +20,17 @@ from stages.parts.data.rows import Row, TeacherLabel, extra_columns
 from stages.parts.encoder.vectors import read_embeddings
 from stages.parts.engines.requests import Prediction, ProgramRequests
 from stages.parts.numbers.baselines import fitted_baseline
+from stages.parts.numbers.break_even import TRAINING, Spent, break_even, machine_dollars, stage_seconds
 from stages.parts.numbers.calibration import Calibration, PairCalibration, calibrated, load_calibration
 from stages.parts.numbers.choice import IN_PROCESS, load_choice
 from stages.parts.numbers.contenders import (
-    ARM_OF,
     ContenderAnswers,
     contender_figures,
     difference,
     measure,
 )
 from stages.parts.numbers.metrics import (
+    ARM_OF,
     AccuracyByArm,
     ArmFigures,
     ContenderFigures,
@@ -51,7 +52,7 @@ from stages.parts.numbers.statistics import (
     rows_to_halve,
 )
 from stages.parts.run import paths
-from stages.parts.run.files import read_jsonl, write_csv, write_json
+from stages.parts.run.files import read_json, read_jsonl, write_csv, write_json
 from stages.parts.run.params import Params, load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.students.footprint import Footprint, folder_mb, footprint, memory_of_port
@@ -63,6 +64,7 @@ from stages.parts.task.labels import NONE_OF_THESE
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import Sidecar, load_program, load_sidecar, program_state
 from stages.parts.task.student_file import read_student_file
+from stages.parts.teachers.cost import query_dollars
 
 LATENCY_QUERIES = 50
 Answer = TypeVar("Answer", bound=Sequence[Any] | np.ndarray)
@@ -259,6 +261,20 @@ def teacher_answers(rows: list[TeacherLabel]) -> ContenderAnswers:
     return ContenderAnswers([row["label"] for row in rows], confidence)
 
 
+def machine_price(params: Params, contender: str) -> float:
+    """Return the dollars of an hour of the machine that a contender runs on."""
+    on_gpus = contender == "decoder" and params.student_on_gpus
+    return params.report.gpu_price_per_hour if on_gpus else params.report.cpu_price_per_hour
+
+
+def spent(params: Params, bill: float | None, seconds: Mapping[str, float]) -> Spent:
+    """Return what the run cost: the teacher's bill, and the stages' time on its machine."""
+    per_hour = params.report.gpu_price_per_hour if params.needs_gpus else params.report.cpu_price_per_hour
+    machine = machine_dollars(seconds, ("teacher",), per_hour)
+    known = [dollars for dollars in (bill, machine) if dollars is not None]
+    return Spent(sum(known) if known else None, machine_dollars(seconds, TRAINING, per_hour))
+
+
 def served_figures(
     pair: Sidecar, calibration: Calibration, answers: StudentAnswers, figures: ContenderFigures, right: Sequence[bool]
 ) -> ServedFigures:
@@ -369,8 +385,11 @@ def main() -> None:
     choice = load_choice(paths.SERVED)
     arm_of = {name: arms[ARM_OF.get(name, served_arm)] for name in contenders}
     best = max(arm_of, key=lambda name: sum(arm_of[name].right))
+    teacher_report, seconds = read_json(paths.TEACHER_REPORT), stage_seconds()
+    query_prices = {name: found.query_dollars(machine_price(params, name)) for name, found in contenders.items()}
+    query_prices["teacher"] = query_dollars(params, teacher_report, seconds.get("teacher"))
     figures = {
-        name: contender_figures(found, actual, None if name == best else arm_of[best].right)
+        name: contender_figures(found, actual, None if name == best else arm_of[best].right, query_prices[name])
         for name, found in contenders.items()
     }
     scope = scope_figures(served, actual, calibration, teacher_pool)
@@ -397,6 +416,13 @@ def main() -> None:
         serve=choice.serve,
         why=choice.why,
         contenders=figures,
+        break_even=break_even(
+            teacher=query_prices["teacher"],
+            student=query_prices[choice.serve] or 0.0,
+            answered=figures[choice.serve].answered or 0.0,
+            spent=spent(params, teacher_report.get("cost"), seconds),
+            prices_date=params.report.prices_date,
+        ),
     )
     save_metrics(metrics, paths.METRICS)
 

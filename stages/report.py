@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 
 from stages.parts.numbers import plots
-from stages.parts.numbers.arms import NAMES, ArmRow, advice, arm_rows, best_linear
+from stages.parts.numbers.advice import CONTENDERS, advice
+from stages.parts.numbers.arms import NAMES, ArmRow, arm_rows, best_linear
 from stages.parts.numbers.by_label import LabelFigures, by_label, confusion_shares
 from stages.parts.numbers.cards import data_metadata, model_metadata, plain_vllm_options, pretrained
-from stages.parts.numbers.metrics import Metrics, load_metrics
+from stages.parts.numbers.metrics import ARM_OF, ContenderFigures, Metrics, load_metrics
 from stages.parts.numbers.render import percent, rendered
 from stages.parts.run import paths
 from stages.parts.run.files import folder_sha256, read_json, read_jsonl, whole_file, write_text
@@ -49,19 +50,29 @@ class FinishedRun:
 
     @cached_property
     def student(self) -> ArmRow:
-        """The served one."""
+        """The decoder pair."""
         return next(row for row in self.arms if row["arm"] == self.metrics.served_arm)
+
+    @property
+    def chosen(self) -> ContenderFigures:
+        """The contender to serve."""
+        return self.metrics.contenders[self.metrics.serve]
+
+    @property
+    def chosen_labels(self) -> list[str]:
+        """The labels that it gives the test rows."""
+        return list(self.predictions[ARM_OF.get(self.metrics.serve, self.metrics.served_arm)])
 
     @cached_property
     def confusion(self) -> pd.DataFrame:
-        return confusion_shares(list(self.predictions.actual), list(self.predictions[self.student["arm"]]), self.labels)
+        return confusion_shares(list(self.predictions.actual), self.chosen_labels, self.labels)
 
     @cached_property
     def by_label(self) -> list[LabelFigures]:
         texts = {row["id"]: row["text"] for row in read_jsonl(paths.TEST)}
         return by_label(
             list(self.predictions.actual),
-            list(self.predictions[self.student["arm"]]),
+            self.chosen_labels,
             [texts[row] for row in self.predictions.id],
             self.labels,
         )
@@ -84,7 +95,7 @@ def read_run() -> FinishedRun:
 
 def draw(run: FinishedRun) -> dict[str, str]:
     """Write the page's pictures into reports/; returns them as SVG by name."""
-    folder, color, served = paths.REPORTS, run.params.report.color, run.metrics.served
+    folder, color, served, chosen = paths.REPORTS, run.params.report.color, run.metrics.served, run.chosen
     colors = [color if row["arm"].startswith("tuned") else plots.GREY for row in run.arms]
     on_dev = {
         NAMES[f"{weights}_{kind}"]: run.dev["dev"][weights][kind]
@@ -100,8 +111,8 @@ def draw(run: FinishedRun) -> dict[str, str]:
         if (row["arm"] in rivals or row is run.student) and row["cost"]
     ]
     answered = None
-    if served.precision and served.threshold is not None:
-        answered = (served.answered, served.precision.accuracy, f"answered: confidence ≥ {served.threshold:.2f}")
+    if chosen.answered and chosen.precision and chosen.threshold is not None:
+        answered = (chosen.answered, chosen.precision.accuracy, f"answered: confidence ≥ {chosen.threshold:.2f}")
     plots.confusion(folder / "confusion.png", run.confusion, color)
     return {
         "accuracy_test": plots.accuracy_bars(
@@ -163,11 +174,12 @@ def write_pages(run: FinishedRun) -> None:
     """Write the report's page and both cards."""
     split = read_json(paths.SPLIT_REPORT)
     context = {
-        "advice": advice(run.arms, run.student, run.metrics.labels),
+        "advice": advice(run.metrics),
         "arms": run.arms,
         "by_label": run.by_label,
         "color": run.params.report.color,
         "confusion": run.confusion,
+        "contenders": CONTENDERS,
         "data_metadata": data_metadata(run.params, split["gold"] + split["pool"] + split["test"], run.labels),
         "dev": run.dev,
         "filter": read_json(paths.FILTER_REPORT),
@@ -209,7 +221,7 @@ def print_summary(run: FinishedRun) -> None:
     print("\ntest accuracy")
     for row in run.arms:
         print(f"  {row['name']:36}{percent(row['accuracy']):>8}")
-    print(f"\n{' '.join(advice(run.arms, run.student, run.metrics.labels))}\n\nthe whole report: reports/index.html")
+    print(f"\n{advice(run.metrics)}\n\nthe whole report: reports/index.html")
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
 """Figures on the models: how they are measured, what they are worth, and how they are shown.
 
 metrics       what `evaluate` measures: the typed content of reports/metrics.json
-arms          the compared arms: names, prices, and which one to serve
+advice        which contender to serve, and why
+arms          the compared arms: names and prices
 baselines     the linear model that a student has to beat
 held_out      predictions of rows that a student has not learned
 calibration   the temperature and threshold of the service
+break_even    after how many queries a student has paid for itself
 contenders    students and teacher on one scale
 choice        which contender is served
 promise       the precision that the gold rows certify

@@ -1,10 +1,9 @@
-"""The arms of the comparison: their names, their prices, and which one to serve."""
+"""The arms of the comparison: their names and their prices."""
 
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from stages.parts.numbers.metrics import ArmFigures, Metrics
-from stages.parts.numbers.render import dollars, percent, points
 
 NAMES = {
     "majority": "most frequent label",
@@ -96,52 +95,3 @@ def teacher_cost(teacher: Mapping[str, Any]) -> float | None:
 def best_linear(rows: list[ArmRow], labels: str) -> ArmRow:
     """Return the best linear model on the student's own labels (`sft.labels`)."""
     return max((row for row in rows if row["arm"] in SAME_LABELS[labels]), key=lambda row: row["accuracy"])
-
-
-def best_rival(rows: list[ArmRow], labels: str) -> ArmRow:
-    """Return the better of the linear model and the encoder student: what a decoder worth serving must beat."""
-    encoder = [row for row in rows if row["arm"] == "encoder"]
-    return max([best_linear(rows, labels), *encoder], key=lambda row: row["accuracy"])
-
-
-def advice(rows: list[ArmRow], student: ArmRow, labels: str) -> list[str]:
-    """Return sentences that say which model to serve; the first stands alone.
-
-    It is the student's best rival unless the student's paired interval lies above it.
-    """
-    rival = best_rival(rows, labels)
-    model, name = ("encoder", "encoder student") if rival["arm"] == "encoder" else ("linear", "linear model")
-    less = rival["less"]
-    assert less, "a rival is not the served arm"
-    difference = f"a difference of {points(less['by'])} points (95 % interval {points(less['low'])} to "
-    difference += f"{points(less['high'])})"
-    accuracies = (
-        f"The decoder is right on {percent(student['accuracy'])} of the test queries, the {name} on the same labels on "
-        f"{percent(rival['accuracy'])}: {difference}."
-    )
-    if student["cost"] and rival["cost"]:
-        accuracies += f" 1,000 queries cost {dollars(student['cost'])} and {dollars(rival['cost'])}."
-    if less["low"] > 0:
-        verdict = "Serve the decoder."
-    elif less["high"] < 0:
-        verdict = f"Serve the {name}: it is better than the decoder."
-    else:
-        verdict = f"Serve the {name}: the decoder is not shown to be better."
-    sentences = [verdict, accuracies]
-    if less["low"] <= 0:
-        sentences.append(f"To serve it: python -m serve --model {model}")
-    teacher = next((row for row in rows if row["arm"] == "teacher"), None)
-    if teacher and teacher["less"]:
-        less = teacher["less"]
-        if less["low"] > 0:
-            compared = "more accurate than"
-        elif less["high"] < 0:
-            compared = "less accurate than"
-        else:
-            compared = "not shown to be more or less accurate than"
-        bill = f"; 1,000 of its answers cost {dollars(teacher['cost'])}" if teacher["cost"] else ""
-        sentences.append(
-            f"The decoder is {compared} its teacher ({percent(teacher['accuracy'])}{bill}): "
-            f"{points(less['by'])} points ({points(less['low'])} to {points(less['high'])})."
-        )
-    return sentences

@@ -17,9 +17,6 @@ from stages.parts.numbers.statistics import (
     reliability,
 )
 
-# Contender -> its arm in the comparison; the decoder's depends on its program.
-ARM_OF = {"linear": "linear_cleaned", "encoder": "encoder", "teacher": "teacher"}
-
 
 @dataclass(frozen=True)
 class ContenderAnswers:
@@ -40,6 +37,10 @@ class ContenderAnswers:
     memory_mb: float | None = None
     start_s: float | None = None
 
+    def query_dollars(self, per_hour: float) -> float | None:
+        """Return the price of a query among many, on a machine with that price of an hour."""
+        return None if self.seconds is None else self.seconds / len(self.predicted) * per_hour / 3600
+
 
 def measure(right: Sequence[bool]) -> Measure:
     low, high = interval(sum(right), len(right))
@@ -53,7 +54,7 @@ def difference(first: Sequence[bool], second: Sequence[bool]) -> Difference:
 
 
 def contender_figures(
-    answers: ContenderAnswers, actual: Sequence[str], best_right: Sequence[bool] | None
+    answers: ContenderAnswers, actual: Sequence[str], best_right: Sequence[bool] | None, query_dollars: float | None
 ) -> ContenderFigures:
     """Return a contender's figures; `best_right` says which rows the best contender is right on, None for
     the best itself.
@@ -78,4 +79,5 @@ def contender_figures(
         file_mb=answers.file_mb,
         memory_mb=answers.memory_mb,
         start_s=answers.start_s,
+        dollars_per_million=None if query_dollars is None else 1_000_000 * query_dollars,
     )

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json
 
+# Contender -> its arm in the comparison; the decoder's depends on its program.
+ARM_OF = {"linear": "linear_cleaned", "encoder": "encoder", "teacher": "teacher"}
+
 
 class Figures(BaseModel):
     """A block of metrics.json. A field that was not set is not written, so absent and null can differ."""
@@ -165,7 +168,8 @@ class ContenderFigures(Figures):
     `less` is the accuracy of the best on test minus this one's, None for the best. `answered` is the share of test rows
     that the service does not abstain on, `precision` the share of right answers among them. Milliseconds are of a query
     alone, `rows_per_second` of many at once. MB are of 10^6 bytes: files, and the resident memory of a process that
-    answers. `start_s` is from the start of that process to its first answer.
+    answers. `start_s` is from the start of that process to its first answer. `dollars_per_million` is the price of many
+    queries at once, at that of an hour of its own machine.
     """
 
     accuracy: Measure
@@ -183,6 +187,25 @@ class ContenderFigures(Figures):
     file_mb: float | None
     memory_mb: float | None
     start_s: float | None
+    dollars_per_million: float | None
+
+
+class BreakEven(Figures):
+    """When the served contender has paid for its labels and its training (break_even.py). None is not known.
+
+    Prices are dollars, of a thousand or a million queries; `labelling` and `training` are what the run cost.
+    `escalated` is the share of queries that the teacher answers since the student abstains, `saved_per_million` what
+    that costs less than the teacher alone, negative if more. `queries` is None as well if it never pays.
+    """
+
+    prices_date: str
+    teacher_per_thousand: float | None
+    student_per_million: float
+    labelling: float | None
+    training: float | None
+    escalated: float
+    saved_per_million: float | None
+    queries: int | None
 
 
 class Metrics(Figures):
@@ -207,6 +230,7 @@ class Metrics(Figures):
     serve: str = "decoder"
     why: str = ""
     contenders: dict[str, ContenderFigures] = {}
+    break_even: BreakEven | None = None
 
     @property
     def served_arm(self) -> str:

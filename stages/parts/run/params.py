@@ -120,6 +120,7 @@ class Report(Block):
     color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
     cpu_price_per_hour: Annotated[float, Field(gt=0)]
     gpu_price_per_hour: Annotated[float, Field(gt=0)]
+    prices_date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
 
 class Runtime(Block):
