@@ -130,6 +130,9 @@ bench-cleaning: setup ## what dropping likely label errors is worth, a teacher o
 bench-relabel: setup ## one more label for a run of the 24 others of Banking77-25: rows queried again, accuracy lost (reports/bench/relabel.json)
 	@$(BIN)/python -m tests.bench.relabel
 
+bench-traffic: setup ## the service with a teacher behind it on Banking77: answered locally, kills -9, ten minutes of load (reports/bench/traffic.json)
+	@$(BIN)/python -m tests.bench.traffic
+
 bench-embedded: setup ## the embedded teacher with vectors and without, on true labels and on gold: five seeds, three settings (reports/bench/embedded_teacher.json)
 	@$(BIN)/python -m tests.bench.embedded_teacher
 

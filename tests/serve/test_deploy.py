@@ -18,9 +18,11 @@ from types import SimpleNamespace
 import jsonschema
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 from serve.http.app import create_app
 from serve.service import ServiceMetrics
+from serve.traffic import TrafficMetrics
 from stages.parts.run.params import load_params
 from tests.conftest import ROOT, run
 
@@ -171,8 +173,8 @@ class _NoService:
     classifier = SimpleNamespace(calibration=SimpleNamespace(threshold=0.5), model="m")
 
 
-def metric_names() -> set[str]:
-    families = list(ServiceMetrics().registry.collect())
+def metric_names(registry: CollectorRegistry) -> set[str]:
+    families = list(registry.collect())
     names = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
     return names | {
         f"{family.name}_{part}"
@@ -202,12 +204,15 @@ def test_alerts_and_dashboard_read_metrics_that_the_service_has():
         for rule in group["rules"]
     ]
     panels = json.loads((DEPLOY / "monitoring/dashboard.json").read_text())["panels"]
-    known = metric_names() | {rule["record"] for rule in rules if "record" in rule} | {"up"}
+    traffic = CollectorRegistry()
+    TrafficMetrics(traffic)
+    own = metric_names(ServiceMetrics().registry)
+    known = own | metric_names(traffic) | {rule["record"] for rule in rules if "record" in rule} | {"up"}
     expressions = [rule["expr"] for rule in rules] + [target["expr"] for panel in panels for target in panel["targets"]]
     for expression in expressions:
         assert named_metrics(expression) <= known, expression
     shown = set().union(*map(named_metrics, expressions))
-    unread = metric_names() - shown - {name for name in metric_names() if name.endswith(("_sum", "_count", "_seconds"))}
+    unread = own - shown - {name for name in own if name.endswith(("_sum", "_count", "_seconds"))}
     assert not unread, "a metric that no alert and no panel reads"
 
 
