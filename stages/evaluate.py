@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from stages.parts.data.rows import Row, TeacherLabel, extra_columns
-from stages.parts.encoder.vectors import read_embeddings
 from stages.parts.engines.requests import Prediction, ProgramRequests
 from stages.parts.numbers.baselines import fitted_baseline
 from stages.parts.numbers.break_even import TRAINING, Spent, break_even, machine_dollars, stage_seconds
@@ -43,7 +42,7 @@ from stages.parts.numbers.metrics import (
     ServedFigures,
     save_metrics,
 )
-from stages.parts.numbers.out_of_scope import out_of_scope_figures, scope_scores, scoped_confidence, separation
+from stages.parts.numbers.out_of_scope import out_of_scope_figures, scoped_confidence, separation
 from stages.parts.numbers.statistics import (
     coverage_curve,
     expected_calibration_error,
@@ -306,34 +305,35 @@ def served_figures(
     )
 
 
-def similarity_figures(teacher_pool: list[TeacherLabel], actual: Sequence[str]) -> ScopeFigures | None:
-    """Return how well similarity to the pool tells out-of-scope texts apart; None without an encoder."""
-    embeddings = read_embeddings()
-    if embeddings is None:
+def familiarity_figures(test: list[Any], out_of_scope: list[Any]) -> ScopeFigures | None:
+    """Return how well the encoder student tells texts that no label fits from others; None if the run has none."""
+    if read_student_file(paths.ENCODER) is None:
         return None
-    labelled = [row for row in teacher_pool if row["valid"]]
-    pool = embeddings.of_rows(labelled)
-    # A teacher without confidence is taken at its word.
-    confidence = np.array([1.0 if row["confidence"] is None else row["confidence"] for row in labelled])
-    inside = np.array([label != NONE_OF_THESE for label in actual])
-    of_test, of_others = (scope_scores(embeddings[part], pool, confidence) for part in ("test", "out_of_scope"))
-    return separation(of_test[inside], np.concatenate([of_test[~inside], of_others]))
+    student = load_local(paths.ENCODER)
+    is_inside = np.array([row["label"] != NONE_OF_THESE for row in test])
+    found, others = (student.classify([row["text"] for row in rows]) for rows in (test, out_of_scope))
+    outside = [answer for answer, inside in zip(found, is_inside, strict=True) if not inside] + others
+    return separation(
+        np.array([answer.familiarity for answer, inside in zip(found, is_inside, strict=True) if inside]),
+        np.array([answer.familiarity for answer in outside]),
+        float(np.mean([answer.abstained is None and answer.label != NONE_OF_THESE for answer in outside])),
+    )
 
 
 def scope_figures(
-    answers: StudentAnswers, actual: Sequence[str], calibration: Calibration, teacher_pool: list[TeacherLabel]
+    answers: StudentAnswers, test: list[Any], out_of_scope: list[Any], calibration: Calibration
 ) -> OutOfScopeFigures | None:
     """Return how texts that no label fits are answered; None if the run has no such texts.
 
     They are rows of labels that were left out, or the test rows of `none_of_these`, if that is a label.
     """
     of_test = [scoped_confidence(found, calibration.temperature) for found in answers.scores.probabilities]
-    inside = [text for text, label in zip(of_test, actual, strict=True) if label != NONE_OF_THESE]
-    outside = [text for text, label in zip(of_test, actual, strict=True) if label == NONE_OF_THESE]
+    inside = [text for text, row in zip(of_test, test, strict=True) if row["label"] != NONE_OF_THESE]
+    outside = [text for text, row in zip(of_test, test, strict=True) if row["label"] == NONE_OF_THESE]
     outside += [scoped_confidence(reading.probabilities, calibration.temperature) for reading in answers.out_of_scope]
     if not inside or not outside:
         return None
-    return out_of_scope_figures(inside, outside, calibration.threshold, similarity_figures(teacher_pool, actual))
+    return out_of_scope_figures(inside, outside, calibration.threshold, familiarity_figures(test, out_of_scope))
 
 
 def columns_of_test(rows: list[Any]) -> dict[str, list[str | None]]:
@@ -345,7 +345,7 @@ def columns_of_test(rows: list[Any]) -> dict[str, list[str | None]]:
 def main() -> None:
     params, pair = load_params(), load_sidecar(paths.SIDECAR)
     calibration = load_calibration(paths.CALIBRATION, PairCalibration)
-    test, gold = read_jsonl(paths.TEST), read_jsonl(paths.GOLD)
+    test, gold, out_of_scope = (read_jsonl(path) for path in (paths.TEST, paths.GOLD, paths.OUT_OF_SCOPE))
     teacher_pool, teacher_test = read_jsonl(paths.TEACHER_LABELS), read_jsonl(paths.TEACHER_TEST)
     sealed = {row["id"]: row["label"] for row in read_jsonl(paths.SEALED)}
     actual, texts = [row["label"] for row in test], [row["text"] for row in test]
@@ -354,7 +354,7 @@ def main() -> None:
     rows_by_model = linear_rows(gold, read_jsonl(paths.REVIEWED), teacher_pool, sealed)
     with ThreadPoolExecutor(1) as beside:
         fits = {name: beside.submit(fitted_baseline, rows, params.seed) for name, rows in rows_by_model.items()}
-        by_student = score_students(params, pair, test, read_jsonl(paths.OUT_OF_SCOPE), [*fits.values()])
+        by_student = score_students(params, pair, test, out_of_scope, [*fits.values()])
     baselines = {name: timed(model.predict, texts) for name, fit in fits.items() if (model := fit.result())}
     [(most_frequent, _)] = Counter(row["label"] for row in teacher_pool if row["valid"]).most_common(1)
 
@@ -392,7 +392,7 @@ def main() -> None:
         name: contender_figures(found, actual, None if name == best else arm_of[best].right, query_prices[name])
         for name, found in contenders.items()
     }
-    scope = scope_figures(served, actual, calibration, teacher_pool)
+    scope = scope_figures(served, test, out_of_scope, calibration)
     metrics = Metrics(
         profile=params.profile,
         source=params.raw.source,

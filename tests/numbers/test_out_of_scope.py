@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stages.parts.numbers.out_of_scope import out_of_scope_figures, scope_scores, scoped_confidence, separation
+from stages.parts.numbers.out_of_scope import out_of_scope_figures, scoped_confidence, separation
 
 
 def texts(*distributions: dict[str, float]):
@@ -31,20 +31,9 @@ def test_confidence_is_in_the_likeliest_label_and_not_in_none_of_these():
     assert text.confidence == pytest.approx(0.2) and not text.named
 
 
-def unit(generator: np.random.Generator, around: np.ndarray, count: int) -> np.ndarray:
-    found = around[generator.integers(0, len(around), count)] + 0.15 * generator.normal(size=(count, around.shape[1]))
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
-
-
-def test_texts_far_from_the_pool_score_low_even_if_their_like_is_in_it():
-    generator = np.random.default_rng(0)
-    subjects, strange = np.eye(32)[:10], np.eye(32)[20:26]
-    inside, outside = unit(generator, subjects, 300), unit(generator, strange, 300)
-    pool = np.vstack([unit(generator, subjects, 800), unit(generator, strange, 200)])
-    confidence = np.concatenate([np.full(800, 0.9), np.full(200, 0.3)])
-    found = separation(scope_scores(inside, pool, confidence), scope_scores(outside, pool, confidence))
-    assert found.auroc > 0.95 and found.at_coverage["0.84"] < 0.05
-    trusting = separation(scope_scores(inside, pool, np.ones(1000)), scope_scores(outside, pool, np.ones(1000)))
-    assert trusting.auroc < 0.8, "confidence is what tells the two parts of the pool apart"
-    clean = separation(scope_scores(inside, pool[:800], confidence), scope_scores(outside, pool[:800], confidence))
-    assert clean.auroc > 0.99
+def test_familiarity_is_compared_at_shares_of_the_texts_inside():
+    inside, outside = np.linspace(0.4, 1, 100), np.linspace(0, 0.6, 60)
+    found = separation(inside, outside, 0.1)
+    assert found.auroc == pytest.approx(1 - 1 / 18, abs=0.01) and found.answered == 0.1
+    # The least familiar 16 % inside are below 0.5, as five sixths of those outside are.
+    assert found.at_coverage["0.84"] == pytest.approx(1 / 6, abs=0.02) and found.at_coverage["0.70"] < 0.05

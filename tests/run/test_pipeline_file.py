@@ -138,7 +138,7 @@ RERUNS = {
     "stages/parts/weights/package.py": "embed teacher base encoder",
     "stages/parts/encoder/export.py": "embed teacher encoder",
     "stages/parts/encoder/whole.py": "embed teacher encoder",
-    "stages/parts/encoder/vectors.py": "embed teacher encoder evaluate",
+    "stages/parts/encoder/vectors.py": "embed teacher encoder",
     "stages/parts/encoder/student.py": "embed teacher encoder evaluate",
     "stages/parts/encoder/familiarity.py": "embed teacher encoder",
     "stages/parts/teachers/repeats.py": "teacher",

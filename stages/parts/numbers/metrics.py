@@ -127,11 +127,13 @@ class ServedFigures(Figures):
 
 
 class ScopeFigures(Figures):
-    """How well similarity to the pool (out_of_scope.scope_scores) tells texts that no label fits from others.
+    """How well the encoder student's familiarity tells texts that no label fits from others.
 
+    `answered` is the share of those outside that it answers at its threshold.
     `at_coverage` maps a share of answered texts inside to that of answered texts outside.
     """
 
+    answered: float
     auroc: float
     at_coverage: dict[str, float]
 
@@ -142,7 +144,7 @@ class OutOfScopeFigures(Figures):
     `answered` is the share answered with a label at the threshold, `confident` the share with a confidence of 0.9 or
     more as well, `inside_answered` the share answered of texts that a label fits. `auroc` is the probability that a
     text inside has the higher confidence. `at_coverage` maps a share of answered texts inside to that of answered texts
-    outside, None if so many inside are not answered at any confidence. `similarity` is None without an encoder.
+    outside, None if so many inside are not answered at any confidence. `familiarity` is None without an encoder.
     """
 
     n: int
@@ -151,7 +153,7 @@ class OutOfScopeFigures(Figures):
     inside_answered: float
     auroc: float
     at_coverage: dict[str, float | None]
-    similarity: ScopeFigures | None
+    familiarity: ScopeFigures | None
 
 
 class Difference(Figures):
