@@ -22,8 +22,7 @@ from serve.student import EngineClassifier
 from serve.supervisor import Supervisor
 from stages.parts.engines.engine import Engine
 from stages.parts.engines.http_client import EngineClient, EngineError
-from stages.parts.engines.process import KINDS
-from stages.parts.engines.vllm import load_adapter, unload_adapter
+from stages.parts.engines.vllm import Vllm, load_adapter, unload_adapter
 from stages.parts.run.params import Serve
 
 logger = logging.getLogger("serve")
@@ -119,9 +118,7 @@ class Many:
         """Load a student's adapter if the engine lacks it, and mount its app once a query has passed."""
         known = self.served.get(name)
         student = (
-            known
-            if known and known.folder == folder
-            else await asyncio.to_thread(read_student, name, folder, KINDS["vllm"])
+            known if known and known.folder == folder else await asyncio.to_thread(read_student, name, folder, Vllm())
         )
         if student.classifier.model not in present:
             await load_adapter(self.client, student.classifier.model, student.adapter)

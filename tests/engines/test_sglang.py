@@ -16,7 +16,7 @@ import yaml
 from stages.parts.engines import process, sglang
 from stages.parts.engines.engine import Launch
 from stages.parts.engines.layout import Layout, ModelShape
-from stages.parts.engines.process import prepare
+from stages.parts.engines.process import ModelToServe, prepare
 from stages.parts.engines.sglang import Sglang, one_of
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
@@ -146,14 +146,18 @@ def test_an_adapter_is_asked_for_behind_its_base(monkeypatch, tmp_path):
     config.write_text(json.dumps({"r": 8}))
     params = load_params(ROOT / "params.yaml")
     engine = prepare(
-        Sglang(), tmp_path, {"epoch-6": tmp_path / "epoch-6"}, params.runtime, on_gpus=True, name="base-abc"
+        Sglang(), ModelToServe(tmp_path, "base-abc", {"epoch-6": tmp_path / "epoch-6"}, on_gpus=True), params.runtime
     )
     assert engine.served.names["base"] == "base-abc" and engine.served.names["epoch-6"].startswith("base-abc:epoch-6-")
     assert f"{engine.served.names['epoch-6'].removeprefix('base-abc:')}={tmp_path / 'epoch-6'}" in engine.line
 
     config.write_text(json.dumps({"r": 8, "modules_to_save": ["embed_tokens"]}))
     with pytest.raises(UserError, match="which SGLang can't serve beside a base"):
-        prepare(Sglang(), tmp_path, {"epoch-6": tmp_path / "epoch-6"}, params.runtime, on_gpus=True, name="base-abc")
+        prepare(
+            Sglang(),
+            ModelToServe(tmp_path, "base-abc", {"epoch-6": tmp_path / "epoch-6"}, on_gpus=True),
+            params.runtime,
+        )
 
 
 def sglang_shop(folder: Path, **options: str) -> Shop:

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from stages.parts.engines import layout, process
 from stages.parts.engines.engine import AdapterSlots, Launch, Precision
 from stages.parts.engines.layout import Layout, ModelShape, plan
-from stages.parts.engines.process import engine_devices, prepare, root_cause, running
+from stages.parts.engines.process import ModelToServe, engine_devices, prepare, root_cause, running
 from stages.parts.engines.vllm import Vllm
 from stages.parts.run.errors import UserError
 from stages.parts.run.machine import Gpu
@@ -134,13 +134,13 @@ def test_an_engine_on_gpus_has_longer_to_start_the_larger_it_is(tmp_path, monkey
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bbbb,GPU-cccc,GPU-dddd,GPU-aaaa")
     monkeypatch.setattr(process, "model_shape", lambda *_: LLAMA_70B)
     runtime = load_params(ROOT / "params.yaml").runtime
-    engine = prepare(Vllm(), tmp_path, {}, runtime, on_gpus=True, name="large")
+    engine = prepare(Vllm(), ModelToServe(tmp_path, "large", on_gpus=True), runtime)
     assert engine.patience_s == runtime.engine_start_s + 1411
     assert engine.environment["CUDA_VISIBLE_DEVICES"] == "1,2,3,0"
     assert engine.line[engine.line.index("--gpu-memory-utilization") + 1] == str(runtime.gpu_memory_share)
     assert engine.served.copies == 1
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert prepare(Vllm(), tmp_path, {}, runtime, on_gpus=True, name="large").served.copies == 2
+    assert prepare(Vllm(), ModelToServe(tmp_path, "large", on_gpus=True), runtime).served.copies == 2
 
 
 def launch(**changes: Any) -> Launch:
@@ -233,7 +233,7 @@ def test_an_engine_that_dies_shows_the_end_of_its_log(tmp_path, monkeypatch):
         Vllm, "command", lambda *_: [sys.executable, "-c", "print('early'); raise SystemExit('no such head size')"]
     )
     with pytest.raises(UserError, match=r"(?s)ended with code 1 before it was up.*early.*no such head size") as caught:  # noqa: SIM117
-        with running(prepare(Vllm(), Path("model"), {}, RUNTIME, on_gpus=False)):
+        with running(prepare(Vllm(), ModelToServe(Path("model")), RUNTIME)):
             pass
     assert "vllm-" in str(caught.value)
 
@@ -285,7 +285,7 @@ def test_an_engine_that_is_killed_before_it_is_up_says_so(tmp_path, monkeypatch)
     (tmp_path / "model").mkdir()
     monkeypatch.setattr(Vllm, "command", lambda *_: ["sh", "-c", "kill -9 $$"])
     with pytest.raises(UserError, match="ended with code -9, killed, most likely for memory"):  # noqa: SIM117
-        with running(prepare(Vllm(), Path("model"), {}, RUNTIME, on_gpus=False)):
+        with running(prepare(Vllm(), ModelToServe(Path("model")), RUNTIME)):
             pass
 
 
@@ -296,4 +296,4 @@ def test_a_port_in_use_is_named(tmp_path, monkeypatch):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is in use"):
-            prepare(Vllm(), Path("model"), {}, RUNTIME.model_copy(update={"port": port}), on_gpus=False)
+            prepare(Vllm(), ModelToServe(Path("model")), RUNTIME.model_copy(update={"port": port}))

@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, set_seed
 
 from stages.parts.engines.http_client import engine_client
-from stages.parts.engines.process import KINDS, prepare, running
+from stages.parts.engines.process import KINDS, ModelToServe, prepare, running
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import load_params
@@ -84,7 +84,7 @@ def test_held_answers_are_the_free_ones_and_their_end_counts(student):
         async with engine_client(served, 60) as client:
             return [requests.read(await client.complete(requests.body(text))) for text, _ in ROWS[:24]]
 
-    with running(prepare(KINDS["vllm"], folder, {}, load_params().runtime, on_gpus=False, name="student")) as served:
+    with running(prepare(KINDS["vllm"], ModelToServe(folder, "student"), load_params().runtime)) as served:
         check_tokens(served, ProgramRequests(program, KINDS["vllm"], "student", limit), folder)
         with pytest.raises(UserError, match="served with other tokens than it was trained with"):
             check_tokens(served, ProgramRequests(program, KINDS["vllm"], "student", limit), other_template(folder))

@@ -3,7 +3,7 @@
 import pytest
 import requests
 
-from stages.parts.engines.process import KINDS, prepare, running
+from stages.parts.engines.process import KINDS, ModelToServe, prepare, running
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run.params import TinyStudentSettings, load_params
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons
@@ -66,7 +66,7 @@ def test_the_engine_reads_the_prompt_that_the_student_was_trained_on(tmp_path):
     student = TinyStudentSettings(kind="tiny", hidden_size=32, layers=1, vocabulary=600, epochs=1, learning_rate=0.1)
     build_model(tokenizer, student).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with running(prepare(KINDS["vllm"], tmp_path, {}, load_params().runtime, on_gpus=False, name="student")) as served:
+    with running(prepare(KINDS["vllm"], ModelToServe(tmp_path, "student"), load_params().runtime)) as served:
         for text in TEXTS[:4]:
             body = ProgramRequests(program, KINDS["vllm"], "student", 1).body(text)
             answer = requests.post(

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.parts.engines.process import KINDS, prepare, running
+from stages.parts.engines.process import KINDS, ModelToServe, prepare, running
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Lora, TinyStudentSettings, load_params
 from stages.parts.students import weights
@@ -134,9 +134,7 @@ def test_vllm_and_transformers_write_the_same_with_a_merged_model(pair, tmp_path
     expected = [written(beside, prompt) for prompt in prompts]
     assert [written(merged, prompt) for prompt in prompts] == expected
     assert expected != [written(AutoModelForCausalLM.from_pretrained(base), prompt) for prompt in prompts]
-    with running(
-        prepare(KINDS["vllm"], tmp_path / "merged", {}, load_params().runtime, on_gpus=False, name="merged")
-    ) as served:
+    with running(prepare(KINDS["vllm"], ModelToServe(tmp_path / "merged", "merged"), load_params().runtime)) as served:
         for prompt, wanted in zip(prompts, expected, strict=True):
             answer = requests.post(
                 f"{served.api_base}/completions",

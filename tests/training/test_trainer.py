@@ -28,9 +28,10 @@ from transformers import (
 )
 
 from stages import lora
+from stages.base import TRAINING
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_jsonl
-from stages.parts.run.params import TinyStudentSettings, Train, load_params
+from stages.parts.run.params import TinyStudentSettings, load_params
 from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons, start_from_word_vectors
 from stages.parts.task.program import IntentClassifier, training_messages
 from stages.parts.training import trainer
@@ -52,19 +53,7 @@ ROWS = [encode(TOKENIZER, messages) for messages in MESSAGES]
 STUDENT = TinyStudentSettings(kind="tiny", hidden_size=32, layers=2, vocabulary=600, epochs=1, learning_rate=0.1)
 
 
-SETTINGS = Train(
-    method="lora",
-    top_layers=None,
-    epochs=2,
-    batch=4,
-    learning_rate=0.01,
-    targets="hard",
-    embeddings=False,
-    query_dropout=0.0,
-    warm_up=0.06,
-    weight_decay=0.01,
-    max_grad_norm=1.0,
-)
+SETTINGS = TRAINING.model_copy(update={"method": "lora", "epochs": 2, "batch": 4, "learning_rate": 0.01})
 
 
 def plan(lora: LoraConfig | None = None, at_once: int | None = None, answers: Any = (), **changes: Any) -> TrainingPlan:

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import requests
@@ -28,6 +29,21 @@ KINDS: Mapping[EngineName, EngineKind] = {"vllm": Vllm(), "sglang": Sglang()}  #
 LOADED_PER_S = 100 * 10**6  # bytes of weights, from a slow disk: on top of runtime.engine_start_s
 LOG_LINES = 15  # of a failed engine's log that the user sees if it holds no exception
 CAUSE_LINES = 4  # of an exception's message
+
+
+@dataclass(frozen=True)
+class ModelToServe:
+    """A model in `folder` for an engine, under `name` (None: one of its weights), with adapters beside it and slots for
+    more.
+    """
+
+    folder: Path
+    name: str | None = None
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    slots: AdapterSlots | None = None
+    on_gpus: bool = False
+    max_model_len: int | None = None
+    precision: Precision = field(default_factory=Precision)
 
 
 class EngineProcess:
@@ -104,47 +120,31 @@ class EngineProcess:
             self.process.wait(patience_s)
 
 
-def prepare(
-    kind: EngineKind,
-    model: Path,
-    adapters: Mapping[str, Path],
-    runtime: Runtime,
-    *,
-    on_gpus: bool,
-    name: str | None = None,
-    max_model_len: int | None = None,
-    precision: Precision | None = None,
-    slots: AdapterSlots | None = None,
-) -> EngineProcess:
-    """An engine for a model (under `name`, or a name of its weights) and its adapters, with slots for more; not
-    started yet.
-
-    Raises UserError if there are no GPUs, or the port is taken.
-    """
-    precision = precision or Precision()
-    gpus = visible_gpus() if on_gpus else []
+def prepare(kind: EngineKind, model: ModelToServe, runtime: Runtime) -> EngineProcess:
+    """Return an engine for a model, not started yet; raises UserError if there are no GPUs, or the port is taken."""
+    gpus = visible_gpus() if model.on_gpus else []
     layout, patience_s, devices, free = None, runtime.engine_start_s, "", 1.0
     if gpus:
-        precision.check(gpus)
-        shape = model_shape(model, precision.weights)
+        model.precision.check(gpus)
+        shape = model_shape(model.folder, model.precision.weights)
         layout = plan(shape, [gpu.memory for gpu in gpus], runtime.gpu_memory_share)
         patience_s += shape.weight_bytes // LOADED_PER_S
         devices, free = engine_devices(gpus), min(gpu.free / gpu.memory for gpu in gpus)
     if runtime.port:
         check_port(runtime.port)
-    base = name or served_name("base", model)
-    loaded = {key: served_name(key, folder) for key, folder in adapters.items()}
+    base = model.name or served_name("base", model.folder)
+    loaded = {key: served_name(key, folder) for key, folder in model.adapters.items()}
     launch = Launch(
-        model=model,
+        model=model.folder,
         name=base,
-        adapters={loaded[key]: folder for key, folder in adapters.items()},
+        adapters={loaded[key]: folder for key, folder in model.adapters.items()},
         port=runtime.port or free_port(),
         key=secrets.token_urlsafe(),
         layout=layout,
-        max_model_len=max_model_len,
+        max_model_len=model.max_model_len,
         kv_cache_gib=runtime.kv_cache_gib,
-        precision=precision,
-        slots=slots,
+        precision=model.precision,
+        slots=model.slots,
         devices=devices,
         memory_share=runtime.gpu_memory_share,
         free_share=free,

@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from stages.parts.engines.engine import AdapterSlots, ServedModel, served_name
-from stages.parts.engines.process import KINDS, EngineProcess, prepare, running
+from stages.parts.engines.process import KINDS, EngineProcess, ModelToServe, prepare, running
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Params, PretrainedStudentSettings, TinyStudentSettings
 from stages.parts.run.paths import cache
@@ -35,31 +35,20 @@ def base_engine(
     base: Path, adapters: Mapping[str, Path], params: Params, slots: AdapterSlots | None = None
 ) -> EngineProcess:
     """An engine for the base and adapters beside it, with slots for adapters loaded while it runs."""
-    return student_engine(base, adapters, params, served_name("base", base), slots)
+    return student_engine(ModelToServe(base, served_name("base", base), adapters, slots), params)
 
 
 def tuned_engine(base: Path, tuned: Path, name: str, params: Params) -> EngineProcess:
     """An engine for one tuned student alone, under `name`."""
-    return student_engine(merged(base, tuned) if is_adapter(tuned) else tuned, {}, params, name)
+    return student_engine(ModelToServe(merged(base, tuned) if is_adapter(tuned) else tuned, name), params)
 
 
-def student_engine(
-    model: Path, adapters: Mapping[str, Path], params: Params, name: str, slots: AdapterSlots | None = None
-) -> EngineProcess:
+def student_engine(model: ModelToServe, params: Params) -> EngineProcess:
     """On the GPUs for a student whose `device` says so, else on the CPU."""
     student = params.student
     length = student.max_model_len if isinstance(student, PretrainedStudentSettings) else None
-    kind = KINDS[params.engine.kind]
-    return prepare(
-        kind,
-        model,
-        adapters,
-        params.runtime,
-        on_gpus=isinstance(student, PretrainedStudentSettings) and student.device == "gpu",
-        max_model_len=length,
-        name=name,
-        slots=slots,
-    )
+    placed = replace(model, on_gpus=params.student_on_gpus, max_model_len=length)
+    return prepare(KINDS[params.engine.kind], placed, params.runtime)
 
 
 def merged(base: Path, adapter: Path) -> Path:

@@ -7,20 +7,20 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from stages.parts.engines.budget import Budget, Price
 from stages.parts.engines.caching_client import ChatClient
 from stages.parts.engines.endpoint import HostedEndpoint
 from stages.parts.engines.engine import EndpointKind, Precision
 from stages.parts.engines.http_client import engine_client
-from stages.parts.engines.process import KINDS, prepare, running
+from stages.parts.engines.process import KINDS, ModelToServe, prepare, running
 from stages.parts.engines.rate_limit import RateLimit
 from stages.parts.engines.requests import ProgramRequests
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import fingerprint
 from stages.parts.run.machine import visible_gpus
-from stages.parts.run.params import HostedTeacherSettings, Params, Runtime, ServedTeacherSettings
+from stages.parts.run.params import HostedTeacherSettings, LinearTeacherSettings, Params, Runtime, ServedTeacherSettings
 from stages.parts.run.paths import cache
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.prompt import TeacherFormat
@@ -87,17 +87,14 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
         precision = Precision(settings.quantization, settings.kv_cache_dtype)
         precision.check(visible_gpus())  # before anything large is downloaded
         weights = fetch(settings.weights)
-        engine = prepare(
-            KINDS[settings.kind],
+        model = ModelToServe(
             weights,
-            {},
-            params.runtime,
+            served_teacher_name(settings),
             on_gpus=True,
-            name=served_teacher_name(settings),
             max_model_len=settings.max_model_len,
             precision=precision,
         )
-        with running(engine) as served:
+        with running(prepare(KINDS[settings.kind], model, params.runtime)) as served:
             yield served_teacher(settings, partial(engine_client, served, timeout_s), served.copies)
     elif isinstance(settings, HostedTeacherSettings):
         check_votes(settings)
@@ -115,7 +112,7 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
             votes=settings.votes,
             repeat=settings.repeat,
         )
-    else:
+    elif isinstance(settings, LinearTeacherSettings):
         from stages.parts.encoder.vectors import read_embeddings
         from stages.parts.teachers.linear_client import linear_client  # takes four seconds to import
 
@@ -126,6 +123,8 @@ def open_teacher(params: Params, inputs: TeacherInputs) -> Iterator[Teacher]:
             yield client
 
         yield Teacher("linear", HostedEndpoint(KEY_NAME), in_process, max_tokens=400, price=Price(0, 0))
+    else:
+        assert_never(settings)
 
 
 def served_teacher(
