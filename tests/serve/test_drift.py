@@ -11,8 +11,9 @@ from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, write_json, write_jsonl
 from stages.parts.students.local import HELD_OUT, beside, load_local
 from tests.browser import browser_page
-from tests.serve.shop import Shop, make_shop, serving
+from tests.serve.shop import Shop, make_shop, serving, until
 from tests.serve.test_local import write_encoder
+from tests.serve.test_promotion import promotion
 from tests.serve.test_traffic import metric
 
 pytestmark = pytest.mark.slow
@@ -29,21 +30,23 @@ def strange(draw: random.Random) -> str:
     return "".join(draw.choices(LETTERS, k=40))
 
 
-def drifting_shop(folder: Path) -> Shop:
-    """A service whose held-out rows are like `usual` queries, with what its student says of them."""
-    shop = make_shop(folder / "run", model="auto", drift=True)
-    student = shop.folder / paths.ENCODER
-    write_encoder(folder, student, 0)
-    write_json(shop.folder / paths.SERVED, ServedChoice(serve="encoder", why="", profile="embedded").model_dump())
-    draw, local = random.Random(0), load_local(student)
+def write_familiar(scratch: Path, student: Path, seed: int) -> None:
+    """An encoder student whose held-out rows are like `usual` queries, with what it says of them."""
+    write_encoder(scratch, student, seed)
+    draw = random.Random(seed)
     texts = [usual(draw) for _ in range(400)]
-    near = local.local.read(texts).familiarity
+    near = load_local(student).local.read(texts).familiarity
     assert near is not None
-    rows = read_jsonl(beside(student, HELD_OUT))
-    write_jsonl(
-        beside(student, HELD_OUT),
-        [{**rows[0], "id": text, "familiarity": each} for text, each in zip(texts, near.tolist(), strict=True)],
-    )
+    row = read_jsonl(beside(student, HELD_OUT))[0]
+    held_out = [{**row, "id": text, "familiarity": each} for text, each in zip(texts, near.tolist(), strict=True)]
+    write_jsonl(beside(student, HELD_OUT), held_out)
+
+
+def drifting_shop(folder: Path) -> Shop:
+    """A service that notices drift."""
+    shop = make_shop(folder / "run", model="auto", drift=True)
+    write_familiar(folder, shop.folder / paths.ENCODER, 0)
+    write_json(shop.folder / paths.SERVED, ServedChoice(serve="encoder", why="", profile="embedded").model_dump())
     return shop
 
 
@@ -101,3 +104,17 @@ def test_a_student_without_familiarity_is_served_with_drift_off(tmp_path):
         send(url, ["hello"])
         assert "serve.drift is off" in (shop.folder / "log").read_text()
         assert OBSERVATIONS not in requests.get(f"{url}/metrics", timeout=5).text
+
+
+def test_a_promoted_student_is_watched_by_itself_and_the_one_before_goes_on_where_it_was(tmp_path):
+    shop, draw = drifting_shop(tmp_path), random.Random(2)
+    write_familiar(tmp_path, shop.folder / "next/encoder", 1)
+    with serving(shop) as url:
+        send(url, [usual(draw) for _ in range(100)])
+        assert metric(url, OBSERVATIONS) == 100
+        assert promotion(shop, "promote", "next/encoder").returncode == 0
+        until(lambda: metric(url, OBSERVATIONS) == 0)
+        send(url, [usual(draw) for _ in range(30)])
+        assert metric(url, OBSERVATIONS) == 30
+        assert promotion(shop, "rollback").returncode == 0
+        until(lambda: metric(url, OBSERVATIONS) == 100)
