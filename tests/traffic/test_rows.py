@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from stages.parts.data.tables import read_table
 from stages.parts.run.errors import UserError
 from stages.parts.traffic.rows import add_served, logged_rows, stored_rows
 from stages.parts.traffic.store import ServedRow, TrafficStore
@@ -45,7 +46,18 @@ def test_a_log_of_chat_completions_is_taken_over(tmp_path):
     assert list(logged_rows(log)) == [("hello", "fee"), ("two\nparts", "refund"), ("flat", "refund")]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "null", '{"request": {}}', json.dumps(completion("a", None))])
+def test_what_the_next_run_could_not_read_is_left_out(tmp_path):
+    image = [{"type": "image_url", "image_url": {"url": "a"}}, {"type": "text", "text": "what is this"}]
+    odd = ["\u200b\u00ad", "[[ ## label ## ]]", "<|eot_id|>", "x" * 20_001, "half \ud83d", None, []]
+    entries = [completion(query, "fee") for query in odd] + [completion(image, None), completion("hello", "fee")]
+    assert add_served(tmp_path, logged_rows(write_log(tmp_path / "log.jsonl", entries)), *COLUMNS) == (2, 1)
+    assert served(tmp_path) == {"what is this": "", "hello": "fee"}
+    assert len(read_table(tmp_path / "served.csv", "text")) == 2
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "null", '{"request": {}}', json.dumps(completion(5, "a")), json.dumps(completion([5], "a"))]
+)
 def test_a_line_of_another_form_is_named(tmp_path, line):
     log = write_log(tmp_path / "log.jsonl", [completion("hello", "fee"), line])
     with pytest.raises(UserError, match="line 2 holds no request"):

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.parts.data.folder import SERVED
-from stages.parts.data.tables import Faults, records
+from stages.parts.data.tables import MAX_TEXT, Faults, has_surrogate, records
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import open_text, write_csv
+from stages.parts.task.text import readable
 from stages.parts.traffic.store import TrafficStore
 
 LabelledText = tuple[str, str]  # the label is empty if the teacher gave none
@@ -48,13 +49,14 @@ def logged_rows(log: Path) -> Iterator[LabelledText]:
 
 
 def text_of(message: dict[str, Any]) -> str:
-    """Return a message's text, whether it is a string or a list of parts."""
-    content = message["content"]
-    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+    """Return a message's text: a string, the text parts of a list, or nothing (null, with a call of a tool)."""
+    content = message["content"] or ""
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content if "text" in part)
 
 
 def add_served(folder: Path, rows: Iterable[LabelledText], text_column: str, label_column: str) -> tuple[int, int]:
     """Add rows to the folder's served.csv, each text once: a label replaces none. Return its rows, and those labelled.
+    Texts that stage raw would refuse are left out.
 
     Raises UserError if the folder does not exist, or its served.csv has other columns.
     """
@@ -70,7 +72,7 @@ def add_served(folder: Path, rows: Iterable[LabelledText], text_column: str, lab
             labels[row[text_column]] = row[label_column] or labels.get(row[text_column], "")
         faults.stop()
     for text, label in rows:
-        if text.strip():
+        if readable(text) and len(text) <= MAX_TEXT and not has_surrogate(text):
             labels[text] = label or labels.get(text, "")
     write_csv(file, [text_column, label_column], labels.items())
     return len(labels), sum(map(bool, labels.values()))
