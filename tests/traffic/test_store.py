@@ -108,6 +108,20 @@ def test_rows_beyond_the_limits_are_deleted(tmp_path):
         assert len(store) == 0
 
 
+def test_what_watches_have_seen_is_kept_by_student_within_the_limits(tmp_path):
+    with opened(tmp_path) as store:
+        for number in range(6):
+            store.add_observation("drift", "new" if number % 2 else "old", number > 1)
+        store.add_observation("audit", "old", False)
+        assert store.observations("drift", "old") == [False, True, True]
+        assert store.observations("drift", "new") == [False, True, True] and store.observations("audit", "new") == []
+        store.file.execute("UPDATE observed SET at = at - ? WHERE rowid = 1", [31 * DAY_S])
+        assert store.observations("drift", "old") == [True, True]
+        assert store.purge() == 0 and store.observations("audit", "old") == [False], "they hold no text"
+    with opened(tmp_path, keep_rows=2) as store:
+        assert (store.observations("drift", "old"), store.observations("drift", "new")) == ([], [True])
+
+
 def test_a_purged_text_is_nowhere_on_the_disk(tmp_path):
     with opened(tmp_path) as store:
         store.add(row("my card number is 4929 0000", at=time.time() - 100))

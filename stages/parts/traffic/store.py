@@ -98,6 +98,8 @@ class TrafficStore:
             for statement in (SPENDING, SHADOWED, FORGET, OBSERVED):
                 self.file.execute(statement)
             self.file.execute(f"SELECT {', '.join(COLUMNS)} FROM served LIMIT 0")  # a table of somebody else's
+            for table in ("served", "observed"):  # old rows are found without reading the others
+                self.file.execute(f"CREATE INDEX IF NOT EXISTS {table}_at ON {table} (at)")
             self.delete_beyond_limits()
         except (sqlite3.Error, OSError) as error:
             raise file_error(path, error) from None
@@ -106,9 +108,7 @@ class TrafficStore:
         """Append a row, stamped with the time if it has none; returns its number. Raises OSError on a full disk."""
         values = asdict(row) | {"at": row.at or time.time()}
         number = self.write(INSERT, [values[name] for name in COLUMNS])
-        self.added += 1
-        if self.added % CLEAN_EVERY == 0:
-            self.delete_beyond_limits()
+        self.count_added()
         return number
 
     def add_teacher(self, number: int, label: str, confidence: float | None, dollars: float | None) -> None:
@@ -138,6 +138,7 @@ class TrafficStore:
     def add_observation(self, watch: WatchName, model: str, yes: bool) -> None:
         """Add what the change detector of a student saw; the teacher's has no model."""
         self.write("INSERT INTO observed VALUES (?, ?, ?, ?)", [time.time(), watch, model, yes])
+        self.count_added()
 
     def observations(self, watch: WatchName, model: str) -> list[bool]:
         """What such a detector saw in the last `keep_days`, oldest first."""
@@ -178,11 +179,16 @@ class TrafficStore:
         self.file.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the write-ahead log holds texts, too
         return deleted
 
+    def count_added(self) -> None:
+        self.added += 1
+        if self.added % CLEAN_EVERY == 0:
+            self.delete_beyond_limits()
+
     def delete_beyond_limits(self) -> None:
         for table in ("served", "observed"):
             self.file.execute(f"DELETE FROM {table} WHERE at < ?", [time.time() - self.keep_days * DAY_S])
-        newest = "SELECT number FROM served ORDER BY number DESC LIMIT 1 OFFSET ?"
-        self.file.execute(f"DELETE FROM served WHERE number <= ({newest})", [self.keep_rows])
+            newest = f"SELECT rowid FROM {table} ORDER BY rowid DESC LIMIT 1 OFFSET ?"
+            self.file.execute(f"DELETE FROM {table} WHERE rowid <= ({newest})", [self.keep_rows])
 
     def __enter__(self) -> Self:
         return self
