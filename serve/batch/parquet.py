@@ -151,9 +151,9 @@ class AnsweredFile:
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:
-    """Return the summary of a file that is done; None if there is none."""
+    """Return the summary of a file that is done; None if there is none. Raises UserError for what is no file."""
     try:
-        with path.open("rb") as file:
+        with open_bytes(path) as file:
             metadata: dict[bytes, bytes] = pq.read_metadata(file).metadata or {}
     except (OSError, pa.ArrowException):
         return None
