@@ -15,7 +15,7 @@ from stages.parts.numbers.advice import CONTENDERS, advice
 from stages.parts.numbers.arms import NAMES, ArmRow, arm_rows, best_linear
 from stages.parts.numbers.by_label import LabelFigures, by_label, confusion_shares
 from stages.parts.numbers.cards import data_metadata, model_metadata, plain_vllm_options, pretrained
-from stages.parts.numbers.metrics import ARM_OF, ContenderFigures, Metrics, load_metrics
+from stages.parts.numbers.metrics import ContenderFigures, Metrics, load_metrics
 from stages.parts.numbers.render import percent, rendered
 from stages.parts.run import paths
 from stages.parts.run.files import folder_sha256, read_json, read_jsonl, whole_file, write_text
@@ -61,7 +61,7 @@ class FinishedRun:
     @property
     def chosen_labels(self) -> list[str]:
         """The labels that it gives the test rows."""
-        return list(self.predictions[ARM_OF.get(self.metrics.serve, self.metrics.served_arm)])
+        return list(self.predictions[self.metrics.arm_of(self.metrics.serve)])
 
     @cached_property
     def confusion(self) -> pd.DataFrame:

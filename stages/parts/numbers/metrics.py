@@ -238,6 +238,9 @@ class Metrics(Figures):
     def served_arm(self) -> str:
         return f"tuned_{self.served.program}"
 
+    def arm_of(self, contender: str) -> str:
+        return ARM_OF.get(contender, self.served_arm)
+
 
 def save_metrics(metrics: Metrics, path: Path) -> None:
     write_json(path, metrics.model_dump(exclude_unset=True))

@@ -1,4 +1,4 @@
-"""Write the results in README.md from the files in reports/, between two markers, so that no number is typed by hand.
+"""Write the menu and the results in README.md from the files in reports/, so that no number is typed by hand.
 
 python -m stages.parts.numbers.readme
 """
@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from stages.parts.numbers.metrics import Metrics, load_metrics
+from stages.parts.numbers.advice import CONTENDERS, serve_command
+from stages.parts.numbers.metrics import ContenderFigures, Metrics, load_metrics
 from stages.parts.numbers.render import points
 from stages.parts.run import paths
 from stages.parts.run.commands import command
@@ -28,10 +29,11 @@ ONE_RUN = {  # arm -> row of the table, beside the served decoder
     "linear_cleaned": "linear model, same labels",
     "linear_gold": "linear model, 100 gold rows",
     "linear_true": "linear model, all true labels",
-    "base_plain": "decoder before training",
 }
 PROMISE_ROWS = 100
+NOT_MEASURED = "-"
 BENCH_CORPORA = {"sample": "the sample corpus", "banking77": "Banking77"}
+MENU, END_OF_MENU = "<!-- menu: written by make readme -->", "<!-- end of menu -->"
 START, END = "<!-- results: written by make readme -->", "<!-- end of results -->"
 # Column of the table -> file in reports/seeds. Banking77 was read from CSV files, as source `csv`.
 CORPORA = {
@@ -50,8 +52,8 @@ ROWS = {
 }
 # Test accuracy on Banking77's 77 labels as others publish it, with the setting: who learned from what.
 PUBLISHED = (
-    "Published for these 77 labels: a student of 89.5 % from a teacher of 91 % (distil labs), 75.7 % from 75.8 % "
-    "(taskdistill, Qwen2.5-0.5B), and 79.8 % for logistic regression on MiniLM from a few true labels of each (MTEB)."
+    "Published for 77 labels: a student of 89.5 % from a teacher of 91 % (distil labs), 75.7 % from 75.8 % "
+    "(taskdistill); 79.8 % for logistic regression on MiniLM with a few true labels (MTEB)."
 )
 FIXED = ("base_plain", "linear_true")  # their spread is that of the weights or the split, not of a teacher's gold rows
 
@@ -90,16 +92,47 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
 
 
+def menu(metrics: Metrics) -> str:
+    """Return what each student of the last `dvc repro` is worth as a service, the cheapest first, and its command."""
+    header = ["", "right", "answered", "ms", "MB", "$ a million", "command"]
+    rows = [
+        [
+            f"**{CONTENDERS[name]}**" if name == metrics.serve else CONTENDERS[name],
+            f"{100 * found.accuracy.accuracy:.1f} %",
+            f"{100 * (found.answered or 0):.0f} %",
+            *(NOT_MEASURED if value is None else f"{value:,.{digits}f}" for value, digits in measured(found)),
+            f"`{serve_command(name)}`",
+        ]
+        for name, found in metrics.contenders.items()
+        if name != "teacher"
+    ]
+    if not rows:
+        return ""
+    n, price = metrics.test.n, f"prices of {metrics.break_even.prices_date}" if metrics.break_even else ""
+    caption = (
+        f"Profile {metrics.profile} on {metrics.source}, {n} test rows; answered above the threshold, ms of one query, "
+        f"MB of memory, {price}. The report advises the **bold** one."
+    )
+    return f"{table(header, rows)}\n\n{caption}"
+
+
+def measured(found: ContenderFigures) -> list[tuple[float | None, int]]:
+    """Return latency, memory and price of a contender, each with the digits to show."""
+    return [(found.p50_ms, 1), (found.memory_mb, 0), (found.dollars_per_million, 2)]
+
+
 def one_run(metrics: Metrics) -> str:
-    """Return the test accuracies of the last `dvc repro`, best first."""
-    shown = {arm: measure for arm, measure in metrics.interval.items() if arm in ONE_RUN or arm == metrics.served_arm}
+    """Return the test accuracies of the last `dvc repro`, best first, without those that the menu shows."""
+    in_menu = {metrics.arm_of(name) for name in metrics.contenders if name != "teacher"}
+    wanted = {*ONE_RUN, metrics.served_arm} - in_menu
+    shown = {arm: measure for arm, measure in metrics.interval.items() if arm in wanted}
     ranked = sorted(shown.items(), key=lambda pair: -pair[1].accuracy)
     rows = [
         [ONE_RUN.get(arm, "decoder student"), f"{100 * m.accuracy:.1f} %", f"{100 * m.low:.1f} to {100 * m.high:.1f}"]
         for arm, m in ranked
     ]
     n = metrics.test.n
-    caption = f"One run of profile {metrics.profile} on {metrics.source}, seed 0: {n} test rows (`dvc repro`)."
+    caption = f"Profile {metrics.profile} on {metrics.source}, seed 0: {n} test rows."
     return f"{caption}\n\n{table(['', 'right', '95 % interval'], rows)}"
 
 
@@ -142,22 +175,24 @@ def promise(file: Path) -> str:
     for run in runs:
         rule = run["rules"]["new"]
         clauses.append(
-            f"on {BENCH_CORPORA[run['corpus']]} the encoder student answers {100 * rule['coverage']:.0f} % of the test "
-            f"queries, {100 * rule['precision']:.1f} % of its answers are right, and {rule['broken']} of "
-            f"{rule['draws']} draws fall short"
+            f"on {BENCH_CORPORA[run['corpus']]} the encoder answers {100 * rule['coverage']:.0f} % of the queries, "
+            f"{100 * rule['precision']:.1f} % rightly, and {rule['broken']} of {rule['draws']} draws fall short"
         )
-    wanted = f"The service certifies {100 * found['wanted']:.0f} % right answers with {PROMISE_ROWS} gold rows"
+    wanted = f"Certifying {100 * found['wanted']:.0f} % with {PROMISE_ROWS} gold rows"
     return f"{wanted}: {'; '.join(clauses)} (`make bench-promise`)."
 
 
 def write_results(readme: Path = README, reports: Path = paths.REPORTS) -> None:
-    """Replace the text between the markers; raises UserError if the README lacks one of them."""
+    """Replace the texts between the markers; raises UserError if the README lacks one of them."""
     text = readme.read_text(encoding="utf-8")
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise UserError(f"{readme} lacks the line {END if start else START}: put it where the results go")
-    write_text(readme, f"{before}{START}\n{results(reports)}\n{END}{after}")
+    blocks = {(MENU, END_OF_MENU): menu(load_metrics(reports / paths.METRICS.name)), (START, END): results(reports)}
+    for (opening, closing), block in blocks.items():
+        before, start, rest = text.partition(opening)
+        _, end, after = rest.partition(closing)
+        if not start or not end:
+            raise UserError(f"{readme} lacks the line {closing if start else opening}: put it where the figures go")
+        text = f"{before}{opening}\n{block}\n{closing}{after}"
+    write_text(readme, text)
 
 
 def main() -> None:
