@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from stages.parts.data.rows import Row, TeacherLabel, extra_columns
+from stages.parts.engines.budget import DISCOUNT
 from stages.parts.engines.requests import Prediction, ProgramRequests
 from stages.parts.numbers.baselines import fitted_baseline
 from stages.parts.numbers.break_even import TRAINING, Spent, break_even, machine_dollars, stage_seconds
@@ -52,7 +53,7 @@ from stages.parts.numbers.statistics import (
 )
 from stages.parts.run import paths
 from stages.parts.run.files import read_json, read_jsonl, write_csv, write_json
-from stages.parts.run.params import Params, load_params
+from stages.parts.run.params import HostedTeacherSettings, Params, ServedTeacherSettings, load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.students.footprint import Footprint, folder_mb, footprint, memory_of_port
 from stages.parts.students.local import load_local
@@ -63,7 +64,6 @@ from stages.parts.task.labels import NONE_OF_THESE
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import Sidecar, load_program, load_sidecar, program_state
 from stages.parts.task.student_file import read_student_file
-from stages.parts.teachers.cost import query_dollars
 
 LATENCY_QUERIES = 50
 Answer = TypeVar("Answer", bound=Sequence[Any] | np.ndarray)
@@ -266,6 +266,23 @@ def machine_price(params: Params, contender: str) -> float:
     return params.report.gpu_price_per_hour if on_gpus else params.report.cpu_price_per_hour
 
 
+def teacher_query_dollars(params: Params, report: Mapping[str, Any], seconds: float | None) -> float | None:
+    """Return the dollars of one query; None if the price is not known.
+
+    `report` is the teacher's (reports/teacher.json), `seconds` is how long stage `teacher` took, None if that is not
+    known. A hosted teacher costs its bill over its answers, at full price where the run paid that of a batch. One on
+    GPUs of one's own costs its machine's time; a run that resumed shows less of it. A linear one costs nothing.
+    """
+    settings = params.teacher
+    if isinstance(settings, HostedTeacherSettings):
+        bill = report["cost"] if report.get("cost") is None or not settings.batch else report["cost"] / DISCOUNT
+    elif isinstance(settings, ServedTeacherSettings):
+        bill = None if seconds is None else seconds * params.report.gpu_price_per_hour / 3600
+    else:
+        return 0.0
+    return None if bill is None else bill * settings.votes / report["answers"]
+
+
 def spent(params: Params, bill: float | None, seconds: Mapping[str, float]) -> Spent:
     """Return what the run cost: the teacher's bill, and the stages' time on its machine."""
     per_hour = params.report.gpu_price_per_hour if params.needs_gpus else params.report.cpu_price_per_hour
@@ -387,7 +404,7 @@ def main() -> None:
     best = max(arm_of, key=lambda name: sum(arm_of[name].right))
     teacher_report, seconds = read_json(paths.TEACHER_REPORT), stage_seconds()
     query_prices = {name: found.query_dollars(machine_price(params, name)) for name, found in contenders.items()}
-    query_prices["teacher"] = query_dollars(params, teacher_report, seconds.get("teacher"))
+    query_prices["teacher"] = teacher_query_dollars(params, teacher_report, seconds.get("teacher"))
     figures = {
         name: contender_figures(found, actual, None if name == best else arm_of[best].right, query_prices[name])
         for name, found in contenders.items()

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stages.evaluate import teacher_query_dollars
 from stages.parts.numbers.advice import break_even_sentences
 from stages.parts.numbers.break_even import TRAINING, Spent, break_even, machine_dollars, stage_seconds
 from stages.parts.run import paths
 from stages.parts.run.files import write_json
 from stages.parts.run.params import Params, parse_params
-from stages.parts.teachers.cost import query_dollars
 from tests.conftest import ROOT
 
 DAY = "2026-11-29"
@@ -60,19 +60,19 @@ def test_what_was_not_measured_is_said():
 
 
 def test_a_hosted_query_costs_its_votes_at_full_price_whatever_the_run_paid_in_batches():
-    assert query_dollars(params_of("api"), HOSTED, 60) == pytest.approx(0.002)
-    assert query_dollars(params_of("api", votes=3), HOSTED, 60) == pytest.approx(0.006)
-    assert query_dollars(params_of("api", batch=True), HOSTED, 60) == pytest.approx(0.004)
-    assert query_dollars(params_of("api"), {"answers": 2000, "cost": None}, 60) is None
+    assert teacher_query_dollars(params_of("api"), HOSTED, 60) == pytest.approx(0.002)
+    assert teacher_query_dollars(params_of("api", votes=3), HOSTED, 60) == pytest.approx(0.006)
+    assert teacher_query_dollars(params_of("api", batch=True), HOSTED, 60) == pytest.approx(0.004)
+    assert teacher_query_dollars(params_of("api"), {"answers": 2000, "cost": None}, 60) is None
 
 
 def test_a_teacher_on_gpus_costs_their_time_and_a_linear_one_nothing():
     gpus = params_of("llama")
-    assert query_dollars(gpus, {"answers": 1000, "cost": None}, 3600) == pytest.approx(
+    assert teacher_query_dollars(gpus, {"answers": 1000, "cost": None}, 3600) == pytest.approx(
         gpus.report.gpu_price_per_hour / 1000
     )
-    assert query_dollars(gpus, {"answers": 1000, "cost": None}, None) is None
-    assert query_dollars(params_of("embedded"), {"rows": 10}, 3600) == 0
+    assert teacher_query_dollars(gpus, {"answers": 1000, "cost": None}, None) is None
+    assert teacher_query_dollars(params_of("embedded"), {"rows": 10}, 3600) == 0
 
 
 def test_the_price_of_stages_is_known_if_each_was_timed(tmp_path, monkeypatch):

@@ -130,7 +130,6 @@ RERUNS = {
     "stages/parts/numbers/arms.py": "report",
     "stages/parts/numbers/advice.py": "report",
     "stages/parts/numbers/break_even.py": "evaluate",
-    "stages/parts/teachers/cost.py": "evaluate",
     "stages/parts/numbers/label_errors.py": "sft",
     "stages/parts/numbers/metrics.py": "calibrate evaluate report",
     "stages/parts/numbers/promise.py": "calibrate",

@@ -2,7 +2,6 @@
 
 teacher.py       the profile's teacher, ready for requests
 hosted.py        a hosted model's address, key and price
-cost.py          what a query costs if the teacher answers it
 self_trained.py  the embedded teacher: linear models over TF-IDF, self-trained from gold rows and label names
 linear_client.py the embedded teacher as a client that speaks OpenAI's protocol
 inputs.py        the rows to label, chosen if not all are to be paid for, and the program that labels them
