@@ -46,7 +46,7 @@ class FinishedRun:
     def arms(self) -> list[ArmRow]:
         prices = self.params.report
         of_student = prices.gpu_price_per_hour if self.params.student_on_gpus else prices.cpu_price_per_hour
-        return arm_rows(self.metrics, self.teacher, prices.cpu_price_per_hour, of_student)
+        return arm_rows(self.metrics, prices.cpu_price_per_hour, of_student)
 
     @cached_property
     def student(self) -> ArmRow:

@@ -44,7 +44,7 @@ def test_a_dear_student_or_one_that_always_abstains_never_pays(teacher, student,
     assert found.queries is None and found.saved_per_million <= 0
     [_, said] = break_even_sentences(found, "decoder")
     with_both = 1e6 * (student + (1 - answered) * teacher)
-    assert "never pays" in said and f"${with_both:.2f}; ${1e6 * teacher:.2f} from the teacher alone" in said
+    assert "never pays" in said and f"${with_both:,.2f}; ${1e6 * teacher:,.2f} from the teacher alone" in said
 
 
 def test_without_a_bill_there_is_nothing_to_earn_back_and_without_a_price_nothing_is_known():

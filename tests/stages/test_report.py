@@ -143,14 +143,15 @@ def test_what_was_not_measured_is_left_out(finished):
     del metrics["teacher"]
     for block in ("interval", "arms", "served_less", "test"):
         del metrics[block]["linear_true"]
+    metrics["contenders"]["teacher"]["dollars_per_million"] = 7500
     write_json(paths.METRICS, metrics)
     confused = [{"actual": "lost_card", "predicted": "card_arrival", "count": 3, "rows": 4}]
-    known = {"cost": 1.2, "gold_accuracy": 0.775, "confused": confused, "repeated": {"rows": 50, "two_labels": 3}}
+    known = {"gold_accuracy": 0.775, "confused": confused, "repeated": {"rows": 50, "two_labels": 3}}
     write_json(paths.TEACHER_REPORT, {**read_json(paths.TEACHER_REPORT), **known})
     report.main()
     text = (paths.REPORTS / "index.html").read_text()
     assert "all true labels" not in text and "labels are right" not in text
-    assert "$7.50" in text, "1.2 dollars for 160 rows are 7.5 for 1,000"
+    assert text.count("$7,500.00") == 2, "among the contenders and among all arms"
     assert "of 50 pool rows that the teacher labelled twice, 3 (6.0\u00a0%) got two labels." in text
     assert "right on 77.5\u00a0%." in text and "<b>lost_card</b> with <b>card_arrival</b> (3 of 4)" in text
 
@@ -232,7 +233,7 @@ def test_every_contender_is_on_one_scale(finished):
 def test_students_and_linear_models_cost_an_hour_of_their_own_machines(finished):
     """Eight H100s cost 250 times what two cores do: one price for both would call a GPU's student cheap."""
     metrics = Metrics.model_validate(read_json(finished / "reports/metrics.json"))
-    on_cpu, on_gpus = (arm_rows(metrics, {}, 0.1, price) for price in (0.1, 25.0))
+    on_cpu, on_gpus = (arm_rows(metrics, 0.1, price) for price in (0.1, 25.0))
     times = {row["arm"]: dear["cost"] / row["cost"] for row, dear in zip(on_cpu, on_gpus, strict=True) if row["cost"]}
     assert {arm for arm, factor in times.items() if factor == pytest.approx(250)} == {
         arm for arm in times if arm.startswith(("base_", "tuned_"))
@@ -241,7 +242,8 @@ def test_students_and_linear_models_cost_an_hour_of_their_own_machines(finished)
 
 
 def test_small_amounts_keep_two_digits_that_count():
-    assert [dollars(amount) for amount in (12.345, 0.1, 0.0123, 0.0000281)] == [
+    assert [dollars(amount) for amount in (12345.678, 12.345, 0.1, 0.0123, 0.0000281)] == [
+        "$12,345.68",
         "$12.35",
         "$0.10",
         "$0.012",

@@ -1,7 +1,6 @@
 """The arms of the comparison: their names and their prices."""
 
-from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from stages.parts.numbers.metrics import ArmFigures, Metrics
 
@@ -28,7 +27,7 @@ SAME_LABELS = {
 
 
 class ArmRow(TypedDict):
-    """One arm in the report's table. Shares are in [0, 1], `cost` in dollars per 1,000 queries; None if not measured.
+    """One arm in the report's table. Shares are in [0, 1], `cost` in dollars per million queries; None if not measured.
 
     `low` and `high` bound the accuracy. `less` is the served arm's accuracy minus this one's (`by`, `low`, `high`,
     `p`), None for the served arm itself.
@@ -48,11 +47,11 @@ class ArmRow(TypedDict):
     less: dict[str, float] | None
 
 
-def arm_rows(metrics: Metrics, teacher: Mapping[str, Any], cpu_price: float, student_price: float) -> list[ArmRow]:
+def arm_rows(metrics: Metrics, cpu_price: float, student_price: float) -> list[ArmRow]:
     """Return the arms that were measured, in the order of NAMES.
 
     A query costs the seconds it takes with many in flight, at the price of an hour of its machine: the student's for
-    base and tuned models, a CPU's for the others. The teacher, if it has a bill, costs that bill over its answers.
+    base and tuned models, a CPU's for the others. The teacher has the price that break-even has.
     """
     served = metrics.interval[metrics.served_arm].accuracy
     rows = []
@@ -73,7 +72,7 @@ def arm_rows(metrics: Metrics, teacher: Mapping[str, Any], cpu_price: float, stu
                 valid_free=figures.valid_free,
                 tokens=figures.tokens,
                 p50_ms=figures.p50_ms,
-                cost=teacher_cost(teacher)
+                cost=metrics.contenders["teacher"].dollars_per_million
                 if arm == "teacher"
                 else query_cost(figures, student_price if arm.startswith(STUDENT_ARMS) else cpu_price),
                 less={"by": served - measure.accuracy, **less.model_dump()} if less else None,
@@ -83,13 +82,8 @@ def arm_rows(metrics: Metrics, teacher: Mapping[str, Any], cpu_price: float, stu
 
 
 def query_cost(figures: ArmFigures, price_per_hour: float) -> float | None:
-    """Return the dollars of 1,000 queries."""
-    return None if figures.seconds is None else 1000 * figures.seconds * price_per_hour / 3600
-
-
-def teacher_cost(teacher: Mapping[str, Any]) -> float | None:
-    """Return the dollars of 1,000 answers of the teacher, from its report."""
-    return 1000 * teacher["cost"] / (teacher.get("answers") or teacher["rows"]) if teacher.get("cost") else None
+    """Return the dollars of a million queries."""
+    return None if figures.seconds is None else 1_000_000 * figures.seconds * price_per_hour / 3600
 
 
 def best_linear(rows: list[ArmRow], labels: str) -> ArmRow:

@@ -25,7 +25,7 @@ def source_of(params: Params) -> tuple[str, str, str | None]:
 
 
 def model_metadata(params: Params, metrics: Metrics, student: ArmRow) -> str:
-    """Return YAML: what the model is, and the served student's results on test."""
+    """Return YAML: what the model is, and the decoder's results on test."""
     name, identifier, _ = source_of(params)
     figures = {"accuracy": student["accuracy"], "f1": student["macro_f1"]}
     results = [

@@ -39,7 +39,7 @@ def read(path: Path, revision: str) -> str:
 
 
 def served_predictions(revision: str) -> pd.DataFrame:
-    """Return the served student's predictions in a revision: `actual` and `predicted`, indexed by row id."""
+    """Return the decoder's predictions in a revision: `actual` and `predicted`, indexed by row id."""
     metrics = json.loads(read(paths.METRICS, revision))
     table = pd.read_csv(io.StringIO(read(paths.PREDICTIONS, revision)), dtype=str, keep_default_na=False).set_index(
         "id"
@@ -106,7 +106,7 @@ def main() -> None:
     subprocess.run(["dvc", "plots", "diff", *revisions, "--out", str(paths.COMPARE / "plots")], check=False)
     difference = found["difference"]
     print(
-        f"\n{given.b} minus {given.a}, served student on {found['rows']} test rows: {points(difference['by'])} points, "
+        f"\n{given.b} minus {given.a}, decoder on {found['rows']} test rows: {points(difference['by'])} points, "
         f"95 % interval {points(difference['low'])} to {points(difference['high'])}, p = {difference['p']:.2g}\n"
         f"the page: {paths.COMPARE}/index.html"
     )

@@ -157,7 +157,7 @@ class OutOfScopeFigures(Figures):
 
 
 class Difference(Figures):
-    """The served student's accuracy minus another arm's on the same rows: 95 % interval and McNemar's p."""
+    """One arm's accuracy minus another's on the same rows: 95 % interval and McNemar's p."""
 
     low: float
     high: float

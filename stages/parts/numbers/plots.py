@@ -146,7 +146,7 @@ def curve(
 
 
 def cost_against_accuracy(path: Path, arms: Sequence[tuple[str, float, float, str]]) -> str:
-    """Draw arms (name, dollars per 1,000 queries, accuracy, color): higher is better, left is cheaper."""
+    """Draw arms (name, dollars per million queries, accuracy, color): higher is better, left is cheaper."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.3))
     dearest = max(cost for _, cost, _, _ in arms)
     cheapest = min(cost for _, cost, _, _ in arms)
@@ -159,7 +159,7 @@ def cost_against_accuracy(path: Path, arms: Sequence[tuple[str, float, float, st
         axes.annotate(name, (cost, 100 * accuracy), textcoords="offset points", fontsize=9, **place)
     axes.set_xscale("log")
     axes.set(xlim=(cheapest / 3, dearest * 3), ylim=(-12, 108), yticks=range(0, 101, 20))
-    axes.set(xlabel="dollars per 1,000 queries", ylabel="test accuracy in percent")
+    axes.set(xlabel="dollars per million queries", ylabel="test accuracy in percent")
     figure.suptitle("Accuracy against cost")
     axes.grid(alpha=0.3)
     return save(figure, path)

@@ -11,7 +11,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def dollars(amount: float) -> str:
     """Format an amount to the cent, smaller ones to two significant digits."""
-    return f"${amount:.2f}" if amount >= 0.1 else f"${Decimal(f'{amount:.2g}'):f}"
+    return f"${amount:,.2f}" if amount >= 0.1 else f"${Decimal(f'{amount:.2g}'):f}"
 
 
 def percent(share: float, digits: int = 1) -> str:

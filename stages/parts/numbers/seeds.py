@@ -78,7 +78,7 @@ def top_labels(names: dict[str, int]) -> int:
 
 
 def summary(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Return the accuracy of each arm over seeds, and the served student's minus the teacher's and minus that of the
+    """Return the accuracy of each arm over seeds, and the decoder's minus the teacher's and minus that of the
     best linear model on its labels.
 
     `answered` is the share of queries that the service answers, `right_answers` the share of right ones among these
@@ -127,14 +127,14 @@ def main() -> None:
         write_json(path, found)
     print(f"\ntest accuracy over seeds {', '.join(map(str, by_seed))}: mean and standard deviation of a run")
     for arm, values in {
-        "served student": found["served"],
+        "decoder": found["served"],
         **{NAMES[arm]: each for arm, each in found["accuracy"].items()},
     }.items():
         print(f"  {arm:36}{percent(values['mean']):>8}{100 * values['deviation']:7.1f}")
     for arm in ("linear", "teacher"):
         less = found[f"served_less_{arm}"]
         print(
-            f"served student minus {arm}: {points(less['mean'])} points, 95 % interval {points(less['low'])} to "
+            f"decoder minus {arm}: {points(less['mean'])} points, 95 % interval {points(less['low'])} to "
             f"{points(less['high'])}"
         )
     before, after = (found[name]["mean"] for name in ("calibration_error_before", "calibration_error"))
