@@ -100,6 +100,8 @@ def load_local(folder: Path) -> LocalClassifier:
         )
     try:
         model = MODELS[student.kind](folder, student.labels)
+    except UserError:
+        raise
     except Exception as error:  # onnxruntime and numpy raise what they like
         raise UserError(f"{folder} can't be loaded ({error}): copy it again from the run that made it") from None
     return LocalClassifier(folder, student, model, found)
