@@ -64,7 +64,7 @@ def test_the_menu_has_what_can_be_served_with_its_command_and_the_results_do_not
     metrics |= {
         "serve": "encoder",
         "contenders": {
-            "encoder": contender(0.876, answered=0.553, p50_ms=2.13, memory_mb=1234.5, dollars_per_million=0.0281),
+            "encoder": contender(0.876, answered=0.553, p50_ms=2.13, memory_mb=1234.5, dollars_per_million=0.00281),
             "decoder": contender(0.7, **unmeasured),
             "teacher": contender(0.9, **unmeasured),
         },
@@ -73,7 +73,7 @@ def test_the_menu_has_what_can_be_served_with_its_command_and_the_results_do_not
     menu, results = text.split(END_OF_MENU)
     rows = [line for line in menu.splitlines() if line.startswith("| ")][2:]
     assert rows == [
-        "| **encoder student** | 87.6 % | 55 % | 2.1 | 1,234 | 0.03 | `python -m serve --model encoder` |",
+        "| **encoder student** | 87.6 % | 55 % | 2.1 | 1,234 | $0.0028 | `python -m serve --model encoder` |",
         "| decoder | 70.0 % | 0 % | - | - | - | `python -m serve --model decoder` |",
     ]
     assert "teacher, from 100" in results and "encoder student |" not in results.split("Mean of")[0]

@@ -3,13 +3,14 @@
 python -m stages.parts.numbers.readme
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from stages.parts.numbers.advice import CONTENDERS, serve_command
 from stages.parts.numbers.metrics import ContenderFigures, Metrics, load_metrics
-from stages.parts.numbers.render import points
+from stages.parts.numbers.render import dollars, points
 from stages.parts.run import paths
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
@@ -94,13 +95,13 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def menu(metrics: Metrics) -> str:
     """Return what each student of the last `dvc repro` is worth as a service, the cheapest first, and its command."""
-    header = ["", "right", "answered", "ms", "MB", "$ a million", "command"]
+    header = ["", "right", "answered", "ms", "MB", "a million", "command"]
     rows = [
         [
             f"**{CONTENDERS[name]}**" if name == metrics.serve else CONTENDERS[name],
             f"{100 * found.accuracy.accuracy:.1f} %",
             f"{100 * (found.answered or 0):.0f} %",
-            *(NOT_MEASURED if value is None else f"{value:,.{digits}f}" for value, digits in measured(found)),
+            *(NOT_MEASURED if value is None else text(value) for value, text in measured(found)),
             f"`{serve_command(name)}`",
         ]
         for name, found in metrics.contenders.items()
@@ -116,9 +117,9 @@ def menu(metrics: Metrics) -> str:
     return f"{table(header, rows)}\n\n{caption}"
 
 
-def measured(found: ContenderFigures) -> list[tuple[float | None, int]]:
-    """Return latency, memory and price of a contender, each with the digits to show."""
-    return [(found.p50_ms, 1), (found.memory_mb, 0), (found.dollars_per_million, 2)]
+def measured(found: ContenderFigures) -> list[tuple[float | None, Callable[[float], str]]]:
+    """Return latency, memory and price of a contender, each with its format."""
+    return [(found.p50_ms, "{:.1f}".format), (found.memory_mb, "{:,.0f}".format), (found.dollars_per_million, dollars)]
 
 
 def one_run(metrics: Metrics) -> str:
