@@ -21,6 +21,7 @@ from stages.parts.run.params import load_params
 from stages.parts.students.weights import merge_adapter
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.program_file import load_program
+from stages.parts.task.student_file import write_no_student
 from tests.conftest import ROOT
 from tests.serve.shop import LABELS, Shop, ended, last_request, make_shop, start, wait_until
 from tests.students.test_weights import pair
@@ -41,9 +42,10 @@ def card(name: str) -> str:
 
 @pytest.fixture
 def shop(tmp_path, monkeypatch) -> Shop:
-    """A shop with a card. Its weights are none that could be merged: they are copied."""
+    """A shop with a card and without an encoder. Its weights are none that could be merged: they are copied."""
     made = make_shop(tmp_path / "shop")
     monkeypatch.chdir(made.folder)
+    write_no_student(paths.ENCODER)
     write_text(paths.MODEL_CARD, card(made.model))
     monkeypatch.setattr(exporting, "export", lambda _, tuned, to: shutil.copytree(tuned, to))
     return made

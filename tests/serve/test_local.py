@@ -1,6 +1,8 @@
 """The service of a student that runs in this process: real commands on a small encoder, without an engine."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,15 +15,18 @@ import requests
 import yaml
 from transformers import BertConfig
 
+from serve import export as exporting
 from stages.parts.encoder.encoder import Encoder
 from stages.parts.encoder.export import export_encoder
 from stages.parts.encoder.head import Head
 from stages.parts.encoder.student import write_student
 from stages.parts.numbers.choice import ServedChoice
 from stages.parts.run import paths
-from stages.parts.run.files import write_json, write_jsonl
+from stages.parts.run.errors import UserError
+from stages.parts.run.files import write_json, write_jsonl, write_text
 from stages.parts.run.machine import free_port
 from stages.parts.students.local import CALIBRATION, HELD_OUT, beside, load_local
+from stages.parts.task.student_file import write_no_student
 from tests.browser import browser_page
 from tests.conftest import ROOT
 from tests.encoder.test_encoder import SIZES, sentence_model
@@ -183,3 +188,58 @@ print(json.dumps(asyncio.run(local.predict("cash")).label))
     done = python(tmp_path, "-c", script)
     assert done.returncode == 0, done.stderr[-800:]
     assert json.loads(done.stdout) in LABELS
+
+
+@pytest.fixture
+def exported(run, tmp_path, monkeypatch) -> Path:
+    """The encoder in an export of a copy of the run, which is the current folder. The decoder's weights are none that
+    could be merged: they are copied."""
+    folder = tmp_path / "copy"
+    subprocess.run(["cp", "-a", run.folder, folder], check=True)
+    monkeypatch.chdir(folder)
+
+    def copied(_: Path, tuned: Path, to: Path) -> None:
+        to.mkdir()
+        shutil.copyfile(tuned / "weights", to / "model.safetensors")
+
+    monkeypatch.setattr(exporting, "export", copied)
+    write_text(paths.MODEL_CARD, f"--served-model-name {run.model}\n")
+    exporting.export_pair(paths.EXPORT)
+    return paths.EXPORT / exporting.ENCODER
+
+
+def test_an_exported_encoder_answers_as_the_run_does_by_itself(exported):
+    wanted = load_local(paths.ENCODER).classify(QUERIES)
+    assert load_local(exported).classify(QUERIES) == wanted
+    card = (exported / "README.md").read_text()
+    assert "sentence-transformers/all-MiniLM-L6-v2" in card and "apache-2.0" in card.lower()
+    assert "{{" not in card and "abstains below a confidence of 0.30" in card
+    [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 10
+    assert re.findall(r"^import (.*)", code, re.MULTILINE) == ["json, numpy, onnxruntime, tokenizers"]
+    for query, prediction in zip(QUERIES, wanted, strict=True):
+        line = [sys.executable, "-I", "-c", code.replace("My card got declined", query)]
+        done = subprocess.run(line, cwd=exported, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        label, confidence = done.stdout.split()
+        assert label == prediction.label and float(confidence) == pytest.approx(prediction.confidence, abs=1e-5)
+
+
+def test_an_export_loses_no_file_and_is_replaced_whole_or_not_at_all(exported):
+    exporting.export_pair(paths.EXPORT)  # over an earlier one
+    before = {path: path.read_bytes() for path in paths.EXPORT.rglob("*") if path.is_file()}
+    write_json(paths.ENCODER_CALIBRATION, student_calibration(paths.BASE))
+    with pytest.raises(UserError, match="is of another student than"):
+        exporting.export_pair(paths.EXPORT)
+    assert {path: path.read_bytes() for path in paths.EXPORT.rglob("*") if path.is_file()} == before
+    write_json(paths.ENCODER_CALIBRATION, student_calibration(paths.ENCODER))
+    write_text(exported / "mine.txt", "mine")
+    with pytest.raises(UserError, match=r"holds encoder/mine\.txt, which would be lost"):
+        exporting.export_pair(paths.EXPORT)
+    assert (exported / "mine.txt").read_text() == "mine"
+
+
+def test_a_run_without_an_encoder_exports_the_decoder_alone(exported):
+    write_no_student(paths.ENCODER)
+    exporting.export_pair(paths.EXPORT)
+    assert not exported.exists() and (paths.EXPORT / exporting.REQUEST).is_file()

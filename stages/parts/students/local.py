@@ -25,7 +25,8 @@ from stages.parts.students.promoted import promoted_folder
 from stages.parts.task.student_file import STUDENT, StudentFile, read_student_file
 from stages.parts.task.text import readable
 
-CALIBRATION, HELD_OUT = "calibration.json", "held_out.jsonl"
+CALIBRATION, HELD_OUT, CARD = "calibration.json", "held_out.jsonl", "README.md"
+NOT_THE_STUDENT = (CALIBRATION, HELD_OUT, CARD)  # what a student's folder holds beside it
 MODELS: dict[str, Callable[[Path, Sequence[str]], TextModel]] = {"encoder": EncoderStudent, "linear": LinearStudent}
 
 
@@ -94,7 +95,7 @@ def load_local(folder: Path) -> LocalClassifier:
         raise UserError(f"{folder} holds no student: the run that wrote it had none of this kind")
     file = of_student(folder, CALIBRATION)
     found = load_calibration(file, StudentCalibration)
-    if found.student_sha256 != folder_sha256(folder, but=(CALIBRATION, HELD_OUT)):
+    if found.student_sha256 != folder_sha256(folder, but=NOT_THE_STUDENT):
         raise UserError(
             f"{file} is of another student than {folder}: run `dvc repro calibrate`, or copy both from one run"
         )
