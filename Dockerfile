@@ -1,4 +1,5 @@
 # The service, without weights: mount the models that `dvc repro` or `dvc pull` left (serve/deploy/README.md).
+#   docker build -t intent-classifier:encoder --target encoder .
 #   docker build -t intent-classifier:cpu .
 #   docker build -t intent-classifier:gpu --build-arg HARDWARE=gpu .
 #   docker build -t intent-classifier:cpu-ray --build-arg EXTRAS="s3 ray" .
@@ -25,6 +26,24 @@ FROM cpu AS gpu
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# A student that runs in the process: mount its folder, such as models/export/encoder, at /app/student. Tests of packages are left out.
+FROM python:${PYTHON}-slim-bookworm AS encoder
+RUN useradd --uid 10001 --user-group --create-home service
+WORKDIR /app
+COPY requirements-serve.lock ./
+RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements-serve.lock \
+    && find /usr/local/lib/python3*/site-packages -type d -name tests -prune -exec rm -r {} +
+COPY params.yaml ./
+COPY stages stages
+COPY serve serve
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+STOPSIGNAL SIGTERM
+CMD ["python", "-m", "serve", "--host", "0.0.0.0", "--port", "8000", "--student", "/app/student"]
 
 # hadolint ignore=DL3006
 FROM ${HARDWARE}

@@ -68,8 +68,12 @@ def test_the_image_holds_what_it_copies_and_no_secrets():
     ):
         assert ignored(path), path
     assert not ignored("stages/parts/engines/vllm.py")
-    final = DOCKERFILE.rpartition("\nFROM ")[2]
-    assert "\nUSER 10001" in final and "\nHEALTHCHECK" in final
+    stages = DOCKERFILE.split("\nFROM ")[1:]
+    [encoder] = [stage for stage in stages if " AS encoder\n" in stage]
+    assert stages[-1].startswith("${HARDWARE}\n"), "without --target, `docker build` makes the last one"
+    for served in (encoder, stages[-1]):
+        assert "\nUSER 10001" in served and "\nHEALTHCHECK" in served
+    assert "COPY --from" not in encoder and "--require-hashes -r requirements-serve.lock" in encoder
     assert not re.search(r"^(ARG|ENV).*(KEY|TOKEN|SECRET|PASSWORD)", DOCKERFILE, re.M)
 
 

@@ -30,7 +30,7 @@ from stages.parts.task.student_file import write_no_student
 from tests.browser import browser_page
 from tests.conftest import ROOT
 from tests.encoder.test_encoder import SIZES, sentence_model
-from tests.serve.shop import Shop, make_shop, serving, student_calibration
+from tests.serve.shop import Shop, ended, make_shop, serving, student_calibration, wait_until
 
 LABELS = ["card_arrival", "declined_card_payment", "pending_top_up"]
 QUERIES = ["Where is my card?", "My card was declined at the shop", "cash", "the new one I ordered"]
@@ -243,3 +243,25 @@ def test_a_run_without_an_encoder_exports_the_decoder_alone(exported):
     write_no_student(paths.ENCODER)
     exporting.export_pair(paths.EXPORT)
     assert not exported.exists() and (paths.EXPORT / exporting.REQUEST).is_file()
+
+
+def test_the_image_of_an_encoder_runs_on_what_it_copies(exported, tmp_path):
+    """Its command, in a folder with nothing else of this project, behind a key."""
+    app, port = tmp_path / "app", str(free_port())
+    app.mkdir()
+    target = (ROOT / "Dockerfile").read_text().partition(" AS encoder\n")[2].partition("\nFROM ")[0]
+    for source in re.findall(r"^COPY (\S+) ", target, re.MULTILINE):
+        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copyfile
+        copy(ROOT / source, app / source)
+    places = {"python": sys.executable, "8000": port, "/app/student": str(exported.absolute())}
+    [command] = re.findall(r"^CMD (\[.*\])$", target, re.MULTILINE)
+    line = [places.get(word, word) for word in json.loads(command)]
+    environment = {"SERVE_API_KEYS": "k" * 48, "PATH": "/usr/bin:/bin"}
+    with (tmp_path / "log").open("w") as log:
+        service = subprocess.Popen(line, cwd=app, env=environment, stdout=log, stderr=log)
+    with ended(service):
+        wait_until(f"http://127.0.0.1:{port}/readyz")
+        url = f"http://127.0.0.1:{port}/classify_intent"
+        assert requests.post(url, json={"query": "cash"}, timeout=10).status_code == 401
+        headers = {"Authorization": f"Bearer {'k' * 48}"}
+        assert requests.post(url, json={"query": "cash"}, headers=headers, timeout=10).json()["label"] in LABELS
