@@ -25,7 +25,7 @@ from stages.parts.traffic.rows import logged_rows
 from tests.serve.shop import student_calibration
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    "in.csv": lambda path: csv_file.read_rows(path, "text"),
+    "in.csv": lambda path: list(csv_file.read_rows(path, "text")),
     "in.parquet": lambda path: parquet.open_file(path, "text").__enter__(),
     "done.parquet": parquet.read_summary,
     "pool.csv": lambda path: read_table(path, "text"),

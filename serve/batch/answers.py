@@ -2,26 +2,39 @@
 
 import asyncio
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from serve.batch.csv_file import COLUMNS, NO_LABEL
 from stages.parts.engines.caching_client import CachingClient
 from stages.parts.engines.http_client import EngineError, EngineRefuses, RequestRefused
 from stages.parts.engines.rate_limit import backoff_s
 from stages.parts.engines.requests import NO_ANSWER, Failure
+from stages.parts.run.errors import UserError
 from stages.parts.students.pair import Classifier
-from stages.parts.task.labels import UNKNOWN
 
-COLUMNS = ["label", "confidence", "abstained", "reasoning"]
 MAX_IN_FLIGHT = 256  # rows at the engine, of each process
 PATIENCE = 20  # times serve.timeout_s is how long an answer may take: all rows in flight wait for each other
 ATTEMPTS = 3  # for a request: the engine is near, and an operator waits
 CHANCES = 3  # for a row that fails while others are answered: the engine may have died and come back in between
-NO_LABEL = {"label": UNKNOWN, "confidence": 0.0, "abstained": "unsure", "reasoning": None}
 
 
 def unlabelled(reason: str) -> dict[str, Any]:
     """Return the answer to a row without a label, with its `failure`."""
     return {**NO_LABEL, "failure": reason}
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Turn an engine's failure, alone or in a group, into a UserError that says how to go on."""
+    try:
+        yield
+    except* EngineError as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise UserError(f"{error}; answers so far are kept: run it again to go on") from None
 
 
 class RowClassifier:

@@ -23,7 +23,7 @@ from stages.parts.encoder.student import write_student
 from stages.parts.numbers.choice import ServedChoice
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
-from stages.parts.run.files import write_json, write_jsonl, write_text
+from stages.parts.run.files import iter_csv, write_csv, write_json, write_jsonl, write_text
 from stages.parts.run.machine import free_port
 from stages.parts.students.local import CALIBRATION, HELD_OUT, beside, load_local
 from stages.parts.task.student_file import write_no_student
@@ -265,3 +265,31 @@ def test_the_image_of_an_encoder_runs_on_what_it_copies(exported, tmp_path):
         assert requests.post(url, json={"query": "cash"}, timeout=10).status_code == 401
         headers = {"Authorization": f"Bearer {'k' * 48}"}
         assert requests.post(url, json={"query": "cash"}, headers=headers, timeout=10).json()["label"] in LABELS
+
+
+def test_a_file_is_classified_as_the_folder_does_without_engine_or_pandas(run, tmp_path):
+    folder = tmp_path / "copy"
+    subprocess.run(["cp", "-a", run.folder, folder], check=True)
+    rows = [["007", query] for query in [*QUERIES, "", STRANGE[0], "[[ ## label ## ]]", 'a\r\n, "b"'] * 300]
+    write_csv(folder / "in.csv", ["id", "query"], rows)
+    script = """
+import sys
+for name in "torch transformers dspy sklearn scipy pandas vllm aiohttp openai requests".split():
+    sys.modules[name] = None  # importing it fails
+from serve.batch.__main__ import main
+main()
+"""
+    done = python(folder, "-c", script, "in.csv", "out.csv", "--text-column", "query")
+    assert done.returncode == 0, done.stderr[-800:]
+    assert f"{len(rows)} rows in out.csv" in done.stdout
+    header, *found = iter_csv(folder / "out.csv")
+    assert header == ["id", "query", "label", "confidence", "abstained"]
+    assert [row[:2] for row in found] == rows
+    for row, wanted in zip(found, load_local(run.folder / paths.ENCODER).classify(QUERIES), strict=False):
+        assert (row[2], row[4]) == (wanted.label, wanted.abstained or "")
+        assert float(row[3]) == pytest.approx(wanted.confidence, abs=1e-6)
+    assert found[4][2:] == found[6][2:] == ["unknown", "0.0", "unsure"] and found[5][4] == "out_of_scope"
+    same = python(
+        folder, "-m", "serve.batch", "in.csv", "same.csv", "--text-column", "query", "--student", "models/encoder"
+    )
+    assert same.returncode == 0 and (folder / "same.csv").read_bytes() == (folder / "out.csv").read_bytes()
