@@ -106,7 +106,8 @@ mlflow-ui: ## MLflow's pages on http://127.0.0.1:5000, over STORE=sqlite:///mlfl
 bench-train: setup ## stock TRL against shared-prefix training, step by step (reports/bench/train.json)
 	@$(BIN)/python -W ignore -m tests.bench.train
 
-bench-serve: setup ## the service against the reference's handler and the bare engine (reports/bench/serve.json)
+bench-serve: setup ## the service: in-process students; a decoder against the reference's handler and the bare engine (reports/bench)
+	@$(BIN)/python -m tests.bench.in_process
 	@$(BIN)/python -m tests.bench.serve
 
 bench-adapters: setup ## ten students on one base against engines of their own: memory, starts, answers (reports/bench/adapters.json)

@@ -134,7 +134,7 @@ def service(
     query is asked for itself."""
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["engine"]["api_base"] = api_base
-    params["serve"]["cached_answers"] = cached_answers
+    params["serve"] |= {"cached_answers": cached_answers, "model": "decoder"}
     port = free_port()
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "params.yaml").write_text(yaml.safe_dump(params))
