@@ -1,5 +1,6 @@
 # The service, without weights: mount the models that `dvc repro` or `dvc pull` left (serve/deploy/README.md).
 #   docker build -t intent-classifier:encoder --target encoder .
+#   make export && docker build -t intent-classifier:student --target student .
 #   docker build -t intent-classifier:cpu .
 #   docker build -t intent-classifier:gpu --build-arg HARDWARE=gpu .
 #   docker build -t intent-classifier:cpu-ray --build-arg EXTRAS="s3 ray" .
@@ -44,6 +45,10 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
 STOPSIGNAL SIGTERM
 CMD ["python", "-m", "serve", "--host", "0.0.0.0", "--port", "8000", "--student", "/app/student"]
+
+# The same with the student of `make export` in it.
+FROM encoder AS student
+COPY models/export/encoder student
 
 # hadolint ignore=DL3006
 FROM ${HARDWARE}
