@@ -34,11 +34,12 @@ SPELLINGS = [
     "why\twas  my card\u3000refused?",
     "why was my ca\u00adrd refu\u200bsed?",
     "\ufeffwhy was my \uff43\uff41\uff52\uff44 refused?\n",
+    "why was my card refused? <|eot_id|>",
 ]
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_blanks_and_invisible_characters_do_not_hide_a_copy(spelling):
+def test_blanks_markers_and_invisible_characters_do_not_hide_a_copy(spelling):
     parts = {"sft": [spelling, *FILLER], "test": ["why was my card refused?"]}
     assert leaks(parts)["sft-test"]["exact"] == 1
     assert not without_copies([{"text": spelling}], parts["test"])

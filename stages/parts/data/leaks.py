@@ -1,6 +1,6 @@
 """Leaks: texts of one part of the data that are also, or nearly, in another.
 
-Exact: equal but for case, punctuation and what `normalized` removes. Near: cosine of at least NEAR between TF-IDF
+Exact: equal but for case, punctuation and what `readable` removes. Near: cosine of at least NEAR between TF-IDF
 vectors of character n-grams. On Banking77's own split, pairs of test and training rows from 0.9 on differ in a filler
 word or in word order, and 94 % of them have the same label; at 0.8 they are paraphrases that people would write
 independently (reports/bench/NOTES.md).
@@ -15,7 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from stages.parts.run.errors import UserError
 from stages.parts.run.progress import Progress
-from stages.parts.task.text import normalized
+from stages.parts.task.text import readable
 
 NEAR = 0.9
 ROWS_AT_ONCE = 1000  # of the similarity matrix
@@ -23,7 +23,7 @@ ROWS_AT_ONCE = 1000  # of the similarity matrix
 
 def wording(text: str) -> str:
     """Return the words of a text as models read it, case folded; the whole text if it has no words (emoji)."""
-    text = normalized(text)
+    text = readable(text)
     return " ".join(re.findall(r"\w+", text.casefold())) or text
 
 

@@ -6,20 +6,20 @@ Real corpora hold a few. They are left out and counted; more than a few are a mi
 import pandas as pd
 
 from stages.parts.data.tables import Faults
-from stages.parts.task.text import normalized
+from stages.parts.task.text import readable
 
 MOST_LEFT_OUT = 0.01  # of a file's rows
 
 
 def leave_out(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return rows in which every text stands once, and how many were left out for what; raise UserError beyond 1 % of
-    a file. Texts that models read as the same are one text: they differ in blanks, quotes or invisible characters.
+    a file. Texts that models read as the same are one text: they differ in blanks, quotes, markers or invisible characters.
 
     `rows` have id, text, label, part and row. Of a text with two labels no labelled row stays. A text of the test rows
     stays there alone; a pool text that is labelled by hand stays in gold. Only the former two count towards the 1 %:
     repeated texts, and pool texts that are labelled already, are as common as harmless.
     """
-    rows = rows.assign(read=[normalized(text) for text in rows.text])
+    rows = rows.assign(read=[readable(text) for text in rows.text])
     labelled = rows.label.notna()
     names = rows[labelled].groupby("read").label.nunique()
     two_labels = labelled & rows.read.isin(names.index[names > 1])

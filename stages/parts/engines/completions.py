@@ -47,8 +47,8 @@ def compact(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def prompt_ids(completion: Mapping[str, Any]) -> list[int] | None:
     """Return the prompt's token ids, if an engine reports them: vLLM of a completion, SGLang of a choice."""
-    ids: list[int] | None = completion.get("prompt_token_ids") or completion["choices"][0].get("prompt_token_ids")
-    return ids
+    ids = completion.get("prompt_token_ids") or completion["choices"][0].get("prompt_token_ids")
+    return ids if isinstance(ids, list) else None
 
 
 def shape_of(answer: Mapping[str, Any]) -> str:
