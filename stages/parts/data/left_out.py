@@ -13,7 +13,8 @@ MOST_LEFT_OUT = 0.01  # of a file's rows
 
 def leave_out(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return rows in which every text stands once, and how many were left out for what; raise UserError beyond 1 % of
-    a file. Texts that models read as the same are one text: they differ in blanks, quotes, markers or invisible characters.
+    a file. Texts that models read as the same are one text: they differ in blanks, quotes, markers or invisible
+    characters.
 
     `rows` have id, text, label, part and row. Of a text with two labels no labelled row stays. A text of the test rows
     stays there alone; a pool text that is labelled by hand stays in gold. Only the former two count towards the 1 %:
