@@ -17,10 +17,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from stages.parts.data.rows import Row, TeacherLabel, extra_columns
-from stages.parts.engines.budget import DISCOUNT
 from stages.parts.engines.requests import Prediction, ProgramRequests
 from stages.parts.numbers.baselines import fitted_baseline
-from stages.parts.numbers.break_even import TRAINING, Spent, break_even, machine_dollars, stage_seconds
 from stages.parts.numbers.calibration import Calibration, PairCalibration, calibrated, load_calibration
 from stages.parts.numbers.choice import IN_PROCESS, load_choice
 from stages.parts.numbers.contenders import (
@@ -52,12 +50,12 @@ from stages.parts.numbers.statistics import (
     rows_to_halve,
 )
 from stages.parts.run import paths
-from stages.parts.run.files import read_json, read_jsonl, write_csv, write_json
-from stages.parts.run.params import HostedTeacherSettings, Params, ServedTeacherSettings, load_params
+from stages.parts.run.files import read_jsonl, write_csv, write_json
+from stages.parts.run.params import Params, load_params
 from stages.parts.run.stage import run_stage
 from stages.parts.students.footprint import Footprint, folder_mb, footprint, memory_of_port
-from stages.parts.students.local import load_local
-from stages.parts.students.prediction import abstention
+from stages.parts.students.local import LocalClassifier, load_local
+from stages.parts.students.prediction import CalibratedPrediction, abstention
 from stages.parts.students.scoring import Scores, check_tokens, latency, score
 from stages.parts.students.serving import is_adapter, students
 from stages.parts.task.labels import NONE_OF_THESE
@@ -200,10 +198,9 @@ class Timed(Generic[Answer]):
     seconds: float
     alone: list[float]
 
-
-def query_times(seconds: float, alone: Sequence[float], rows: int) -> dict[str, float]:
-    """Return what a query takes, under the names of ArmFigures: `seconds` are those of all rows."""
-    return {"seconds": seconds / rows, "p50_ms": 1000 * float(np.median(alone))}
+    def figures(self) -> dict[str, float]:
+        """Return what a query takes, under the names of ArmFigures."""
+        return {"seconds": self.seconds / len(self.answers), "p50_ms": 1000 * float(np.median(self.alone))}
 
 
 def timed(answer: Callable[[list[str]], Answer], texts: list[str]) -> Timed[Answer]:
@@ -217,12 +214,8 @@ def timed(answer: Callable[[list[str]], Answer], texts: list[str]) -> Timed[Answ
     return Timed(answers, seconds, alone)
 
 
-def in_process_answers(folder: Path, texts: list[str]) -> ContenderAnswers | None:
-    """Return the answers of the student in a folder, as the service gives them; None if the run has none."""
-    if read_student_file(folder) is None:
-        return None
-    student = load_local(folder)
-    found = timed(student.classify, texts)
+def in_process_answers(student: LocalClassifier, found: Timed[list[CalibratedPrediction]]) -> ContenderAnswers:
+    """Return the answers of a student in this process, as the service gives them."""
     return ContenderAnswers(
         predicted=[answer.label for answer in found.answers],
         confidence=[answer.confidence for answer in found.answers],
@@ -230,7 +223,7 @@ def in_process_answers(folder: Path, texts: list[str]) -> ContenderAnswers | Non
         calibration=student.calibration,
         seconds=found.seconds,
         seconds_alone=found.alone,
-        **asdict(footprint(folder)),
+        **asdict(footprint(student.folder)),
     )
 
 
@@ -258,37 +251,6 @@ def teacher_answers(rows: list[TeacherLabel]) -> ContenderAnswers:
     reports_any = any(row["confidence"] is not None for row in rows)
     confidence = [row["confidence"] or 0.0 for row in rows] if reports_any else []
     return ContenderAnswers([row["label"] for row in rows], confidence)
-
-
-def machine_price(params: Params, contender: str) -> float:
-    """Return the dollars of an hour of the machine that a contender runs on."""
-    on_gpus = contender == "decoder" and params.student_on_gpus
-    return params.report.gpu_price_per_hour if on_gpus else params.report.cpu_price_per_hour
-
-
-def teacher_query_dollars(params: Params, report: Mapping[str, Any], seconds: float | None) -> float | None:
-    """Return the dollars of one query; None if the price is not known.
-
-    `report` is the teacher's (reports/teacher.json), `seconds` is how long stage `teacher` took, None if that is not
-    known. A hosted teacher costs its bill over its answers, at full price where the run paid that of a batch. One on
-    GPUs of one's own costs its machine's time; a run that resumed shows less of it. A linear one costs nothing.
-    """
-    settings = params.teacher
-    if isinstance(settings, HostedTeacherSettings):
-        bill = report["cost"] if report.get("cost") is None or not settings.batch else report["cost"] / DISCOUNT
-    elif isinstance(settings, ServedTeacherSettings):
-        bill = None if seconds is None else seconds * params.report.gpu_price_per_hour / 3600
-    else:
-        return 0.0
-    return None if bill is None else bill * settings.votes / report["answers"]
-
-
-def spent(params: Params, bill: float | None, seconds: Mapping[str, float]) -> Spent:
-    """Return what the run cost: the teacher's bill, and the stages' time on its machine."""
-    per_hour = params.report.gpu_price_per_hour if params.needs_gpus else params.report.cpu_price_per_hour
-    machine = machine_dollars(seconds, ("teacher",), per_hour)
-    known = [dollars for dollars in (bill, machine) if dollars is not None]
-    return Spent(sum(known) if known else None, machine_dollars(seconds, TRAINING, per_hour))
 
 
 def served_figures(
@@ -322,27 +284,31 @@ def served_figures(
     )
 
 
-def familiarity_figures(test: list[Any], out_of_scope: list[Any]) -> ScopeFigures | None:
-    """Return how well the encoder student tells texts that no label fits from others; None if the run has none."""
-    if read_student_file(paths.ENCODER) is None:
-        return None
-    student = load_local(paths.ENCODER)
-    is_inside = np.array([row["label"] != NONE_OF_THESE for row in test])
-    found, others = (student.classify([row["text"] for row in rows]) for rows in (test, out_of_scope))
-    outside = [answer for answer, inside in zip(found, is_inside, strict=True) if not inside] + others
+def familiarity_figures(
+    found: Sequence[CalibratedPrediction], others: Sequence[CalibratedPrediction], test: list[Any]
+) -> ScopeFigures:
+    """Return how well the encoder student tells texts that no label fits from others, by what it `found` of the test
+    rows and of `others` that no label fits.
+    """
+    inside = [answer for answer, row in zip(found, test, strict=True) if row["label"] != NONE_OF_THESE]
+    outside = [answer for answer, row in zip(found, test, strict=True) if row["label"] == NONE_OF_THESE] + [*others]
     return separation(
-        np.array([answer.familiarity for answer, inside in zip(found, is_inside, strict=True) if inside]),
+        np.array([answer.familiarity for answer in inside]),
         np.array([answer.familiarity for answer in outside]),
         float(np.mean([answer.abstained is None and answer.label != NONE_OF_THESE for answer in outside])),
     )
 
 
 def scope_figures(
-    answers: StudentAnswers, test: list[Any], out_of_scope: list[Any], calibration: Calibration
+    answers: StudentAnswers,
+    test: list[Any],
+    calibration: Calibration,
+    of_encoder: tuple[Sequence[CalibratedPrediction], Sequence[CalibratedPrediction]] | None,
 ) -> OutOfScopeFigures | None:
     """Return how texts that no label fits are answered; None if the run has no such texts.
 
-    They are rows of labels that were left out, or the test rows of `none_of_these`, if that is a label.
+    They are rows of labels that were left out, or the test rows of `none_of_these`, if that is a label. `of_encoder` is
+    what the encoder student says of the test rows and of the left-out ones, None if the run has no such student.
     """
     of_test = [scoped_confidence(found, calibration.temperature) for found in answers.scores.probabilities]
     inside = [text for text, row in zip(of_test, test, strict=True) if row["label"] != NONE_OF_THESE]
@@ -350,7 +316,8 @@ def scope_figures(
     outside += [scoped_confidence(reading.probabilities, calibration.temperature) for reading in answers.out_of_scope]
     if not inside or not outside:
         return None
-    return out_of_scope_figures(inside, outside, calibration.threshold, familiarity_figures(test, out_of_scope))
+    familiarity = familiarity_figures(*of_encoder, test) if of_encoder else None
+    return out_of_scope_figures(inside, outside, calibration.threshold, familiarity)
 
 
 def columns_of_test(rows: list[Any]) -> dict[str, list[str | None]]:
@@ -377,9 +344,11 @@ def main() -> None:
 
     served_arm = f"tuned_{pair.program}"
     served = by_student[served_arm]
-    answers = {name: in_process_answers(folder, texts) for name, (folder, _, _) in IN_PROCESS.items()}
-    contenders: dict[str, ContenderAnswers] = {name: found for name, found in answers.items() if found}
-    in_process = [*contenders]
+    local = {name: load_local(folder) for name, (folder, _, _) in IN_PROCESS.items() if read_student_file(folder)}
+    in_process = {name: timed(student.classify, texts) for name, student in local.items()}
+    contenders: dict[str, ContenderAnswers] = {
+        name: in_process_answers(student, in_process[name]) for name, student in local.items()
+    }
     contenders |= {"decoder": decoder_answers(served, calibration), "teacher": teacher_answers(teacher_test)}
 
     def arm(predicted: list[str], times: dict[str, float] | None = None) -> Arm:
@@ -388,13 +357,8 @@ def main() -> None:
     arms = {name: arm(answers.scores.predicted, answers.figures()) for name, answers in by_student.items()}
     arms["teacher"] = arm([row["label"] for row in teacher_test])
     arms["majority"] = arm([most_frequent] * len(test))
-    arms |= {
-        name: arm([*map(str, found.answers)], query_times(found.seconds, found.alone, len(test)))
-        for name, found in baselines.items()
-    }
-    for name in in_process:
-        found = contenders[name]
-        arms[ARM_OF[name]] = arm(list(found.predicted), query_times(found.seconds or 0, found.seconds_alone, len(test)))
+    arms |= {name: arm([*map(str, found.answers)], found.figures()) for name, found in baselines.items()}
+    arms |= {ARM_OF[name]: arm([*contenders[name].predicted], found.figures()) for name, found in in_process.items()}
 
     measured = {name: measure(each.right) for name, each in arms.items()}
     of_pool = measure([row["valid"] and row["label"] == sealed[row["id"]] for row in teacher_pool]) if sealed else None
@@ -402,14 +366,14 @@ def main() -> None:
     choice = load_choice(paths.SERVED)
     arm_of = {name: arms[ARM_OF.get(name, served_arm)] for name in contenders}
     best = max(arm_of, key=lambda name: sum(arm_of[name].right))
-    teacher_report, seconds = read_json(paths.TEACHER_REPORT), stage_seconds()
-    query_prices = {name: found.query_dollars(machine_price(params, name)) for name, found in contenders.items()}
-    query_prices["teacher"] = teacher_query_dollars(params, teacher_report, seconds.get("teacher"))
     figures = {
-        name: contender_figures(found, actual, None if name == best else arm_of[best].right, query_prices[name])
+        name: contender_figures(found, actual, None if name == best else arm_of[best].right)
         for name, found in contenders.items()
     }
-    scope = scope_figures(served, test, out_of_scope, calibration)
+    of_encoder = None
+    if encoder := local.get("encoder"):
+        of_encoder = in_process["encoder"].answers, encoder.classify([row["text"] for row in out_of_scope])
+    scope = scope_figures(served, test, calibration, of_encoder)
     metrics = Metrics(
         profile=params.profile,
         source=params.raw.source,
@@ -433,19 +397,12 @@ def main() -> None:
         serve=choice.serve,
         why=choice.why,
         contenders=figures,
-        break_even=break_even(
-            teacher=query_prices["teacher"],
-            student=query_prices[choice.serve] or 0.0,
-            answered=figures[choice.serve].answered or 0.0,
-            spent=spent(params, teacher_report.get("cost"), seconds),
-            prices_date=params.report.prices_date,
-        ),
     )
     save_metrics(metrics, paths.METRICS)
 
     predicted = {name: each.predicted for name, each in arms.items()}
     columns = {"id": [row["id"] for row in test], "actual": actual, **predicted, "confidence": confidence}
-    columns |= {f"{name}_confidence": contenders[name].confidence for name in in_process}
+    columns |= {f"{name}_confidence": contenders[name].confidence for name in local}
     columns |= columns_of_test(test)
     write_csv(paths.PREDICTIONS, columns, zip(*columns.values(), strict=True))
     chosen = contenders[choice.serve]

@@ -4,22 +4,33 @@ python -m stages.report
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
+from stages.parts.engines.budget import DISCOUNT
 from stages.parts.numbers import plots
 from stages.parts.numbers.advice import CONTENDERS, advice
 from stages.parts.numbers.arms import NAMES, ArmRow, arm_rows, best_linear
+from stages.parts.numbers.break_even import (
+    MILLION,
+    TRAINING,
+    BreakEven,
+    Spent,
+    break_even,
+    machine_dollars,
+    student_price,
+)
 from stages.parts.numbers.by_label import LabelFigures, by_label, confusion_shares
 from stages.parts.numbers.cards import data_metadata, model_metadata, plain_vllm_options, pretrained
 from stages.parts.numbers.metrics import ContenderFigures, Metrics, load_metrics
 from stages.parts.numbers.render import percent, rendered
 from stages.parts.run import paths
 from stages.parts.run.files import folder_sha256, read_json, read_jsonl, whole_file, write_text
-from stages.parts.run.params import Params, load_params
+from stages.parts.run.params import HostedTeacherSettings, Params, ServedTeacherSettings, load_params
 from stages.parts.run.provenance import commit, today, versions
 from stages.parts.run.stage import run_stage
 from stages.parts.task.program_file import Sidecar, load_sidecar
@@ -46,7 +57,30 @@ class FinishedRun:
     def arms(self) -> list[ArmRow]:
         prices = self.params.report
         of_student = prices.gpu_price_per_hour if self.params.student_on_gpus else prices.cpu_price_per_hour
-        return arm_rows(self.metrics, prices.cpu_price_per_hour, of_student)
+        return arm_rows(self.metrics, prices.cpu_price_per_hour, of_student, self.prices["teacher"])
+
+    @cached_property
+    def prices(self) -> dict[str, float | None]:
+        """The dollars of a million queries by contender, None if that is not known."""
+        students = {name: student_price(self.params, name, found) for name, found in self.metrics.contenders.items()}
+        of_teacher = teacher_query_dollars(self.params, self.teacher, self.seconds.get("teacher"))
+        return students | {"teacher": None if of_teacher is None else MILLION * of_teacher}
+
+    @cached_property
+    def break_even(self) -> BreakEven:
+        """When the contender to serve has paid for itself."""
+        of_teacher, of_student = self.prices["teacher"], self.prices[self.metrics.serve]
+        return break_even(
+            teacher=None if of_teacher is None else of_teacher / MILLION,
+            student=(of_student or 0.0) / MILLION,
+            answered=self.chosen.answered or 0.0,
+            spent=spent(self.params, self.teacher.get("cost"), self.seconds),
+            prices_date=self.params.report.prices_date,
+        )
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {stage: time["seconds"] for stage, time in self.times.items()}
 
     @cached_property
     def student(self) -> ArmRow:
@@ -76,6 +110,32 @@ class FinishedRun:
             [texts[row] for row in self.predictions.id],
             self.labels,
         )
+
+
+def teacher_query_dollars(params: Params, report: Mapping[str, Any], seconds: float | None) -> float | None:
+    """Return the dollars of one query; None if the price is not known.
+
+    `report` is the teacher's (reports/teacher.json), `seconds` is how long stage `teacher` took, None if that is not
+    known. A hosted teacher costs its bill divided by its answers, at full price even if the run paid the batch price.
+    A teacher on your own GPUs costs its machine's time, and looks too cheap after a run that resumed. A linear one
+    costs nothing.
+    """
+    settings = params.teacher
+    if isinstance(settings, HostedTeacherSettings):
+        bill = report["cost"] if report.get("cost") is None or not settings.batch else report["cost"] / DISCOUNT
+    elif isinstance(settings, ServedTeacherSettings):
+        bill = None if seconds is None else seconds * params.report.gpu_price_per_hour / 3600
+    else:
+        return 0.0
+    return None if bill is None else bill * settings.votes / report["answers"]
+
+
+def spent(params: Params, bill: float | None, seconds: Mapping[str, float]) -> Spent:
+    """Return what the run cost: the teacher's bill, and the stages' time on its machine."""
+    per_hour = params.report.gpu_price_per_hour if params.needs_gpus else params.report.cpu_price_per_hour
+    machine = machine_dollars(seconds, ("teacher",), per_hour)
+    known = [dollars for dollars in (bill, machine) if dollars is not None]
+    return Spent(sum(known) if known else None, machine_dollars(seconds, TRAINING, per_hour))
 
 
 def read_run() -> FinishedRun:
@@ -156,9 +216,7 @@ def draw(run: FinishedRun) -> dict[str, str]:
             color,
         ),
         "cost": plots.cost_against_accuracy(folder / "cost.png", priced),
-        "times": plots.stage_times(
-            folder / "times.png", {name: time["seconds"] for name, time in run.times.items()}, color
-        ),
+        "times": plots.stage_times(folder / "times.png", run.seconds, color),
     }
 
 
@@ -174,7 +232,7 @@ def write_pages(run: FinishedRun) -> None:
     """Write the report's page and both cards."""
     split = read_json(paths.SPLIT_REPORT)
     context = {
-        "advice": advice(run.metrics),
+        "advice": advice(run.metrics, run.break_even),
         "arms": run.arms,
         "by_label": run.by_label,
         "color": run.params.report.color,
@@ -197,6 +255,7 @@ def write_pages(run: FinishedRun) -> None:
             "pretrained": pretrained(run.params),
         },
         "serve_options": " ".join(plain_vllm_options(run.params)),
+        "prices": run.prices,
         "predictor": "Predict" if run.pair.style == "direct" else "ChainOfThought",
         "served_name": f"{run.metrics.served.checkpoint}-{run.pair.checkpoint_sha256[:12]}",
         "sft": read_json(paths.SFT_REPORT),
@@ -221,7 +280,7 @@ def print_summary(run: FinishedRun) -> None:
     print("\ntest accuracy")
     for row in run.arms:
         print(f"  {row['name']:36}{percent(row['accuracy']):>8}")
-    print(f"\n{advice(run.metrics)}\n\nthe whole report: reports/index.html")
+    print(f"\n{advice(run.metrics, run.break_even)}\n\nthe whole report: reports/index.html")
 
 
 def main() -> None:

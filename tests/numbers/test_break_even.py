@@ -1,16 +1,12 @@
 """The break-even against values computed by hand, and what the report says of it."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
-from stages.evaluate import teacher_query_dollars
 from stages.parts.numbers.advice import break_even_sentences
-from stages.parts.numbers.break_even import TRAINING, Spent, break_even, machine_dollars, stage_seconds
-from stages.parts.run import paths
-from stages.parts.run.files import write_json
+from stages.parts.numbers.break_even import TRAINING, Spent, break_even, machine_dollars
 from stages.parts.run.params import Params, parse_params
+from stages.report import teacher_query_dollars
 from tests.conftest import ROOT
 
 DAY = "2026-11-29"
@@ -75,10 +71,8 @@ def test_a_teacher_on_gpus_costs_their_time_and_a_linear_one_nothing():
     assert teacher_query_dollars(params_of("embedded"), {"rows": 10}, 3600) == 0
 
 
-def test_the_price_of_stages_is_known_if_each_was_timed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for stage in TRAINING:
-        write_json(paths.TIMES / f"{stage}.json", {"seconds": 36.0, "peak_memory_mb": 1})
-    assert machine_dollars(stage_seconds(), TRAINING, 10.0) == pytest.approx(0.1 * len(TRAINING))
-    Path(paths.TIMES / "lora.json").unlink()
-    assert machine_dollars(stage_seconds(), TRAINING, 10.0) is None
+def test_the_price_of_stages_is_known_if_each_was_timed():
+    seconds = dict.fromkeys(TRAINING, 36.0)
+    assert machine_dollars(seconds, TRAINING, 10.0) == pytest.approx(0.1 * len(TRAINING))
+    del seconds["lora"]
+    assert machine_dollars(seconds, TRAINING, 10.0) is None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from playwright.sync_api import Page
 
 from stages import report
@@ -143,10 +144,13 @@ def test_what_was_not_measured_is_left_out(finished):
     del metrics["teacher"]
     for block in ("interval", "arms", "served_less", "test"):
         del metrics[block]["linear_true"]
-    metrics["contenders"]["teacher"]["dollars_per_million"] = 7500
     write_json(paths.METRICS, metrics)
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["profiles"]["embedded"]["teacher"] = params["profiles"]["api"]["teacher"]
+    Path("params.yaml").write_text(yaml.safe_dump(params))
     confused = [{"actual": "lost_card", "predicted": "card_arrival", "count": 3, "rows": 4}]
     known = {"gold_accuracy": 0.775, "confused": confused, "repeated": {"rows": 50, "two_labels": 3}}
+    known |= {"cost": 1.5, "answers": 200}
     write_json(paths.TEACHER_REPORT, {**read_json(paths.TEACHER_REPORT), **known})
     report.main()
     text = (paths.REPORTS / "index.html").read_text()
@@ -200,34 +204,33 @@ def test_the_first_lines_name_the_choice_its_command_and_the_best(finished, low,
     best["less"], chosen["less"] = None, {"low": low, "high": 0.09, "p": 0.5}
     chosen["accuracy"]["accuracy"], best["accuracy"]["accuracy"] = 0.75, 0.8
     metrics["contenders"]["decoder"]["less"] = chosen["less"]
-    found = advice(Metrics.model_validate(metrics))
+    pays = report.read_run().break_even
+    found = advice(Metrics.model_validate(metrics), pays)
     assert found.verdict == "Serve the linear model:" and found.command == "python -m serve --model linear"
     assert f"The best on test, the teacher, {says}" in found.reasons[1] and "the cheapest" in found.reasons[2]
     assert "nothing to earn back" in found.reasons[3]
 
     of_best = metrics | {"serve": "teacher"}
-    assert advice(Metrics.model_validate(of_best)).reasons[1] == "No contender is right more often."
+    assert advice(Metrics.model_validate(of_best), pays).reasons[1] == "No contender is right more often."
     chosen["precision"] = None
-    assert "abstain on all" in advice(Metrics.model_validate(metrics)).reasons[0]
+    assert "abstain on all" in advice(Metrics.model_validate(metrics), pays).reasons[0]
 
 
 def test_every_contender_is_on_one_scale(finished):
-    metrics = Metrics.model_validate(read_json(paths.METRICS))
-    found = metrics.contenders
+    run = report.read_run()
+    metrics, found = run.metrics, run.metrics.contenders
     assert list(found) == ["linear", "decoder", "teacher"] and sum(each.less is None for each in found.values()) == 1
     linear, decoder = found["linear"], found["decoder"]
     assert linear.accuracy.accuracy == metrics.test.linear_cleaned and linear.memory_mb and linear.start_s
-    assert linear.rows_per_second and linear.dollars_per_million == pytest.approx(
-        1e6 / linear.rows_per_second * 0.10 / 3600
-    )
+    assert linear.rows_per_second and run.prices["linear"] == pytest.approx(1e6 / linear.rows_per_second * 0.10 / 3600)
     assert decoder.accuracy.accuracy == metrics.served.accuracy and decoder.precision == metrics.served.precision
-    assert found["teacher"].answered is None and found["teacher"].dollars_per_million == 0
+    assert found["teacher"].answered is None and run.prices["teacher"] == 0
     rows = pd.read_csv(paths.PREDICTIONS)
     assert linear.answered == pytest.approx((rows.linear_confidence >= 0.7).mean())
     assert list(pd.read_csv(paths.CONFUSION).predicted) == list(rows.linear_cleaned)
     page = (paths.REPORTS / "index.html").read_text()
     assert page.count("(serve this)") == 1 and "python -m serve --model linear</code>" in page
-    assert str(advice(metrics)) in paths.MODEL_CARD.read_text()
+    assert str(advice(metrics, run.break_even)) in paths.MODEL_CARD.read_text()
 
 
 def test_students_and_linear_models_cost_an_hour_of_their_own_machines(finished):

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from stages.parts.numbers.metrics import BreakEven, ContenderFigures, Metrics
+from stages.parts.numbers.break_even import BreakEven
+from stages.parts.numbers.metrics import ContenderFigures, Metrics
 from stages.parts.numbers.render import dollars, percent, points
 
 CONTENDERS = {"linear": "linear model", "encoder": "encoder student", "decoder": "decoder", "teacher": "teacher"}
@@ -24,12 +25,10 @@ def serve_command(contender: str) -> str:
     return f"python -m serve --model {contender}"
 
 
-def advice(metrics: Metrics) -> Advice:
+def advice(metrics: Metrics, pays: BreakEven) -> Advice:
     """Return which contender dev rows chose, and what test rows and prices say of it."""
     name, figures = CONTENDERS[metrics.serve], metrics.contenders[metrics.serve]
-    reasons = [of_test(figures), compared(metrics), f"Chosen by {metrics.why}."]
-    if metrics.break_even:
-        reasons += break_even_sentences(metrics.break_even, name)
+    reasons = [of_test(figures), compared(metrics), f"Chosen by {metrics.why}.", *break_even_sentences(pays, name)]
     return Advice(f"Serve the {name}:", serve_command(metrics.serve), reasons)
 
 

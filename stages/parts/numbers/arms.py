@@ -47,11 +47,12 @@ class ArmRow(TypedDict):
     less: dict[str, float] | None
 
 
-def arm_rows(metrics: Metrics, cpu_price: float, student_price: float) -> list[ArmRow]:
+def arm_rows(metrics: Metrics, cpu_price: float, student_price: float, of_teacher: float | None = None) -> list[ArmRow]:
     """Return the arms that were measured, in the order of NAMES.
 
     A query costs the seconds it takes with many in flight, at the price of an hour of its machine: the student's for
-    base and tuned models, a CPU's for the others. The teacher has the price that break-even has.
+    base and tuned models, a CPU's for the others. A million of the teacher's cost
+    `of_teacher`.
     """
     served = metrics.interval[metrics.served_arm].accuracy
     rows = []
@@ -72,7 +73,7 @@ def arm_rows(metrics: Metrics, cpu_price: float, student_price: float) -> list[A
                 valid_free=figures.valid_free,
                 tokens=figures.tokens,
                 p50_ms=figures.p50_ms,
-                cost=metrics.contenders["teacher"].dollars_per_million
+                cost=of_teacher
                 if arm == "teacher"
                 else query_cost(figures, student_price if arm.startswith(STUDENT_ARMS) else cpu_price),
                 less={"by": served - measure.accuracy, **less.model_dump()} if less else None,

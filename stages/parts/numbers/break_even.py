@@ -4,9 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stages.parts.numbers.metrics import BreakEven
-from stages.parts.run import paths
-from stages.parts.run.files import read_json
+from stages.parts.numbers.metrics import ContenderFigures
+from stages.parts.run.params import Params
 
 MILLION = 1_000_000
 # Stages whose machine time is the price of training, beside that of labelling.
@@ -21,10 +20,36 @@ class Spent:
     training: float | None
 
 
-def stage_seconds() -> dict[str, float]:
-    """Return how long each stage took on this machine; one whose outputs came from DVC's cache has no time."""
-    files = {stage: paths.TIMES / f"{stage}.json" for stage in (*TRAINING, "teacher")}
-    return {stage: read_json(file)["seconds"] for stage, file in files.items() if file.is_file()}
+@dataclass(frozen=True)
+class BreakEven:
+    """When the served contender has paid for its labels and its training. None is not known.
+
+    Prices are dollars, of a thousand or a million queries; `labelling` and `training` are what the run cost.
+    `escalated` is the share of queries on which the student abstains and the teacher answers. `saved_per_million` is
+    the saving against the teacher alone, negative for a loss. `queries` is also None if the student never
+    pays for itself.
+    """
+
+    prices_date: str
+    teacher_per_thousand: float | None
+    student_per_million: float
+    labelling: float | None
+    training: float | None
+    escalated: float
+    saved_per_million: float | None
+    queries: int | None
+
+
+def machine_price(params: Params, contender: str) -> float:
+    """Return the dollars of an hour of the machine that a contender runs on."""
+    on_gpus = contender == "decoder" and params.student_on_gpus
+    return params.report.gpu_price_per_hour if on_gpus else params.report.cpu_price_per_hour
+
+
+def student_price(params: Params, contender: str, figures: ContenderFigures) -> float | None:
+    """Return the dollars of a million queries, many at once; None if a student's speed was not measured."""
+    speed = figures.rows_per_second
+    return None if speed is None else MILLION / speed * machine_price(params, contender) / 3600
 
 
 def machine_dollars(seconds: Mapping[str, float], stages: tuple[str, ...], per_hour: float) -> float | None:

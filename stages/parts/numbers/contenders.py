@@ -37,10 +37,6 @@ class ContenderAnswers:
     memory_mb: float | None = None
     start_s: float | None = None
 
-    def query_dollars(self, per_hour: float) -> float | None:
-        """Return the price of a query among many, on a machine with that price of an hour."""
-        return None if self.seconds is None else self.seconds / len(self.predicted) * per_hour / 3600
-
 
 def measure(right: Sequence[bool]) -> Measure:
     low, high = interval(sum(right), len(right))
@@ -54,7 +50,7 @@ def difference(first: Sequence[bool], second: Sequence[bool]) -> Difference:
 
 
 def contender_figures(
-    answers: ContenderAnswers, actual: Sequence[str], best_right: Sequence[bool] | None, query_dollars: float | None
+    answers: ContenderAnswers, actual: Sequence[str], best_right: Sequence[bool] | None
 ) -> ContenderFigures:
     """Return a contender's figures; `best_right` says which rows the best contender is right on, None for
     the best itself.
@@ -79,5 +75,4 @@ def contender_figures(
         file_mb=answers.file_mb,
         memory_mb=answers.memory_mb,
         start_s=answers.start_s,
-        dollars_per_million=None if query_dollars is None else 1_000_000 * query_dollars,
     )

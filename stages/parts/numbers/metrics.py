@@ -170,8 +170,7 @@ class ContenderFigures(Figures):
     `less` is the accuracy of the best on test minus this one's, None for the best. `answered` is the share of test rows
     that the service does not abstain on, `precision` the share of right answers among them. Milliseconds are of a query
     alone, `rows_per_second` of many at once. MB are of 10^6 bytes: files, and the resident memory of a process that
-    answers. `start_s` is from the start of that process to its first answer. `dollars_per_million` is the price of many
-    queries at once, at that of an hour of its own machine.
+    answers. `start_s` is from the start of that process to its first answer.
     """
 
     accuracy: Measure
@@ -189,25 +188,6 @@ class ContenderFigures(Figures):
     file_mb: float | None
     memory_mb: float | None
     start_s: float | None
-    dollars_per_million: float | None
-
-
-class BreakEven(Figures):
-    """When the served contender has paid for its labels and its training (break_even.py). None is not known.
-
-    Prices are dollars, of a thousand or a million queries; `labelling` and `training` are what the run cost.
-    `escalated` is the share of queries that the teacher answers since the student abstains, `saved_per_million` what
-    that costs less than the teacher alone, negative if more. `queries` is None as well if it never pays.
-    """
-
-    prices_date: str
-    teacher_per_thousand: float | None
-    student_per_million: float
-    labelling: float | None
-    training: float | None
-    escalated: float
-    saved_per_million: float | None
-    queries: int | None
 
 
 class Metrics(Figures):
@@ -229,10 +209,9 @@ class Metrics(Figures):
     served: ServedFigures
     outside: OutOfScopeFigures | None = None
     served_less: dict[str, Difference]
-    serve: str = "decoder"
-    why: str = ""
-    contenders: dict[str, ContenderFigures] = {}
-    break_even: BreakEven | None = None
+    serve: str
+    why: str
+    contenders: dict[str, ContenderFigures]
 
     @property
     def served_arm(self) -> str:

@@ -3,18 +3,19 @@
 python -m stages.parts.numbers.readme
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from stages.parts.numbers.advice import CONTENDERS, serve_command
-from stages.parts.numbers.metrics import ContenderFigures, Metrics, load_metrics
+from stages.parts.numbers.break_even import student_price
+from stages.parts.numbers.metrics import Metrics, load_metrics
 from stages.parts.numbers.render import dollars, points
 from stages.parts.run import paths
 from stages.parts.run.commands import command
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_text
+from stages.parts.run.params import Params, load_params
 
 README = Path("README.md")
 PROMISE, DRAWS = "bench/promise.json", "bench/embedded_teacher.json"
@@ -93,7 +94,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
 
 
-def menu(metrics: Metrics) -> str:
+def menu(metrics: Metrics, params: Params) -> str:
     """Return what each student of the last `dvc repro` is worth as a service, the cheapest first, and its command."""
     header = ["", "right", "answered", "ms", "MB", "a million", "command"]
     rows = [
@@ -101,25 +102,19 @@ def menu(metrics: Metrics) -> str:
             f"**{CONTENDERS[name]}**" if name == metrics.serve else CONTENDERS[name],
             f"{100 * found.accuracy.accuracy:.1f} %",
             f"{100 * (found.answered or 0):.0f} %",
-            *(NOT_MEASURED if value is None else text(value) for value, text in measured(found)),
+            NOT_MEASURED if found.p50_ms is None else f"{found.p50_ms:.1f}",
+            NOT_MEASURED if found.memory_mb is None else f"{found.memory_mb:,.0f}",
+            NOT_MEASURED if (price := student_price(params, name, found)) is None else dollars(price),
             f"`{serve_command(name)}`",
         ]
         for name, found in metrics.contenders.items()
         if name != "teacher"
     ]
-    if not rows:
-        return ""
-    n, price = metrics.test.n, f"prices of {metrics.break_even.prices_date}" if metrics.break_even else ""
     caption = (
-        f"Profile {metrics.profile} on {metrics.source}, {n} test rows; answered above the threshold, ms of one query, "
-        f"MB of memory, {price}. The report advises the **bold** one."
+        f"Profile {metrics.profile} on {metrics.source}, {metrics.test.n} test rows; answered above the threshold, ms "
+        f"of one query, MB of memory, prices of {params.report.prices_date}. The report advises the **bold** one."
     )
     return f"{table(header, rows)}\n\n{caption}"
-
-
-def measured(found: ContenderFigures) -> list[tuple[float | None, Callable[[float], str]]]:
-    """Return latency, memory and price of a contender, each with its format."""
-    return [(found.p50_ms, "{:.1f}".format), (found.memory_mb, "{:,.0f}".format), (found.dollars_per_million, dollars)]
 
 
 def one_run(metrics: Metrics) -> str:
@@ -186,7 +181,8 @@ def promise(file: Path) -> str:
 def write_results(readme: Path = README, reports: Path = paths.REPORTS) -> None:
     """Replace the texts between the markers; raises UserError if the README lacks one of them."""
     text = readme.read_text(encoding="utf-8")
-    blocks = {(MENU, END_OF_MENU): menu(load_metrics(reports / paths.METRICS.name)), (START, END): results(reports)}
+    of_menu = menu(load_metrics(reports / paths.METRICS.name), load_params())
+    blocks = {(MENU, END_OF_MENU): of_menu, (START, END): results(reports)}
     for (opening, closing), block in blocks.items():
         before, start, rest = text.partition(opening)
         _, end, after = rest.partition(closing)
