@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from stages.parts.data.rows import as_rows
+from stages.parts.encoder.encoder import centred
 from stages.parts.encoder.head import fit_head
 from stages.parts.encoder.pretrained import encoder_key, load_encoder
-from stages.parts.encoder.vectors import centred
 from stages.parts.run.files import fingerprint, whole_file
 from stages.parts.run.params import load_params
 from stages.parts.run.paths import cache

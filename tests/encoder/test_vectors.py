@@ -12,7 +12,8 @@ from transformers import BertConfig
 
 from stages import embed
 from stages.parts.encoder import vectors
-from stages.parts.encoder.vectors import centred, label_texts, read_embeddings, stored_vectors
+from stages.parts.encoder.encoder import centred
+from stages.parts.encoder.vectors import label_texts, read_embeddings, stored_vectors
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import read_json, write_json, write_jsonl

@@ -50,3 +50,9 @@ class Encoder:
         """Return the texts' unit vectors [N, D], float32."""
         found = [outputs[0][0] for outputs in self.workers.map(self.run, self.tokens(texts))]
         return np.stack(found) if found else np.empty((0, self.size), np.float32)
+
+
+def centred(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return unit vectors [N, D] without their common direction: texts of one domain lie close together otherwise."""
+    moved = vectors - mean
+    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9)

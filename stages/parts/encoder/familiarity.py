@@ -17,8 +17,9 @@ def known_rows(
 ) -> np.ndarray:
     """Return which learned rows [M] count as known, of unit vectors [N, D] with label probabilities `targets` [N, K].
 
-    All of them, unless gold rows [G, D] with class numbers [G] show that texts of other subjects are among them. Then
-    the half of each label whose teacher is surest and which is nearest to the label's gold rows.
+    All of them, unless gold rows [G, D] with class numbers [G] show that the pool also holds texts on other subjects.
+    Then each label keeps the half of its rows that ranks highest by the teacher's confidence and by similarity to the
+    label's gold rows.
     """
     rows = purer_half(vectors, targets, gold, gold_classes) if strange(vectors, gold) else np.arange(len(vectors))
     most = max(NEIGHBOURS, NUMBERS // vectors.shape[1])

@@ -102,9 +102,3 @@ def stored_vectors(rows: Iterable[Mapping[str, Any]]) -> np.ndarray | None:
     """Return the encoder's unit vectors [N, D] of rows of the run, None if there is no encoder or no vectors yet."""
     embeddings = read_embeddings() if EMBEDDINGS_ENCODER.exists() else None
     return embeddings.of_rows(rows) if embeddings else None
-
-
-def centred(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Return unit vectors [N, D] without their common direction: texts of one domain lie close together otherwise."""
-    moved = vectors - mean
-    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9)

@@ -26,7 +26,7 @@ from sklearn.pipeline import FeatureUnion, make_union
 from sklearn.preprocessing import normalize
 
 from stages.parts.data.rows import Row
-from stages.parts.encoder.vectors import centred
+from stages.parts.encoder.encoder import centred
 from stages.parts.task.features import characters, words
 from stages.parts.task.labels import NONE_OF_THESE
 

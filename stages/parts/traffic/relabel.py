@@ -16,8 +16,9 @@ from stages.parts.data.decisions import rename_in_decisions
 from stages.parts.data.folder import read_files, read_labels
 from stages.parts.data.label_changes import ANSWERED, LabelChanges, label_changes, read_was, renames, write_answered
 from stages.parts.data.rows import TeacherLabel
+from stages.parts.encoder.encoder import centred
 from stages.parts.encoder.pretrained import encoder_key, load_encoder
-from stages.parts.encoder.vectors import PARTS, centred, label_texts, read_embeddings
+from stages.parts.encoder.vectors import PARTS, label_texts, read_embeddings
 from stages.parts.run import paths
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import iter_jsonl, read_json
