@@ -87,7 +87,7 @@ setup-ray: $(RAY)/.ready ## create .venv-ray: Ray on top of the packages of .ven
 	@.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements-$*.lock
 	@touch $@
 
-export: setup ## models/export: the chosen adapter folded into its base, for vLLM and transformers; the encoder in a folder of its own
+export: setup ## models/export: the chosen adapter folded into its base, for vLLM and transformers, and the encoder student in encoder/
 	@$(BIN)/python -m serve.export
 
 check: setup lint ## lint, types, and the quick tests: before every commit

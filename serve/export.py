@@ -17,6 +17,7 @@ from stages.parts.run.errors import UserError
 from stages.parts.run.files import whole_folder, write_json, write_text
 from stages.parts.run.pages import filled_template
 from stages.parts.run.params import Params, load_params
+from stages.parts.students.footprint import folder_mb
 from stages.parts.students.local import CALIBRATION, CARD, HELD_OUT, NOT_THE_STUDENT, beside, load_local
 from stages.parts.students.pair import PAIR_FILES, load_pair
 from stages.parts.students.weights import MODEL_FILES, export
@@ -98,8 +99,7 @@ def main() -> None:
         export_pair(to)
     print(f"written to {to}: its README.md says how to serve it; `hf upload NAME {to}` publishes it")
     if (folder := to / ENCODER).is_dir():
-        size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-        print(f"the encoder student is in {folder} ({size:.1f} MB): python -m serve --student {folder}")
+        print(f"the encoder student is in {folder} ({folder_mb(folder):.1f} MB): python -m serve --student {folder}")
 
 
 if __name__ == "__main__":

@@ -17,14 +17,11 @@ ADDED = [name for name in COLUMNS if name != "reasoning"]
 def answered_rows(student: LocalClassifier, rows: Iterator[list[str]], place: int) -> Iterator[list[Any]]:
     """Yield the rows with their answers; `place` is where in a row its text stands."""
     while chunk := list(islice(rows, CHUNK)):
-        readable = [row[place] for row in chunk if student.shown(row[place])]
-        found = iter(student.classify(readable))
-        for row in chunk:
-            if student.shown(row[place]):
-                prediction = next(found)
-                yield [*row, *(getattr(prediction, name) for name in ADDED)]
-            else:
-                yield [*row, *(NO_LABEL[name] for name in ADDED)]
+        shows_text = [bool(student.shown(row[place])) for row in chunk]
+        found = iter(student.classify([row[place] for row, shows in zip(chunk, shows_text, strict=True) if shows]))
+        for row, shows in zip(chunk, shows_text, strict=True):
+            answer = vars(next(found)) if shows else NO_LABEL
+            yield [*row, *(answer[name] for name in ADDED)]
 
 
 def classify_csv(student: LocalClassifier, source: Path, to: Path, column: str) -> None:

@@ -20,9 +20,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,7 +30,6 @@ import numpy as np
 import pandas as pd
 import psutil
 import requests
-import yaml
 
 from stages.calibrate import least_familiarity
 from stages.parts.data.rows import row_id
@@ -50,7 +48,7 @@ from stages.parts.students.local import CALIBRATION, HELD_OUT, beside
 from stages.parts.traffic.store import TrafficStore
 from tests.bench.machine import machine
 from tests.conftest import BANKING77, ROOT
-from tests.serve.shop import Shop, ended, make_shop, start, wait_until
+from tests.serve.shop import Shop, ended, hire_teacher, make_shop, start, teaching, wait_until
 
 STREAM, KILLED, CLIENTS, KILLS = 5_000, 1_500, 8, 10
 AGREEMENT = 0.985  # on held-out rows, of the answers above the threshold
@@ -113,28 +111,12 @@ class Corpus:
 
 def bench_shop(folder: Path, corpus: Corpus, student: Path, **serve: object) -> tuple[Shop, int]:
     """A folder with the student and a hosted teacher, and the teacher's port."""
-    shop, port = make_shop(folder, model="auto", **serve), free_port()
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    teacher = params["profiles"]["api"]["teacher"] | {"api_base": f"http://127.0.0.1:{port}/v1", "price": PRICE}
-    params["profiles"]["embedded"]["teacher"] = teacher
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    write_json(folder / paths.LABELS, corpus.labels)
-    write_json(folder / paths.DESCRIPTIONS, {})
-    for file in (paths.GOLD, paths.POOL, paths.TEST, paths.REVIEWED):
-        write_jsonl(folder / file, [])
-    truth = zip(corpus.texts, corpus.actual, strict=True)
-    write_jsonl(folder / "truth.jsonl", [{"text": text, "label": corpus.labels[number]} for text, number in truth])
+    shop = make_shop(folder, model="auto", **serve)
+    truth = {text: corpus.label(row) for row, text in enumerate(corpus.texts)}
+    port = hire_teacher(shop, corpus.labels, truth, PRICE)
     subprocess.run(["cp", "-a", *student.parent.glob(f"{student.name}*"), folder / "models"], check=True)
     write_json(folder / paths.SERVED, ServedChoice(serve="encoder", why="", profile="embedded").model_dump())
     return shop, port
-
-
-@contextmanager
-def teaching(shop: Shop, port: int, *options: str) -> Iterator[str]:
-    module = ["tests.teachers.simulated_teacher", "--port", str(port), "--rows", str(shop.folder / "truth.jsonl")]
-    with ended(start(shop, *module, *options)):
-        wait_until(f"http://127.0.0.1:{port}/stats")
-        yield f"http://127.0.0.1:{port}"
 
 
 def start_service(shop: Shop, port: int) -> subprocess.Popen[str]:

@@ -18,7 +18,7 @@ import yaml
 from stages.parts.engines.engine import served_name
 from stages.parts.numbers.calibration import PairCalibration, StudentCalibration
 from stages.parts.run import paths
-from stages.parts.run.files import file_sha256, folder_sha256, write_json
+from stages.parts.run.files import file_sha256, folder_sha256, write_json, write_jsonl
 from stages.parts.run.machine import free_port
 from stages.parts.run.params import Style
 from stages.parts.task.program import IntentClassifier, predictor
@@ -169,6 +169,30 @@ def student_calibration(folder: Path, least_familiarity: float | None = None) ->
         least_familiarity=least_familiarity,
         student_sha256=folder_sha256(folder),
     ).model_dump()
+
+
+def hire_teacher(shop: Shop, labels: Sequence[str], truth: Mapping[str, str], price: Mapping[str, float]) -> int:
+    """Give the shop's profile a hosted teacher that knows the labels of the texts in `truth`; returns its port."""
+    port, folder = free_port(), shop.folder
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    teacher = params["profiles"]["api"]["teacher"] | {"api_base": f"http://127.0.0.1:{port}/v1", "price": dict(price)}
+    params["profiles"]["embedded"]["teacher"] = teacher
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    write_json(folder / paths.LABELS, list(labels))
+    write_json(folder / paths.DESCRIPTIONS, {})
+    for file in (paths.GOLD, paths.POOL, paths.TEST, paths.REVIEWED):
+        write_jsonl(folder / file, [])
+    write_jsonl(folder / "truth.jsonl", [{"text": text, "label": label} for text, label in truth.items()])
+    return port
+
+
+@contextmanager
+def teaching(shop: Shop, port: int, *options: str) -> Iterator[str]:
+    """The hired teacher's URL while it works."""
+    module = ["tests.teachers.simulated_teacher", "--port", str(port), "--rows", str(shop.folder / "truth.jsonl")]
+    with ended(start(shop, *module, *options)):
+        wait_until(f"http://127.0.0.1:{port}/stats")
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager

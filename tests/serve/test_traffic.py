@@ -15,7 +15,6 @@ from typing import cast
 
 import pytest
 import requests
-import yaml
 from prometheus_client import CollectorRegistry
 
 from serve.answer_cache import AnswerCache
@@ -34,11 +33,13 @@ from tests.serve.shop import (
     LABELS,
     Shop,
     ended,
+    hire_teacher,
     make_shop,
     serving,
     start,
     start_engine,
     student_calibration,
+    teaching,
     until,
     wait_until,
 )
@@ -53,27 +54,11 @@ PRICED = {"prompt": 1000.0, "completion": 0.0}  # dollars for a million tokens: 
 
 def make_traffic_shop(folder, threshold: float, **serve: object) -> tuple[Shop, int]:
     """A shop whose profile has a hosted teacher, and the teacher's port."""
-    shop, port = make_shop(folder, threshold=threshold, **serve), free_port()
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    teacher = params["profiles"]["api"]["teacher"] | {"api_base": f"http://127.0.0.1:{port}/v1", "price": PRICED}
-    params["profiles"]["embedded"]["teacher"] = teacher
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    write_json(folder / paths.LABELS, LABELS)
-    write_json(folder / paths.DESCRIPTIONS, {})
-    for file in (paths.GOLD, paths.POOL, paths.TEST, paths.REVIEWED):
-        write_jsonl(folder / file, [])
+    shop = make_shop(folder, threshold=threshold, **serve)
+    port = hire_teacher(shop, LABELS, TRUTH, PRICED)
     held_out = {"by": "teacher", "label": LABELS[0], "probabilities": {LABELS[0]: 0.99}, "confidence": None}
     write_jsonl(folder / paths.HELD_OUT, [{"id": str(number), **held_out} for number in range(300)])
-    write_jsonl(folder / "truth.jsonl", [{"text": text, "label": label} for text, label in TRUTH.items()])
     return shop, port
-
-
-@contextmanager
-def teaching(shop: Shop, port: int, *options: str) -> Iterator[str]:
-    module = ["tests.teachers.simulated_teacher", "--port", str(port), "--rows", str(shop.folder / "truth.jsonl")]
-    with ended(start(shop, *module, *options)):
-        wait_until(f"http://127.0.0.1:{port}/stats")
-        yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager

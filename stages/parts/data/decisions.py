@@ -102,8 +102,8 @@ def take_back(path: Path, decision: Decision) -> None:
 
 
 def rename_in_decisions(path: Path, names: Mapping[str, str]) -> None:
-    """Write the present names of labels in place of former ones, as a person's label and as the teacher's; the other
-    lines stay as they are.
+    """Replace former label names with the present ones, in the person's label and in the teacher's; other lines stay
+    unchanged.
     """
 
     def renamed(text: str) -> str:

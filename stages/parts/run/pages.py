@@ -1,4 +1,4 @@
-"""Templates filled in: the report, the cards, and the pages of the services, which share the style of pages.css."""
+"""Templates filled in: the report, the cards, and the pages of the services. Pages share head.html and pages.css."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -36,7 +36,7 @@ def folder_mb(folder: Path) -> float:
 
 
 def footprint(folder: Path) -> Footprint:
-    """Measure a student in a process of its own; raises UserError if that fails."""
+    """Measure a student in a fresh process; raises UserError if that process fails."""
     command = [sys.executable, "-m", __spec__.name, str(folder)]
     own_code = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Which student is promoted: `serve.model: auto` serves it in place of the run's own choice.
+"""Which student is promoted: `serve.model: auto` serves it instead of the run's choice.
 
 models/promoted holds a folder of each promoted student, and promoted.json, which names them, the served one last.
 """

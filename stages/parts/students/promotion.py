@@ -105,8 +105,9 @@ def promote(folder: Path, params: Params, other_labels: bool) -> LocalClassifier
         local = checked(draft)
         if not other_labels:
             check_labels(folder, local.student.labels, params)
-        to = paths.PROMOTED / f"{local.student.kind}-{folder_sha256(draft)[:12]}"
-        if not to.is_dir() or folder_sha256(to) != folder_sha256(draft):
+        sha256 = folder_sha256(draft)
+        to = paths.PROMOTED / f"{local.student.kind}-{sha256[:12]}"
+        if not to.is_dir() or folder_sha256(to) != sha256:
             shutil.rmtree(to, ignore_errors=True)
             draft.rename(to)
         names = [*(name for name in read_promotions().names if name != to.name), to.name][-KEPT:]

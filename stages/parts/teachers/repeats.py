@@ -38,8 +38,8 @@ def repeated(
 ) -> Repeats | None:
     """Query the teacher once more for rows that it has labelled; None if it gives the same answer by construction.
 
-    Second answers have a store of their own, so that a killed run does not pay for them twice. The labels are complete
-    without them: a spent budget, or an endpoint that refuses, leaves rows out and is printed.
+    Second answers are stored separately, so that a killed run does not pay for them twice. They are optional: if the
+    budget is spent or the endpoint refuses, the remaining rows are skipped and a line says so.
     """
     if not teacher.store or not labelled:
         return None

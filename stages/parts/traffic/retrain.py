@@ -68,7 +68,7 @@ def write_folder(params: Params, store: TrafficStore) -> tuple[int, int]:
 
 
 def rows_of_run(folder: Path, text_column: str, label_column: str) -> None:
-    """Write the last run's rows as a folder of one's own. What `make review` decided follows by the rows' ids."""
+    """Write the last run's rows as a source folder. Decisions from `make review` still apply, because ids are kept."""
     folder.mkdir()
     descriptions = read_json(paths.DESCRIPTIONS)
     labels = [(label, descriptions.get(label, "")) for label in read_json(paths.LABELS)]
