@@ -164,9 +164,10 @@ def draw(run: FinishedRun) -> dict[str, str]:
     }
     dev_colors = [color if name.startswith("tuned") else plots.GREY for name in on_dev]
     # The picture of costs shows what one might serve instead: more names would overlap.
-    rivals = {"linear_gold", best_linear(run.arms, run.metrics.labels)["arm"], "teacher", f"base_{served.program}"}
+    linear = best_linear(run.arms, run.metrics.labels)["arm"]
+    rivals = {"linear_gold", linear, "encoder", "teacher", f"base_{served.program}"}
     priced = [
-        ("student" if row is run.student else row["name"], row["cost"], row["accuracy"], row_color)
+        ("decoder" if row is run.student else row["name"], row["cost"], row["accuracy"], row_color)
         for row, row_color in zip(run.arms, colors, strict=True)
         if (row["arm"] in rivals or row is run.student) and row["cost"]
     ]
