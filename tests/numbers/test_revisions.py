@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stages.parts.numbers.compare import WORKSPACE, advised_student
+from stages.parts.run import paths
+from stages.parts.run.errors import UserError
 from tests.conftest import ROOT, commit_all, run
 
 # In the place of the pipeline: the seed decides how many of 40 rows each arm gets right.
@@ -17,7 +20,10 @@ params = yaml.safe_load(open("params.yaml"))
 seed = params["seed"]
 assert (seed, params["top_n"]) != (1, 3), "this one fails"
 right = {"tuned_plain": 20 + seed * 2 + params["top_n"], "linear_teacher": 30, "linear_cleaned": 25, "teacher": 28}
+right["encoder"] = 34
 metrics = {"profile": "embedded", "source": "sample", "labels": "teacher"}
+if params["top_n"] == 12:  # else the report is of the decoder alone
+    metrics["serve"] = "encoder"
 metrics["served"] = {"program": "plain", "accuracy": right["tuned_plain"] / 40}
 metrics["served"] |= {"calibration_error": 0.04, "calibration_error_before": 0.1}
 metrics["served"] |= {"answered": 0.5 + seed / 10, "precision": {"accuracy": 0.9}}
@@ -73,12 +79,14 @@ def test_two_revisions_are_compared_on_the_same_rows(repository):
     done = command(repository, "compare", "main", "better").stdout
     for said in (in_workspace, done):
         assert re.search(
-            r"on 40 test rows: \+25\.0 points, 95 % interval \+1\d\.\d to \+\d\d\.\d, p = 0\.0016", said
+            r"on 40 test rows: \+30\.0 points, 95 % interval \+1\d\.\d to \+\d\d\.\d, p = 0\.00053", said
         ), said
+        assert re.search(r"the advised students: main: decoder, (better|the workspace): encoder student\n", said), said
     assert "served.accuracy" in done, "DVC's own difference of metrics"
     page = (repository / "reports/compare/index.html").read_text()
-    assert "better is better." in page and "Right only with better: 10" in page and "Right only with main: 0" in page
+    assert "better is better." in page and "Right only with better: 12" in page and "Right only with main: 0" in page
     assert "&lt;b&gt;query 22" in page and "<b>query" not in page
+    assert "85.0\N{NO-BREAK SPACE}% in better (encoder student), 55.0\N{NO-BREAK SPACE}% in main (decoder)" in page
     assert "tuned" not in page.split("Queries answered differently")[1]
     assert command(repository, "compare", "main", "main").stdout.count("+0.0 points")
     assert "No difference shown" in (repository / "reports/compare/index.html").read_text()
@@ -88,6 +96,17 @@ def test_two_revisions_are_compared_on_the_same_rows(repository):
 def test_a_revision_that_is_not_there_is_one_clear_line(repository):
     done = command(repository, "compare", "main", "nowhere", check=False)
     assert done.returncode == 1 and "of nowhere can't be read" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_predictions_of_another_version_are_one_clear_line(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    predictions = repository / paths.PREDICTIONS
+    written = predictions.read_text()
+    predictions.unlink()  # it may be a link into DVC's cache
+    predictions.write_text(written.replace("tuned_plain", "student"))
+    with pytest.raises(UserError, match="of the workspace has no column tuned_plain: it is another version's"):
+        advised_student(WORKSPACE)
+    predictions.write_text(written)
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""Compare two revisions: DVC's diffs of metrics and plots, and a page with the paired difference of their predictions.
+"""Compare two revisions: DVC's diffs of metrics and plots, and a page with the paired difference of the students that
+their reports advise to serve.
 
 python -m stages.parts.numbers.compare A B    # branches, tags or commits; B defaults to the workspace
 """
@@ -7,6 +8,7 @@ import argparse
 import io
 import json
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import pandas as pd
 from dvc.exceptions import DvcException
 from scmrepo.exceptions import SCMError
 
-from stages.parts.numbers.metrics import flat_numbers
+from stages.parts.numbers.advice import CONTENDERS
+from stages.parts.numbers.metrics import ARM_OF, flat_numbers
 from stages.parts.numbers.render import points, rendered
 from stages.parts.numbers.statistics import difference_interval, mcnemar
 from stages.parts.run import paths
@@ -38,13 +41,32 @@ def read(path: Path, revision: str) -> str:
         ) from None
 
 
-def served_predictions(revision: str) -> pd.DataFrame:
-    """Return the decoder's predictions in a revision: `actual` and `predicted`, indexed by row id."""
+@dataclass(frozen=True)
+class AdvisedStudent:
+    """The student that a revision's report advises to serve: its name, and its `predictions` of the test rows, a table
+    of `actual` and `predicted` by row id.
+    """
+
+    name: str
+    predictions: pd.DataFrame
+
+
+def advised_student(revision: str) -> AdvisedStudent:
+    """Return the advised student of a revision, the decoder where no contender is advised.
+
+    Raises UserError if the revision's predictions are another version's.
+    """
     metrics = json.loads(read(paths.METRICS, revision))
-    table = pd.read_csv(io.StringIO(read(paths.PREDICTIONS, revision)), dtype=str, keep_default_na=False).set_index(
-        "id"
-    )
-    return table[["actual"]].assign(predicted=table[f"tuned_{metrics['served']['program']}"])
+    contender = metrics.get("serve", "decoder")  # a report without advice is of the decoder alone
+    arm = ARM_OF.get(contender, f"tuned_{metrics['served']['program']}")
+    table = pd.read_csv(io.StringIO(read(paths.PREDICTIONS, revision)), dtype=str, keep_default_na=False)
+    if missing := {"id", "actual", arm} - set(table.columns):
+        raise UserError(
+            f"{paths.PREDICTIONS} of {revision} has no column {min(missing)}: it is another version's and can't be "
+            "compared; check that revision out and run `dvc repro`"
+        )
+    predictions = table.set_index("id")[["actual", arm]].rename(columns={arm: "predicted"})
+    return AdvisedStudent(CONTENDERS[contender], predictions)
 
 
 def changed_metrics(a: str, b: str) -> list[dict[str, Any]]:
@@ -62,7 +84,8 @@ def changed_metrics(a: str, b: str) -> list[dict[str, Any]]:
 
 def compare(a: str, b: str) -> dict[str, Any]:
     """Return what the page shows; raises UserError if the two have no test row in common."""
-    both = served_predictions(a).join(served_predictions(b), how="inner", lsuffix="_a", rsuffix="_b")
+    student_a, student_b = advised_student(a), advised_student(b)
+    both = student_a.predictions.join(student_b.predictions, how="inner", lsuffix="_a", rsuffix="_b")
     if both.empty:
         raise UserError(f"{a} and {b} have no test row in common: their accuracies can't be compared")
     right_a, right_b = both.predicted_a == both.actual_a, both.predicted_b == both.actual_b
@@ -78,6 +101,7 @@ def compare(a: str, b: str) -> dict[str, Any]:
     return {
         "a": a,
         "b": b,
+        "advised": {"a": student_a.name, "b": student_b.name},
         "rows": len(both),
         "accuracy": {"a": float(right_a.mean()), "b": float(right_b.mean())},
         "difference": {
@@ -104,9 +128,10 @@ def main() -> None:
     revisions = [given.a] + ([] if given.b == WORKSPACE else [given.b])
     subprocess.run(["dvc", "metrics", "diff", *revisions], check=False)
     subprocess.run(["dvc", "plots", "diff", *revisions, "--out", str(paths.COMPARE / "plots")], check=False)
-    difference = found["difference"]
+    difference, advised = found["difference"], found["advised"]
     print(
-        f"\n{given.b} minus {given.a}, decoder on {found['rows']} test rows: {points(difference['by'])} points, "
+        f"\nthe advised students: {given.a}: {advised['a']}, {given.b}: {advised['b']}\n"
+        f"{given.b} minus {given.a} on {found['rows']} test rows: {points(difference['by'])} points, "
         f"95 % interval {points(difference['low'])} to {points(difference['high'])}, p = {difference['p']:.2g}\n"
         f"the page: {paths.COMPARE}/index.html"
     )
