@@ -246,7 +246,7 @@ def choice(
     best = max(answering, key=lambda name: sum(agreed[name]))
     chosen = next(name for name in answering if difference_interval(agreed[best], agreed[name])[0] <= 0)
     rows = len(agreed[best])
-    shares = ", ".join(f"{name} {sum(agreed[name]) / rows:.1%}" for name in ranked)
+    shares = ", ".join(f"{name} {100 * sum(agreed[name]) / rows:.1f}\N{NO-BREAK SPACE}%" for name in ranked)
     if chosen != best:
         verdict = f"{chosen} is the cheapest not shown to be worse than {best}"
     elif chosen == answering[0]:

@@ -131,7 +131,8 @@ def finish_run(
     of_linear = StudentCalibration(student_sha256=folder_sha256(paths.LINEAR), **figures)
     write_json(paths.LINEAR_CALIBRATION, of_linear.model_dump())
     write_json(paths.ENCODER_CALIBRATION, None)
-    why = "agreement with the teacher on 20 dev rows: linear 90.0%, decoder 80.0%; linear is the best, and the cheapest"
+    shares = "linear 90.0\N{NO-BREAK SPACE}%, decoder 80.0\N{NO-BREAK SPACE}%"
+    why = f"agreement with the teacher on 20 dev rows: {shares}; linear is the best, and the cheapest"
     write_json(paths.SERVED, {"serve": served, "why": why, "profile": "embedded"})
     halves = {"plain": 0.1, "optimized": 0.1}
     write_json(

@@ -34,7 +34,7 @@ def calibration(threshold: float | None = 0.8) -> Calibration:
 def test_the_cheapest_that_is_not_shown_to_be_worse(linear, encoder, decoder, chosen, why):
     rows = {"linear": agreed(linear), "encoder": agreed(encoder), "decoder": agreed(decoder)}
     name, reason = choice(dict.fromkeys(rows, calibration()), rows)
-    assert name == chosen and reason.endswith(why) and f"encoder {encoder / DEV:.1%}" in reason
+    assert name == chosen and reason.endswith(why) and f"encoder {100 * encoder / DEV:.1f}\N{NO-BREAK SPACE}%" in reason
 
 
 def test_a_contender_that_abstains_on_everything_is_no_choice_unless_all_do():
