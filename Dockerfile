@@ -30,7 +30,7 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 # A student that runs in the process: mount its folder, such as models/export/encoder, at /app/student. Tests of packages are left out.
 FROM python:${PYTHON}-slim-bookworm AS encoder
-RUN useradd --uid 10001 --user-group --create-home service
+RUN useradd --uid 10001 --user-group --create-home service && install -d -o service -g service /app/.cache
 WORKDIR /app
 COPY requirements-serve.lock ./
 RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements-serve.lock \

@@ -3,8 +3,8 @@
 python -m serve.batch in.csv out.csv [--text-column text] [--student FOLDER]
 python -m serve.batch --ray in/ out/ [--text-column text]
 
-The output has the input's columns and label, confidence, abstained (and reasoning), in the input's order. The decoder
-runs on its own engine or at engine.api_base, and a killed run resumes where it stopped. On Ray there is a file of
+The output has the input's columns and label, confidence, abstained (and reasoning), in the input's order. A killed
+run resumes where it stopped. The decoder runs on its own engine or at engine.api_base. On Ray there is a file of
 answers for each file, and `failure` says why a row has no label (on_ray.py).
 """
 

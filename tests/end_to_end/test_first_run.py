@@ -11,6 +11,10 @@ import pandas as pd
 import pytest
 import requests
 
+from stages.parts.numbers.choice import IN_PROCESS
+from stages.parts.numbers.metrics import ARM_OF
+from stages.parts.run.files import write_csv
+from stages.parts.students.local import load_local
 from tests.conftest import commit_all, make_clone, run
 from tests.end_to_end.pipeline import (
     STAGES,
@@ -134,6 +138,20 @@ def test_the_service_answers_as_the_evaluated_pair_did(built, service):
     assert statuses == [401, 404, 404]
     alone = requests.post(f"{service}/classify_intent", json={"query": rows[0]["text"]}, timeout=30).json()
     assert alone["label"] == predicted.loc[rows[0]["id"], f"tuned_{program}"]
+
+
+def test_students_in_the_process_answer_files_and_single_queries_as_evaluate_says(built, tmp_path):
+    rows = rows_of_test(built)
+    write_csv(tmp_path / "in.csv", ["id", "text"], ([row["id"], row["text"]] for row in rows))
+    predicted = pd.read_csv(built / "reports/predictions.csv").set_index("id").loc[[row["id"] for row in rows]]
+    for name, (folder, _, _) in IN_PROCESS.items():
+        to = tmp_path / f"{name}.csv"
+        line = [sys.executable, "-m", "serve.batch", str(tmp_path / "in.csv"), str(to), "--student", str(folder)]
+        run(built, *line)
+        found, student = pd.read_csv(to), load_local(built / folder)
+        assert list(found.label) == list(predicted[ARM_OF[name]])
+        assert list(found.confidence) == pytest.approx(list(predicted[f"{name}_confidence"]), abs=1e-6)
+        assert [student.classify([row["text"]])[0].label for row in rows] == list(found.label), "in any company"
 
 
 def test_no_query_dictates_its_label(built, service):

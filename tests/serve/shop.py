@@ -196,10 +196,10 @@ def teaching(shop: Shop, port: int, *options: str) -> Iterator[str]:
 
 
 @contextmanager
-def serving(shop: Shop, arguments: Sequence[str] = (), **environment: str) -> Iterator[str]:
+def serving(shop: Shop, arguments: Sequence[str] = (), module: str = "serve", **environment: str) -> Iterator[str]:
     """The service's URL, once it is ready."""
     port = free_port()
-    with ended(start(shop, "serve", "--port", str(port), *arguments, **environment)) as process:
+    with ended(start(shop, module, "--port", str(port), *arguments, **environment)) as process:
         url = f"http://127.0.0.1:{port}"
         try:
             wait_until(f"{url}/readyz")

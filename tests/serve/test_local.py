@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -120,19 +119,6 @@ def test_the_page_says_that_no_label_seems_to_fit(run):
         page.get_by_role("button", name="Classify").click()
         page.locator("#answer strong").wait_for()
         assert "No label seems to fit, so the service abstains" in page.locator("#answer").inner_text()
-
-
-def test_more_than_the_queue_holds_is_refused_and_the_rest_is_answered(run):
-    with serving(run) as base:
-
-        def status(number: int) -> int:
-            queries = [f"{number} {query}" for query in QUERIES * 60]
-            return requests.post(f"{base}/classify_intent/batch", json={"queries": queries}, timeout=30).status_code
-
-        with ThreadPoolExecutor(16) as clients:
-            found = list(clients.map(status, range(16)))
-        assert set(found) <= {200, 429} and 200 in found
-        assert "queries_in_flight 0.0" in requests.get(f"{base}/metrics", timeout=10).text
 
 
 def python(folder: Path, *line: str) -> subprocess.CompletedProcess[str]:
