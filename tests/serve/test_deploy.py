@@ -86,7 +86,7 @@ def rendered(kind: str) -> list[dict]:
     return list(yaml.safe_load_all(run(ROOT, program("kubectl"), "kustomize", str(KUBERNETES / kind)).stdout))
 
 
-@pytest.mark.parametrize("kind", ["base", "gpu", "encoder"])
+@pytest.mark.parametrize("kind", ["base", "decoder", "gpu"])
 def test_manifests_fit_their_schemas(kind):
     if not importlib.util.find_spec("kubernetes_validate"):
         pytest.skip("kubernetes-validate is not installed")
@@ -146,21 +146,11 @@ def test_manifests_fit_the_app():
     files = {path.stem: yaml.safe_load(path.read_text()) for path in (KUBERNETES / "base").glob("*.yaml")}
     assert set(files["kustomization"]["resources"]) == {f"{name}.yaml" for name in files if name != "kustomization"}
     template = files["deployment"]["spec"]["template"]
-    service = template["spec"]["containers"][0]
+    [service] = template["spec"]["containers"]
     routes = create_app(_NoService(), []).openapi()["paths"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert service[probe]["httpGet"]["path"] in routes, probe
-    params = load_params(ROOT / "params.yaml")
-    assert (
-        service["startupProbe"]["periodSeconds"] * service["startupProbe"]["failureThreshold"]
-        >= params.runtime.engine_start_s
-    )
-    pause = int(service["lifecycle"]["preStop"]["exec"]["command"][1])
-    # the engine's own end: 20 + 5
-    assert template["spec"]["terminationGracePeriodSeconds"] >= pause + params.serve.timeout_s + 25
     assert f"EXPOSE {service['ports'][0]['containerPort']}" in DOCKERFILE
-    for container in (*template["spec"]["initContainers"], *template["spec"]["containers"]):
-        assert container["securityContext"]["readOnlyRootFilesystem"] and container["resources"]["limits"]["memory"]
     for name in ("service", "network-policy", "disruption-budget"):
         spec = files[name]["spec"]
         selector = spec.get("podSelector") or spec["selector"]
@@ -171,17 +161,35 @@ def test_manifests_fit_the_app():
     assert [place["targetPort"] for place in files["service"]["spec"]["ports"]] == [port["name"]]
 
 
-def test_an_encoder_has_what_its_image_needs_and_pulls_nothing():
-    [deployment] = [resource for resource in rendered("encoder") if resource["kind"] == "Deployment"]
+def mebibytes(quantity: str) -> float:
+    return float(quantity[:-2]) * {"Mi": 1, "Gi": 1024}[quantity[-2:]]
+
+
+@pytest.mark.parametrize("kind", ["base", "decoder", "gpu"])
+def test_a_pod_has_what_its_student_needs(kind):
+    [deployment] = [resource for resource in rendered(kind) if resource["kind"] == "Deployment"]
     pod = deployment["spec"]["template"]["spec"]
-    [service] = pod["containers"]
-    assert "initContainers" not in pod and service["image"].endswith(":student")
-    assert "storage" not in json.dumps(deployment["spec"]).replace("ephemeral-storage", "")
-    assert {mount["name"] for mount in service["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    pause = int(service["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert pod["terminationGracePeriodSeconds"] >= pause + load_params(ROOT / "params.yaml").serve.timeout_s
+    [service], before = pod["containers"], pod.get("initContainers", [])
+    for container in (*before, service):
+        assert container["securityContext"]["readOnlyRootFilesystem"] and container["resources"]["limits"]["memory"]
+    mounts = {mount["name"] for container in (*before, service) for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in pod["volumes"]}
+    params = load_params(ROOT / "params.yaml")
+    starts_within = service["startupProbe"]["periodSeconds"] * service["startupProbe"]["failureThreshold"]
+    ends_within = pod["terminationGracePeriodSeconds"] - int(service["lifecycle"]["preStop"]["exec"]["command"][1])
+    tag = {"base": "student", "decoder": "cpu", "gpu": "gpu"}[kind]
+    assert {container["image"] for container in (*before, service)} == {f"intent-classifier:{tag}"}
+    assert ("nvidia.com/gpu" in service["resources"]["limits"]) == (kind == "gpu")
+    if kind != "base":
+        assert before and starts_within >= params.runtime.engine_start_s
+        assert ends_within >= params.serve.timeout_s + 25  # the engine's own end: 20 + 5
+        return
+    assert not before and "storage" not in json.dumps(deployment["spec"]).replace("ephemeral-storage", "")
+    measured = json.loads((ROOT / "reports/bench/in_process.json").read_text())["encoder"]
+    assert starts_within >= 10 * measured["ready_s"] and ends_within >= params.serve.timeout_s
+    assert mebibytes(service["resources"]["requests"]["memory"]) * 2**20 >= 1.5e6 * measured["memory_mb"]
     target = DOCKERFILE.partition("\nFROM encoder AS student\n")[2].partition("\nFROM ")[0]
-    assert target.startswith("COPY models/export/encoder student\n")
+    assert target.startswith("COPY models/export/encoder student\n"), "nothing is pulled: the image holds its student"
 
 
 class _NoService:
