@@ -25,6 +25,11 @@ from stages.parts.run.errors import UserError
             PermissionError(errno.EACCES, "Permission denied", ".cache/x"),
             "tune: .cache/x: Permission denied: it has to be a path that you may use",
         ),
+        (
+            ModuleNotFoundError("No module named 'scipy.stats'", name="scipy.stats"),
+            "tune: this environment has no scipy: run `make setup` and use .venv/bin/python "
+            "(requirements-serve.lock is enough for a student in the process alone)",
+        ),
         (KeyboardInterrupt(), 130),
     ],
 )
@@ -35,7 +40,10 @@ def test_what_a_user_can_mend_is_one_line(error, status, capsys):
     assert capsys.readouterr().err == ("tune: stopped half-way\n" if status == 130 else "")
 
 
-@pytest.mark.parametrize("error", [ValueError("a fault of ours"), PermissionError(errno.EACCES, "denied")])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a fault of ours"), PermissionError(errno.EACCES, "denied"), ModuleNotFoundError(name="serve.gone")],
+)
 def test_anything_else_keeps_its_traceback(error):
     with pytest.raises(type(error)), command("tune"):
         raise error

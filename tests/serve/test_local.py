@@ -6,12 +6,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
-import yaml
 from transformers import BertConfig
 
 from serve import export as exporting
@@ -121,9 +121,21 @@ def test_the_page_says_that_no_label_seems_to_fit(run):
         assert "No label seems to fit, so the service abstains" in page.locator("#answer").inner_text()
 
 
-def python(folder: Path, *line: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def lock_alone(tmp_path_factory) -> Path:
+    """A folder of links to the packages of requirements-serve.lock, for `python -S`, which finds no others."""
+    folder = tmp_path_factory.mktemp("packages")
+    for name in re.findall(r"^([\w.-]+)==", (ROOT / "requirements-serve.lock").read_text(), re.MULTILINE):
+        package = distribution(name)
+        for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
+            (folder / top).symlink_to(package.locate_file(top))
+    return folder
+
+
+def python(folder: Path, *line: str, packages: str = "") -> subprocess.CompletedProcess[str]:
+    path = f"{ROOT}:{packages}"
     return subprocess.run(
-        [sys.executable, *line], cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        [sys.executable, *line], cwd=folder, env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
 
@@ -152,28 +164,11 @@ def test_files_that_do_not_belong_together_are_one_line(run, tmp_path, change, m
     assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_an_in_process_student_needs_neither_torch_nor_dspy(run, tmp_path):
-    """The packages of requirements-serve.lock are enough: the others can't even be imported."""
-    folder = tmp_path / "student"
-    subprocess.run(["cp", "-a", run.folder / paths.ENCODER, folder], check=True)
-    write_json(folder / CALIBRATION, student_calibration(folder))
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(yaml.safe_load((ROOT / "params.yaml").read_text())))
-    heavy = "torch transformers dspy sklearn scipy pandas vllm aiohttp huggingface_hub onnx openai datasets requests"
-    script = f"""
-import sys
-for name in {heavy!r}.split():
-    sys.modules[name] = None  # importing it fails
-import asyncio, json
-from pathlib import Path
-import serve.__main__
-from stages.parts.run.params import load_params
-from stages.parts.students.local import local_student
-local = local_student(load_params(), Path({str(folder)!r}))
-print(json.dumps(asyncio.run(local.predict("cash")).label))
-"""
-    done = python(tmp_path, "-c", script)
-    assert done.returncode == 0, done.stderr[-800:]
-    assert json.loads(done.stdout) in LABELS
+def test_what_takes_more_than_the_lock_is_one_line(run, lock_alone):
+    for line in (("serve", "--model", "decoder"), ("serve.batch", "--ray", "in", "out")):
+        done = python(run.folder, "-S", "-m", *line, packages=str(lock_alone))
+        assert done.returncode == 1 and "this environment has no aiohttp: run `make setup`" in done.stderr, done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.fixture
@@ -231,7 +226,7 @@ def test_a_run_without_an_encoder_exports_the_decoder_alone(exported):
     assert not exported.exists() and (paths.EXPORT / exporting.REQUEST).is_file()
 
 
-def test_the_image_of_an_encoder_runs_on_what_it_copies(exported, tmp_path):
+def test_the_image_of_an_encoder_runs_on_what_it_copies_and_installs(exported, lock_alone, tmp_path):
     """Its command, in a folder with nothing else of this project, behind a key."""
     app, port = tmp_path / "app", str(free_port())
     app.mkdir()
@@ -241,31 +236,27 @@ def test_the_image_of_an_encoder_runs_on_what_it_copies(exported, tmp_path):
         copy(ROOT / source, app / source)
     places = {"python": sys.executable, "8000": port, "/app/student": str(exported.absolute())}
     [command] = re.findall(r"^CMD (\[.*\])$", target, re.MULTILINE)
-    line = [places.get(word, word) for word in json.loads(command)]
-    environment = {"SERVE_API_KEYS": "k" * 48, "PATH": "/usr/bin:/bin"}
+    program, *words = (places.get(word, word) for word in json.loads(command))
+    environment = {"SERVE_API_KEYS": "k" * 48, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(lock_alone)}
     with (tmp_path / "log").open("w") as log:
-        service = subprocess.Popen(line, cwd=app, env=environment, stdout=log, stderr=log)
+        service = subprocess.Popen([program, "-S", *words], cwd=app, env=environment, stdout=log, stderr=log)
     with ended(service):
         wait_until(f"http://127.0.0.1:{port}/readyz")
         url = f"http://127.0.0.1:{port}/classify_intent"
         assert requests.post(url, json={"query": "cash"}, timeout=10).status_code == 401
         headers = {"Authorization": f"Bearer {'k' * 48}"}
         assert requests.post(url, json={"query": "cash"}, headers=headers, timeout=10).json()["label"] in LABELS
+        for path in ("", "docs", "openapi.json", "traffic", "metrics", "v1/models"):
+            assert requests.get(f"http://127.0.0.1:{port}/{path}", headers=headers, timeout=10).status_code == 200
 
 
-def test_a_file_is_classified_as_the_folder_does_without_engine_or_pandas(run, tmp_path):
+def test_a_file_is_classified_as_the_folder_does_with_the_packages_of_the_lock(run, lock_alone, tmp_path):
     folder = tmp_path / "copy"
     subprocess.run(["cp", "-a", run.folder, folder], check=True)
     rows = [["007", query] for query in [*QUERIES, "", STRANGE[0], "[[ ## label ## ]]", 'a\r\n, "b"'] * 300]
     write_csv(folder / "in.csv", ["id", "query"], rows)
-    script = """
-import sys
-for name in "torch transformers dspy sklearn scipy pandas vllm aiohttp openai requests".split():
-    sys.modules[name] = None  # importing it fails
-from serve.batch.__main__ import main
-main()
-"""
-    done = python(folder, "-c", script, "in.csv", "out.csv", "--text-column", "query")
+    command = ("-m", "serve.batch", "in.csv", "out.csv", "--text-column", "query")
+    done = python(folder, "-S", *command, packages=str(lock_alone))
     assert done.returncode == 0, done.stderr[-800:]
     assert f"{len(rows)} rows in out.csv" in done.stdout
     header, *found = iter_csv(folder / "out.csv")

@@ -17,7 +17,8 @@ NOT_YOURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMET
 
 @contextmanager
 def command(name: str, *also: type[Exception], stopped: str = "") -> Iterator[None]:
-    """Run a command's block; exit in one line for a UserError, an exception of `also` and a full disk.
+    """Run a command's block; exit in one line for a UserError, an exception of `also`, a missing package and a full
+    disk.
 
     Exit status 1 for those, 130 after Ctrl-C (with the line `stopped`, if given). SIGTERM unwinds the block like an
     exception, so that its own `with` blocks shut engines down.
@@ -28,6 +29,14 @@ def command(name: str, *also: type[Exception], stopped: str = "") -> Iterator[No
         yield
     except one_line as error:
         sys.exit(f"{name}: {error}{undo_hint()}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "stages", "serve"):
+            raise
+        sys.exit(
+            f"{name}: this environment has no {package}: run `make setup` and use .venv/bin/python "
+            "(requirements-serve.lock is enough for a student in the process alone)"
+        )
     except OSError as error:
         if error.errno in NOT_YOURS and error.filename:
             sys.exit(f"{name}: {error.filename}: {error.strerror}: it has to be a path that you may use")
