@@ -59,6 +59,6 @@ def classify_csv(params: Params, source: Path, to: Path, column: str) -> None:
             answers = asyncio.run(classify_texts(student, texts, store, PATIENCE * params.serve.timeout_s))
         columns = [name for name in COLUMNS if name != "reasoning" or any(answer[name] for answer in answers)]
         added = ([answer[name] for name in columns] for answer in answers)
-        write_csv(to, [*header, *columns], ([*row, *more] for row, more in zip(rows, added, strict=True)))
+        write_csv(to, [*header, *columns], ([*row, *more] for row, more in zip(rows, added, strict=True)), kept.stem)
         store.remove()
     print(f"{len(rows)} rows in {to}, {sum(bool(answer['abstained']) for answer in answers)} of them abstained")

@@ -75,6 +75,6 @@ def classify_csv(student: LocalClassifier, source: Path, to: Path, column: str) 
                 store.remove()
                 raise UserError(f"{source} has changed while it was classified: run it again")
 
-        write_csv(to, [*header, *ADDED], answered_rows())
+        write_csv(to, [*header, *ADDED], answered_rows(), kept.stem)
         store.remove()
     print(f"{rows} rows in {to}, {abstained} of them abstained")

@@ -6,7 +6,6 @@ look, and nobody holds the ids of all rows.
 """
 
 import asyncio
-import glob
 import json
 import os
 import time
@@ -91,13 +90,11 @@ async def write_answers(
 ) -> dict[str, Any]:
     """Write the output of one file, whole or not at all; return its summary."""
     to = job.to / name
-    for draft in to.parent.glob(f".{glob.escape(to.name)}.*"):
-        draft.unlink()  # of a killed run
     failures: Counter[str] = Counter()
     rows = abstained = 0
     reasons = job.classifier.requests.program.style == "chain_of_thought"
     with (
-        whole_file(to) as draft,
+        whole_file(to, fingerprint(json.dumps(name))) as draft,
         draft.open("wb") as output,
         AnsweredFile(job.source / name, file, job.column, output, with_reasons=reasons) as answered,
     ):

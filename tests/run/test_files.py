@@ -41,6 +41,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_killed_writers_draft_is_taken_over_by_its_token(tmp_path):
+    killed = whole_file(tmp_path / "file", "token")
+    killed.__enter__().write_text("a longer draft")
+    with whole_file(tmp_path / "file", "token") as draft:
+        draft.write_text("whole")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "whole")]
+
+
 def test_what_is_not_a_file_is_never_replaced(tmp_path):
     fifo, folder, circle = tmp_path / "fifo", tmp_path / "folder", tmp_path / "circle"
     os.mkfifo(fifo)

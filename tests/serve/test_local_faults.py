@@ -93,6 +93,7 @@ BATCH = """
 import os, signal
 from serve.batch import in_process
 from serve.batch.__main__ import main
+from stages.parts.run import files
 calls, answers_to = 0, in_process.answers_to
 def counted(*given):
     global calls
@@ -101,6 +102,14 @@ def counted(*given):
     calls += 1
     return answers_to(*given)
 in_process.answers_to, in_process.CHUNK = counted, 50
+csv_line = files.csv_line
+def killed_there(row):
+    row = list(row)
+    if os.environ.get("KILLED_WRITING", "nowhere") in row:
+        print(calls, "chunks classified", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return csv_line(row)
+files.csv_line = killed_there
 main()
 print(calls, "chunks classified")
 """
@@ -127,8 +136,11 @@ def test_a_killed_file_goes_on_where_it_was_and_another_student_starts_anew(shop
         assert busy.returncode == 1 and "another run is classifying the same rows" in busy.stderr
     other = batch(folder, "other.csv", "--student", "next/encoder")
     assert "20 chunks classified" in other.stdout, other.stderr
+    writing = batch(folder, "out.csv", KILLED_WRITING="blank")
+    assert writing.returncode == -signal.SIGKILL and "13 chunks classified" in writing.stdout, writing.stderr
     done = batch(folder, "out.csv")
-    assert "981 rows in out.csv" in done.stdout and "13 chunks classified" in done.stdout, done.stderr
+    assert "981 rows in out.csv" in done.stdout and "0 chunks classified" in done.stdout, done.stderr
+    assert set(folder.iterdir()) == before | {folder / "out.csv", folder / "other.csv"}, "no draft is left"
     assert not any((folder / ".cache/batch").iterdir())
     answered, others = (list(iter_csv(folder / name))[1:] for name in ("out.csv", "other.csv"))
     assert [row[:2] for row in answered] == rows and answered[-1][2] == "unknown"

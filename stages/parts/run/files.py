@@ -67,9 +67,11 @@ def fingerprint(text: str) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, token: str = "") -> Iterator[Path]:
     """Yield a temporary path beside `path`, which becomes `path` if, and only if, the block ends without an error.
 
+    A process that is killed leaves the temporary path. With a `token`, which no other writer in the folder may have at
+    the time, the next call takes it over.
     A file that is replaced keeps its mode; a new one has the process's usual one. Of a link the target is replaced.
     Raises UserError for anything else than a file (a folder, a pipe, a device), and for a disk without room.
     """
@@ -82,8 +84,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             raise UserError(f"{path} can't be written: it is a link to a read-only file; remove the link")
         target.parent.mkdir(parents=True, exist_ok=True)
         # A short name of its own: that of `path` may be as long as names can be.
-        draft = target.with_name(f".draft-{secrets.token_hex(8)}")
-        draft.touch(exist_ok=False)
+        draft = target.with_name(f".draft-{token or secrets.token_hex(8)}")
+        draft.touch(exist_ok=bool(token))
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise cannot_write(path, error) from None
     try:
@@ -176,9 +178,9 @@ def csv_line(values: Iterable[Any]) -> str:
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a CSV file; None and NaN are empty fields."""
-    with whole_file(path) as draft, draft.open("w", encoding="utf-8", errors="replace", newline="") as file:
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]], token: str = "") -> None:
+    """Write a CSV file; None and NaN are empty fields. `token` is that of `whole_file`."""
+    with whole_file(path, token) as draft, draft.open("w", encoding="utf-8", errors="replace", newline="") as file:
         file.write(csv_line(header))
         for row in rows:
             file.write(csv_line(None if value != value else value for value in row))
