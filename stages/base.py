@@ -8,15 +8,23 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, set_seed
 
+from stages.parts.encoder.vectors import stored_vectors
 from stages.parts.run.files import read_json, read_jsonl
 from stages.parts.run.machine import visible_gpus
 from stages.parts.run.params import PretrainedStudentSettings, Train, load_params
 from stages.parts.run.paths import BASE, GOLD, LABELS, POOL, REVIEWED
 from stages.parts.run.stage import run_stage
 from stages.parts.students.chat_template import check_template, freeze_date
-from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons, start_from_word_vectors
+from stages.parts.students.tiny import (
+    build_model,
+    build_tokenizer,
+    format_lessons,
+    hold_words,
+    start_as_bag_of_tokens,
+)
 from stages.parts.task.program import IntentClassifier
 from stages.parts.task.text import safe_text
+from stages.parts.training.meanings import Meanings
 from stages.parts.training.rows import encode
 from stages.parts.training.trainer import TrainingPlan, fine_tune
 from stages.parts.weights.fetch import place
@@ -51,19 +59,21 @@ def main() -> None:
         return
 
     set_seed(params.seed)
-    # as prompts will show them: the tokenizer and the word vectors are made of these
-    texts = [safe_text(row["text"], program.labels) for path in (GOLD, REVIEWED, POOL) for row in read_jsonl(path)]
+    # as prompts will show them: the tokenizer and the token vectors are made of these
+    known = [row for path in (GOLD, REVIEWED, POOL) for row in read_jsonl(path)]
+    texts = [safe_text(row["text"], program.labels) for row in known]
     tokenizer = build_tokenizer(texts, program, student.vocabulary)
     check_template(tokenizer, program, "the tiny student")
     model = build_model(tokenizer, student)
-    start_from_word_vectors(model, tokenizer, texts, params.seed)
+    meanings = Meanings(*start_as_bag_of_tokens(model, tokenizer, texts, stored_vectors(known), params.seed))
+    hold_words(model, tokenizer, texts)
     print(f"a Llama of {model.num_parameters() / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
 
     lessons = format_lessons(texts, program, student.epochs, params.seed)
-    rows = [encode(tokenizer, messages, prompt_too=True) for messages in lessons]
+    rows = [{**encode(tokenizer, messages), "text": [number % len(texts)]} for number, messages in enumerate(lessons)]
     with tempfile.TemporaryDirectory() as scratch:
         settings = TRAINING.model_copy(update={"learning_rate": student.learning_rate})
-        fine_tune(model, tokenizer, rows, TrainingPlan(settings, params.seed), Path(scratch))
+        fine_tune(model, tokenizer, rows, TrainingPlan(settings, params.seed, meanings=meanings), Path(scratch))
     model.save_pretrained(BASE)
     tokenizer.save_pretrained(BASE)
 

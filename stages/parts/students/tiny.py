@@ -1,9 +1,9 @@
 """A tiny Llama built from nothing: the embedded profile's student.
 
-Its base weights know the words of the queries and the shape of an answer, but not the task: they learn to continue
-queries and to answer each with a label drawn at random (and random words of it as reasoning), so accuracy stays at
-chance. Without the answer format in the base, LoRA has nothing to build on: label and format tokens never get useful
-embeddings.
+Its base weights know what the texts mean and the shape of an answer, but not the task: they start as a bag of tokens
+that adds up to a text's vector, and learn that vector and a label drawn at random (and random words of the text as
+reasoning), so accuracy stays at chance. Without the answer format in the base, LoRA has nothing to build on: label and
+format tokens never get useful embeddings.
 """
 
 import random
@@ -17,12 +17,16 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from stages.parts.encoder.encoder import centred
 from stages.parts.run.params import TinyStudentSettings
 from stages.parts.task.program import IntentClassifier, training_messages
 
 MAX_POSITIONS = 4096
 HEAD_SIZE = 32
 FINAL_NORM = 4.0  # where the last norm's weights start. At 1, small tied embeddings bound the logits
+RIDGE = 3.0  # of the regression of texts' vectors on tokens
+SAME_FOR_ALL = 2.0  # length of the dimension that all tokens share, in lengths of a typical token's own
+PASSED_ON = 10.0  # length of what attention passes on, in lengths of an embedding
 # Llama 3's turn markers, so that prompts have the real student's shape.
 BEGIN, END_OF_TURN, HEADER, END_HEADER, PAD = (
     "<|begin_of_text|>",
@@ -108,39 +112,71 @@ def build_model(tokenizer: PreTrainedTokenizerFast, settings: TinyStudentSetting
     return model
 
 
-def start_from_word_vectors(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], seed: int
-) -> None:
-    """Set the embeddings of the texts' tokens by latent semantic analysis: tokens of the same texts start close to each
-    other.
+def start_as_bag_of_tokens(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    vectors: np.ndarray | None,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make an untrained model hold, behind a text, about what the sum of the text's token vectors says of its meaning.
 
-    Directions are those of LSA (Deerwester et al. 1990; singular values to the power of 1/2), turned at random so that
-    no few dimensions carry all, and lengths those of the random embeddings. On Banking77 with all true labels: 90.6 %
-    against 88.7 % without.
+    Token vectors are a ridge regression of the texts' `vectors` [N, D] (an encoder's; None: latent semantic analysis)
+    on their TF-IDF weighted tokens, turned at random so that no few dimensions carry all. One dimension is the same for
+    all tokens, so that short vectors stay short through the layers' norms. The first layer's attention starts even, and
+    passes on what it sees.
+
+    Returns the texts' unit vectors [N, D], without their common direction, and the directions [D, H] of their
+    dimensions in the model. Before any training, a classifier on the states of the sample's texts gets 78 % this way,
+    and 49 % with random layers on tokens that start from latent semantic analysis.
     """
-    embeddings = model.model.embed_tokens.weight
-    size = embeddings.shape[1]
+    embeddings, attention = model.model.embed_tokens.weight, model.model.layers[0].self_attn
+    size, spread = embeddings.shape[1], model.config.initializer_range
     of_tokens = TfidfVectorizer(
         analyzer=tokenizer.tokenize, vocabulary=tokenizer.get_vocab(), lowercase=False, sublinear_tf=True
     )
-    analysis = TruncatedSVD(size, random_state=seed).fit(of_tokens.fit_transform(texts))
-    vectors = analysis.components_.T * np.sqrt(analysis.singular_values_)
-    lengths = np.linalg.norm(vectors, axis=1)
-    seen = lengths > 0
-    turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))
-    vectors = (
-        vectors[seen] / lengths[seen, None] @ turn[: vectors.shape[1]] * model.config.initializer_range * np.sqrt(size)
-    )
+    bags = of_tokens.fit_transform(texts)
+    if vectors is None:
+        vectors = TruncatedSVD(size, random_state=seed).fit_transform(bags)
+    vectors = centred(vectors, vectors.mean(axis=0))
+    texts_with = bags.getnnz(axis=0)
+    seen = np.flatnonzero(texts_with)
+    bags = bags[:, seen]
+    gram = (bags.T @ bags).toarray()
+    regression = np.linalg.solve(gram + RIDGE * np.eye(len(seen)), bags.T @ vectors)
+    mean = np.asarray(bags.mean(axis=0)) @ regression
+    covariance = regression.T @ gram @ regression / len(texts) - mean.T @ mean
+    main = np.linalg.eigh(covariance)[1][:, ::-1][:, : size - 1]
+
+    draw = np.random.default_rng(seed)
+    turn, mixing = (np.linalg.qr(draw.normal(size=(size, size)))[0] for _ in range(2))
+    in_model = turn[: main.shape[1]]
+    tokens = of_tokens.idf_[seen, None] * regression @ main
+    typical = np.average(np.linalg.norm(tokens, axis=1), weights=texts_with[seen])
+    tokens = tokens / typical @ in_model + SAME_FOR_ALL * turn[-1]
+    tokens *= spread * np.sqrt(size) / np.hypot(1, SAME_FOR_ALL)
     with torch.no_grad():
-        embeddings[torch.from_numpy(seen)] = torch.from_numpy(vectors).to(embeddings.dtype)
+        embeddings[torch.from_numpy(seen)] = torch.from_numpy(tokens).to(embeddings.dtype)
+        attention.v_proj.weight.copy_(torch.from_numpy(mixing))
+        attention.o_proj.weight.copy_(torch.from_numpy(PASSED_ON * spread * mixing.T))
+    return vectors, main @ in_model
+
+
+def hold_words(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> None:
+    """Keep the vectors of the texts' tokens as they are in a training: it would soon forget what they say, since an
+    optimiser's step is as large for a rare token as for a frequent one. Labels' and the format's tokens learn.
+    """
+    learned = torch.ones(len(tokenizer), 1)
+    learned[
+        sorted({token for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"] for token in ids})
+    ] = 0
+    model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * learned)
 
 
 def format_lessons(
     texts: Sequence[str], program: IntentClassifier, epochs: int, seed: int
 ) -> Iterator[list[dict[str, str]]]:
-    """Messages that teach words and answer format only: every text once an epoch, its label and reasoning drawn
-    anew.
-    """
+    """Messages that teach the form of answers only: every text once an epoch, its label and reasoning drawn anew."""
     draw = random.Random(seed)
     for _ in range(epochs):
         for text in texts:

@@ -24,16 +24,11 @@ EncodedRow = dict[str, list[int]]
 Change = Callable[[EncodedRow, random.Random], EncodedRow]
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt_too: bool = False
-) -> EncodedRow:
-    """`input_ids` and `labels` of one chat; the loss is on the last message alone, or on the user's too with
-    `prompt_too`.
-    """
+def encode(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> EncodedRow:
+    """`input_ids` and `labels` of one chat; the loss is on the last message alone."""
     whole = cast(list[int], tokenizer.apply_chat_template(messages, return_dict=False))
-    learned_from = messages[:-2] if prompt_too else messages[:-1]
     prompt = cast(
-        list[int], tokenizer.apply_chat_template(learned_from, add_generation_prompt=not prompt_too, return_dict=False)
+        list[int], tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
     )
     if whole[: len(prompt)] != prompt:
         raise UserError(

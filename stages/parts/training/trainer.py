@@ -16,6 +16,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from stages.parts.run.errors import UserError
 from stages.parts.run.params import Train
+from stages.parts.training.meanings import Meanings, MeaningsCollator, MeaningsTrainer
 from stages.parts.training.rows import Change, EachEpoch, EncodedRow, cut, drawn_answers, query_dropout
 from stages.parts.training.shared_prefix import (
     SHARED_PREFIX,
@@ -35,7 +36,8 @@ class TrainingPlan:
 
     `settings.batch` is of all devices together, of which each computes `at_once` rows at a time (None: all of its
     share). Each epoch drops a share `settings.query_dropout` of the queries' tokens anew and, if there are `answers`,
-    draws each row's from them by the row's `shares`.
+    draws each row's from them by the row's `shares`. With `meanings` rows learn their texts' vectors too; they
+    have to share a prefix.
     """
 
     settings: Train
@@ -43,6 +45,7 @@ class TrainingPlan:
     answers: tuple[tuple[int, ...], ...] = ()
     at_once: int | None = None
     lora: LoraConfig | None = None
+    meanings: Meanings | None = None
 
 
 def rows_at_once(batch: int, wanted: int | None) -> tuple[int, int]:
@@ -123,6 +126,8 @@ def make_trainer(
         changes.append(query_dropout(wanted.query_dropout, rows))
     if plan.answers:
         changes.append(drawn_answers(plan.answers))
+    if plan.meanings:
+        collator = MeaningsCollator(collator)
     if changes:
         collator = EachEpoch(collator, changes, plan.seed)
         callbacks.append(collator)
@@ -155,15 +160,16 @@ def make_trainer(
     if processes == 1:
         # else the trainer would split batches over all GPUs it sees, which TRL refuses
         settings._n_gpu = min(settings.n_gpu, 1)
-    trainer = SFTTrainer(
-        model=model,
-        args=settings,
-        train_dataset=Dataset.from_list(list(rows)),
-        processing_class=tokenizer,
-        data_collator=collator,
-        peft_config=plan.lora,
-        callbacks=callbacks,
-    )
+    given: dict[str, Any] = {
+        "model": model,
+        "args": settings,
+        "train_dataset": Dataset.from_list(list(rows)),
+        "processing_class": tokenizer,
+        "data_collator": collator,
+        "peft_config": plan.lora,
+        "callbacks": callbacks,
+    }
+    trainer = MeaningsTrainer(meanings=plan.meanings, **given) if plan.meanings else SFTTrainer(**given)
     trainer.remove_callback(PrinterCallback)  # a line a step
     return trainer
 
