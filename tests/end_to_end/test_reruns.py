@@ -83,7 +83,7 @@ def test_speed_knobs_and_other_profiles_rerun_nothing_and_a_color_the_report_alo
 
 def test_a_rank_reruns_lora_and_what_follows_and_going_back_restores(built):
     before = (built / "reports/metrics.json").read_text()
-    quick = ["-S", "train.epochs=1", "-S", "lora.r=16", "-S", "runtime.weights=adapter", "-S", "train.embeddings=false"]
+    quick = ["-S", "train.epochs=1", "-S", "lora.r=16", "-S", "runtime.weights=adapter"]
     after_lora = [stage for stage in STAGES[STAGES.index("lora") :] if stage not in ("encoder", "linear")]
     assert ran(run(built, "dvc", "exp", "run", "--name", "rank-16", *quick).stdout) == after_lora
     assert json.loads((built / "models/lora/epoch-1/adapter_config.json").read_text())["r"] == 16

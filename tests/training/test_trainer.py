@@ -32,7 +32,7 @@ from stages.base import TRAINING
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_jsonl
 from stages.parts.run.params import TinyStudentSettings, load_params
-from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons, start_from_word_vectors
+from stages.parts.students.tiny import build_model, build_tokenizer, format_lessons
 from stages.parts.task.program import IntentClassifier, training_messages
 from stages.parts.training import trainer
 from stages.parts.training.launch import CONFIGURATIONS
@@ -335,25 +335,8 @@ def test_whole_weights_take_a_tenth_of_the_adapters_rate(repository, monkeypatch
     assert plans[0].settings.learning_rate == pytest.approx(rate)
 
 
-def test_the_base_learns_words_and_format_but_no_label_from_a_text():
+def test_the_base_learns_the_format_but_no_label_from_a_text():
     lessons = list(format_lessons(TEXTS, PROGRAM, epochs=200, seed=0))
     answers = [messages[-1]["content"] for messages in lessons[:: len(TEXTS)]]  # one text's
     share = sum("card_arrival" in answer for answer in answers) / len(answers)
     assert 0.35 < share < 0.65
-
-
-def test_words_of_the_same_texts_start_close_and_the_rest_is_untouched():
-    texts = ["pay by visa card", "a lost Visa CARD", "go by bank transfer", "one lost bank transfer"] * 3
-    tokenizer = build_tokenizer(texts, PROGRAM, 700)
-    model = build_model(tokenizer, STUDENT)
-    before = model.model.embed_tokens.weight.detach().clone()
-    start_from_word_vectors(model, tokenizer, texts, 0)
-    after = model.model.embed_tokens.weight.detach()
-    visa, card, transfer, capitals = (
-        tokenizer(f"a {word}")["input_ids"][-1] for word in ("visa", "card", "transfer", "CARD")
-    )
-    assert capitals == card and not torch.equal(after[card], before[card])
-    likeness = torch.nn.functional.cosine_similarity(after[[visa, card]], after[[card, transfer]])
-    assert likeness[0] > 0.99 and abs(likeness[1]) < 0.5
-    label = tokenizer.convert_tokens_to_ids(" card_arrival")
-    assert torch.equal(after[label], before[label])

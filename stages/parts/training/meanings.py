@@ -26,23 +26,21 @@ class Meanings:
 
 
 class MeaningsCollator:
-    """A collator around that of shared prefixes: adds which text each row is of, `texts` [B], and where in the batch
-    its answer opens, `openings` [B]. Rows name their text by its number: `{"text": [17], ...}`.
+    """A collator around that of shared prefixes: adds which text each row is of, `texts` [B], and which of the states
+    that predict a learned token stands at its answer's opening, `openings` [B]: the one behind the opening's token.
+
+    Rows name their text by its number: `{"text": [17], ...}`.
     """
 
     def __init__(self, collate: SharedPrefixCollator) -> None:
         self.collate = collate
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = self.collate(rows)
-        prefix = self.collate.prefix_length
-        openings = [
-            int(places[first_learned(row) - prefix]) for row, places in zip(rows, batch["suffix_index"], strict=True)
-        ]
+        learned = [len(row["labels"]) - first_learned(row) for row in rows]
         return {
-            **batch,
+            **self.collate(rows),
             "texts": torch.tensor([row["text"][0] for row in rows]),
-            "openings": prefix + torch.tensor(openings),
+            "openings": torch.tensor([0, *learned[:-1]]).cumsum(0) + 1,
         }
 
 
@@ -54,7 +52,7 @@ class MeaningsTrainer(SFTTrainer):
         self.vectors, self.directions = (
             torch.from_numpy(matrix).float() for matrix in (meanings.vectors, meanings.directions)
         )
-        self.states = torch.empty(0)  # the last layer's [1, T, H], of the batch
+        self.states = torch.empty(0)  # the last layer's that predict a learned token [1, M, H]
         self.model.base_model.register_forward_hook(self.keep_states)
 
     def keep_states(self, module: torch.nn.Module, given: Any, output: Any) -> None:
@@ -68,7 +66,6 @@ class MeaningsTrainer(SFTTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         texts, openings = inputs.pop("texts"), inputs.pop("openings")
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         read = self.states[0, openings] @ self.directions.T
-        loss = loss + WEIGHT * (1 - cosine_similarity(read, self.vectors[texts]).mean())
-        return (loss, outputs) if return_outputs else loss
+        return loss + WEIGHT * (1 - cosine_similarity(read, self.vectors[texts]).mean())
