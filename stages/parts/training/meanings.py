@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import cosine_similarity
+from transformers import PreTrainedModel
 from trl import SFTTrainer
 
 from stages.parts.training.shared_prefix import SharedPrefixCollator, first_learned
@@ -47,13 +48,13 @@ class MeaningsCollator:
 class MeaningsTrainer(SFTTrainer):
     """TRL's trainer with the second lesson: minimises WEIGHT * (1 - cosine) of states and vectors as well."""
 
-    def __init__(self, *, meanings: Meanings, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, model: PreTrainedModel, *, meanings: Meanings, **given: Any) -> None:
+        super().__init__(model=model, **given)
         self.vectors, self.directions = (
             torch.from_numpy(matrix).float() for matrix in (meanings.vectors, meanings.directions)
         )
         self.states = torch.empty(0)  # the last layer's that predict a learned token [1, M, H]
-        self.model.base_model.register_forward_hook(self.keep_states)
+        model.base_model.register_forward_hook(self.keep_states)
 
     def keep_states(self, module: torch.nn.Module, given: Any, output: Any) -> None:
         self.states = output.last_hidden_state
