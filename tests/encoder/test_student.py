@@ -74,7 +74,7 @@ def test_the_file_answers_as_the_head_on_the_encoders_vectors(student, tiny_enco
     vectors = Encoder(tiny_encoder).vectors(texts)
     expected, found = head.probabilities(vectors), loaded.read(texts)
     assert np.allclose(found.probabilities, expected, atol=1e-5)
-    assert np.allclose(found.familiarity, np.sort(vectors @ known.T, axis=1)[:, -10:].mean(axis=1), atol=1e-3)
+    assert np.allclose(found.familiarity, np.sort(vectors @ known.T, axis=1)[:, -10:].mean(axis=1), atol=4e-3)
     assert loaded.predict(texts) == [LABELS[number] for number in expected.argmax(axis=1)]
     assert loaded.read([]).probabilities.shape == (0, 3) and loaded.read([]).familiarity.shape == (0,)
 
@@ -84,7 +84,7 @@ def test_few_known_texts_are_enough_and_a_graph_without_any_is_of_another_versio
     write_student(tiny_encoder, head, known[:2], LABELS, tmp_path / "few")
     [vector] = Encoder(tiny_encoder).vectors(["cash"])
     [found] = read_student(tmp_path / "few").read(["cash"]).familiarity
-    assert found == pytest.approx((known[:2] @ vector).mean(), abs=1e-3)
+    assert found == pytest.approx((known[:2] @ vector).mean(), abs=4e-3)
     (tmp_path / "few/encoder.onnx").write_bytes((tiny_encoder / "encoder.onnx").read_bytes())
     with pytest.raises(UserError, match="another version"):
         read_student(tmp_path / "few")

@@ -63,17 +63,22 @@ class Pooled(torch.nn.Module):
         super().__init__()
         self.model, self.pooling = model, pooling
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors [N, D] for token numbers and mask [N, T]."""
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Return unit vectors [N, D] for token numbers and mask [N, T]; without a mask nothing is padding."""
         tokens = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return torch.nn.functional.normalize(self.pooled(tokens, attention_mask), dim=-1)
+
+    def pooled(self, tokens: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Return one vector [N, D] of each text's token vectors [N, T, D]."""
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        if attention_mask is None:
+            return tokens.mean(1) if self.pooling == "mean" else tokens[:, -1]
         mask = attention_mask[..., None].to(tokens.dtype)
         if self.pooling == "mean":
-            pooled = (tokens * mask).sum(1) / mask.sum(1)
-        elif self.pooling == "cls":
-            pooled = tokens[:, 0]
-        else:  # padding is on the right
-            pooled = (tokens * (mask * (torch.cumsum(mask, 1) == mask.sum(1, keepdim=True)))).sum(1)
-        return torch.nn.functional.normalize(pooled, dim=-1)
+            return (tokens * mask).sum(1) / mask.sum(1)
+        # padding is on the right
+        return (tokens * (mask * (torch.cumsum(mask, 1) == mask.sum(1, keepdim=True)))).sum(1)
 
 
 def read_encoder(source: Path) -> tuple[Pooled, Any]:
@@ -104,8 +109,7 @@ def export_encoder(
     """
     encoder, tokenizer = read_encoder(source)
     encoder = trained or encoder
-    example = tokenizer(["a text", "another"], return_tensors="pt", padding=True)
-    write_graph(encoder, example, folder / MODEL, precision)
+    write_graph(encoder, tokenizer("a text", return_tensors="pt")["input_ids"], folder / MODEL, precision)
     tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
     write_json(
         folder / DESCRIPTION,
@@ -117,24 +121,23 @@ def export_encoder(
     )
 
 
-def write_graph(module: torch.nn.Module, example: Mapping[str, torch.Tensor], file: Path, precision: str) -> None:
-    """Export a module of (input_ids, attention_mask) to ONNX; with int8 its matrices have 7 bits a weight.
+def write_graph(module: torch.nn.Module, example: torch.Tensor, file: Path, precision: str) -> None:
+    """Export a module of token numbers [1, T], such as `example`, to ONNX; with int8 its matrices have 7 bits a weight.
 
-    Seven, since processors without VNNI add pairs of 8-bit products in 16 bits, and saturate: the same vectors
+    One text at a time has no padding, so the graph has no mask. Seven bits, since processors without VNNI add pairs of 8-bit products in 16 bits, and saturate: the same vectors
     everywhere are worth the bit.
     """
-    free = {0: "texts", 1: "tokens"}
     with TemporaryDirectory(dir=file.parent) as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a page on deprecation and traced constants; tests compare the vectors
         plain = Path(scratch) / "plain.onnx"
         # The exporter through TorchScript: two seconds where torch.export takes eleven and wants two more packages.
         torch.onnx.export(
             module,
-            (example["input_ids"], example["attention_mask"]),
+            (example,),
             plain,
-            input_names=["input_ids", "attention_mask"],
+            input_names=["input_ids"],
             output_names=["vectors"],
-            dynamic_axes={"input_ids": free, "attention_mask": free, "vectors": {0: "texts"}},
+            dynamic_axes={"input_ids": {1: "tokens"}},
             opset_version=18,
             dynamo=False,
         )

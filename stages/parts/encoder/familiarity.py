@@ -8,7 +8,7 @@ from scipy.stats import ks_2samp, rankdata
 
 from stages.parts.encoder.student import NEIGHBOURS
 
-NUMBERS = 2_000_000  # of all known vectors together: 4 MB in a student's file, 0.1 ms a query
+NUMBERS = 2_000_000  # of all known vectors together: 2 MB in a student's file, 0.1 ms a query
 STRANGE_P = 0.1  # of the test for a pool that holds other texts than the gold rows
 
 

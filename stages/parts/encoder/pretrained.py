@@ -8,7 +8,7 @@ from stages.parts.run.params import EncoderSettings
 from stages.parts.run.paths import cache
 from stages.parts.weights.fetch import fetch
 
-EXPORT_VERSION = 1  # part of the cache's key: raise it if export.py writes something else
+EXPORT_VERSION = 2  # part of the cache's key: raise it if export.py writes something else
 
 
 def exported_encoder(settings: EncoderSettings) -> Path:

@@ -24,18 +24,21 @@ OUTPUTS = ["vectors", "probabilities", "familiarity"]
 def write_student(encoder: Path, head: Head, known: np.ndarray, labels: Sequence[str], folder: Path) -> None:
     """Write a folder that answers by itself: an exported encoder's graph with the head behind it, tokenizer, labels.
 
-    `known` [M, D] are the unit vectors that familiarity is measured by, kept in half precision.
+    `known` [M, D] are the unit vectors that familiarity is measured by, kept with 7 bits a number: in half precision
+    their products are a fifth of a query's time, since onnxruntime computes them in single precision.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.load(encoder / MODEL)
     graph = model.graph
+    scales = np.abs(known).max(axis=1, keepdims=True).astype(np.float32) / 63
     constants = {
         "head.mean": head.mean,
         "head.weights": head.weights,
         "head.bias": head.bias,
-        "known.half": known.T.astype(np.float16),
+        "known.int8": np.rint(known / scales).T.astype(np.int8),
+        "known.scales": scales[:, 0],
         "known.nearest": np.array([min(NEIGHBOURS, len(known))]),
         "known.axis": np.array([1]),
     }
@@ -47,16 +50,19 @@ def write_student(encoder: Path, head: Head, known: np.ndarray, labels: Sequence
             helper.make_node("MatMul", ["head.centred", "head.weights"], ["head.products"]),
             helper.make_node("Add", ["head.products", "head.bias"], ["head.logits"]),
             helper.make_node("Softmax", ["head.logits"], ["probabilities"], axis=1),
-            helper.make_node("Cast", ["known.half"], ["known.vectors"], to=TensorProto.FLOAT),
-            helper.make_node("MatMul", ["vectors", "known.vectors"], ["known.cosines"]),
+            helper.make_node("DynamicQuantizeLinear", ["vectors"], ["known.query", "known.scale", "known.zero"]),
+            helper.make_node("MatMulInteger", ["known.query", "known.int8", "known.zero"], ["known.products"]),
+            helper.make_node("Cast", ["known.products"], ["known.unscaled"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["known.scale", "known.scales"], ["known.both"]),
+            helper.make_node("Mul", ["known.unscaled", "known.both"], ["known.cosines"]),
             helper.make_node("TopK", ["known.cosines", "known.nearest"], ["known.highest", "known.places"], sorted=0),
             helper.make_node("ReduceMean", ["known.highest", "known.axis"], ["familiarity"], keepdims=0),
         ]
     )
     graph.output.extend(
         [
-            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["texts", len(labels)]),
-            helper.make_tensor_value_info("familiarity", TensorProto.FLOAT, ["texts"]),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [1, len(labels)]),
+            helper.make_tensor_value_info("familiarity", TensorProto.FLOAT, [1]),
         ]
     )
     onnx.checker.check_model(model)
