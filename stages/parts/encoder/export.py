@@ -124,8 +124,8 @@ def export_encoder(
 def write_graph(module: torch.nn.Module, example: torch.Tensor, file: Path, precision: str) -> None:
     """Export a module of token numbers [1, T], such as `example`, to ONNX; with int8 its matrices have 7 bits a weight.
 
-    One text at a time has no padding, so the graph has no mask. Seven bits, since processors without VNNI add pairs of 8-bit products in 16 bits, and saturate: the same vectors
-    everywhere are worth the bit.
+    One text at a time has no padding, so the graph has no mask. Seven bits, since processors without VNNI add pairs of
+    8-bit products in 16 bits, and saturate: the same vectors everywhere are worth the bit.
     """
     with TemporaryDirectory(dir=file.parent) as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a page on deprecation and traced constants; tests compare the vectors

@@ -18,7 +18,7 @@ from stages.parts.task.readings import TextReadings
 from stages.parts.task.student_file import read_student_file, write_student_file
 
 NEIGHBOURS = 10  # known texts whose mean cosine is a text's familiarity
-OUTPUTS = ["vectors", "probabilities", "familiarity"]
+INPUTS, OUTPUTS = ["input_ids"], ["vectors", "probabilities", "familiarity"]
 
 
 def write_student(encoder: Path, head: Head, known: np.ndarray, labels: Sequence[str], folder: Path) -> None:
@@ -88,12 +88,14 @@ class EncoderStudent:
     def __init__(self, folder: Path, labels: Sequence[str]) -> None:
         self.encoder = Encoder(folder)
         self.labels = list(labels)
-        if [output.name for output in self.encoder.session.get_outputs()] != OUTPUTS:
+        session = self.encoder.session
+        names = [[value.name for value in values] for values in (session.get_inputs(), session.get_outputs())]
+        if names != [INPUTS, OUTPUTS]:
             raise UserError(f"{folder / MODEL} is of another version of this project: run `dvc repro encoder`")
 
     def read(self, texts: Sequence[str]) -> TextReadings:
         """Return the labels' probabilities [N, K] and the texts' familiarity [N], float32."""
-        found = list(self.encoder.workers.map(self.encoder.run, self.encoder.tokens(texts)))
+        found = self.encoder.run(texts)
         if not found:
             return TextReadings(np.empty((0, len(self.labels)), np.float32), np.empty(0, np.float32))
         return TextReadings(*(np.concatenate(each) for each in list(zip(*found, strict=True))[1:]))

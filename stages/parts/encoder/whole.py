@@ -66,7 +66,7 @@ def train_whole(
     torch.manual_seed(seed)
     encoder, tokenizer = read_encoder(source)
     model = WithHead(encoder, head).train()
-    rows = frozen.tokens(texts)
+    rows = [frozen.tokens(text) for text in texts]
     wanted = torch.tensor(targets, dtype=torch.float32)
     lengths, steps = [len(row) for row in rows], EPOCHS * math.ceil(len(rows) / BATCH)
     optimiser = torch.optim.AdamW(
