@@ -7,12 +7,14 @@ Needs a pipeline that has run (`dvc repro`). For each student, on an idle machin
 - ready_s: from the command to the first answer, of STARTS starts the median.
 - memory_mb: the process's resident memory after all of this.
 - p50_ms, p95_ms: one query at a time over HTTP.
-- answers_per_second: CLIENTS clients over HTTP that ask without pause; the clients use the same cores.
+- answers_per_second: CLIENTS clients over HTTP that ask without pause; the clients use the same cores, so they write
+  and read no more of HTTP than they must.
 - rows_per_second: `python -m serve.batch` on ROWS rows, its start included.
 """
 
 import argparse
 import asyncio
+import re
 import statistics
 import subprocess
 import sys
@@ -21,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import orjson
+import uvloop
 import yaml
 
 from stages.parts.numbers.choice import IN_PROCESS
@@ -28,24 +32,43 @@ from stages.parts.run import paths
 from stages.parts.run.files import read_jsonl, write_csv, write_json
 from stages.parts.run.machine import free_port
 from tests.bench.machine import machine
-from tests.bench.serve import CLIENTS, ROOT, answers_per_second, asking, command, pool_of_connections, query
+from tests.bench.serve import CLIENTS, ROOT, answers_per_second, command, query
 from tests.serve.shop import wait_until
 
 STARTS = 5
 ALONE = 700  # queries, one at a time
 ROWS = 20_000
 SECONDS = 15
+LENGTH = re.compile(rb"content-length: (\d+)")
 
 
-async def over_http(base: str, texts: list[str]) -> dict[str, float]:
-    async with pool_of_connections() as session:
-        ask = asking(session, f"{base}/classify_intent", query)
-        alone = []
-        for text in texts[:ALONE]:
-            started = time.perf_counter()
-            await ask(text)
-            alone.append(1000 * (time.perf_counter() - started))
-        together = await answers_per_second(ask, texts, SECONDS)
+class Connections:
+    """Connections to the service, each with one query at a time: a third of aiohttp's processor time."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def ask(self, text: str) -> Any:
+        reader, writer = self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
+        body = orjson.dumps(query(text))
+        head = "POST /classify_intent HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: "
+        writer.write(f"{head}{len(body)}\r\n\r\n".encode() + body)
+        given = await reader.readuntil(b"\r\n\r\n")
+        answer = await reader.readexactly(int(LENGTH.findall(given)[0]))
+        if b" 200 " not in given[:16]:
+            raise RuntimeError(f"the service answered {given[:40]!r}: {answer[:200]!r}")
+        self.idle.append((reader, writer))
+        return orjson.loads(answer)
+
+
+async def over_http(port: int, texts: list[str]) -> dict[str, float]:
+    ask, alone = Connections(port).ask, []
+    for text in texts[:ALONE]:
+        started = time.perf_counter()
+        await ask(text)
+        alone.append(1000 * (time.perf_counter() - started))
+    together = await answers_per_second(ask, texts, SECONDS)
     cuts = statistics.quantiles(alone, n=20)
     return {"p50_ms": statistics.median(alone), "p95_ms": cuts[-1], "answers_per_second": together}
 
@@ -64,7 +87,7 @@ def measure(student: Path, texts: list[str]) -> dict[str, float]:
                 wait_until(f"http://127.0.0.1:{port}/readyz")
                 starts.append(time.perf_counter() - started)
                 if number == STARTS - 1:
-                    found |= asyncio.run(over_http(f"http://127.0.0.1:{port}", texts))
+                    found |= uvloop.run(over_http(port, texts))
                     found["memory_mb"] = process.memory_info().rss / 1e6
         write_csv(folder / "in.csv", ["text"], ([texts[row % len(texts)]] for row in range(ROWS)))
         line = [sys.executable, "-m", "serve.batch", "in.csv", "out.csv", "--student", str(student)]
