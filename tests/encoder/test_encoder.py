@@ -16,8 +16,8 @@ from transformers import (
     set_seed,
 )
 
-from stages.parts.encoder.encoder import Encoder
-from stages.parts.encoder.export import export_encoder
+from stages.parts.encoder.encoder import PIECE, Encoder
+from stages.parts.encoder.export import export_encoder, read_encoder
 from stages.parts.run.errors import UserError
 from stages.parts.run.files import write_json
 
@@ -96,12 +96,23 @@ def test_vectors_are_those_of_transformers(tmp_path, config, pooling):
     np.testing.assert_array_equal(found[1], found[3])  # blanks that nobody sees, and markers
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+def test_padding_changes_no_vector_in_training(tmp_path, pooling):
+    encoder, tokenizer = read_encoder(sentence_model(tmp_path, BertConfig(**SIZES), pooling))
+    padded = tokenizer(TEXTS[:3], return_tensors="pt", padding=True)
+    with torch.inference_mode():
+        found = encoder(padded["input_ids"], padded["attention_mask"]).numpy()
+    for vector, text in zip(found, TEXTS, strict=False):
+        np.testing.assert_allclose(vector, reference(tmp_path, text, pooling), atol=1e-5)
+
+
 def test_int8_is_close_and_a_text_has_the_same_vector_in_any_company(tmp_path):
     source = sentence_model(tmp_path / "model", BertConfig(**SIZES))
     encoder = exported(source, tmp_path / "onnx", "int8")
     found = encoder.vectors(TEXTS)
     assert (found[0] @ reference(source, TEXTS[0], "mean")) > 0.98
     np.testing.assert_array_equal(encoder.vectors([TEXTS[1]])[0], found[1])
+    np.testing.assert_array_equal(encoder.vectors(TEXTS * PIECE), np.tile(found, (PIECE, 1)))  # on all cores, in order
     assert encoder.vectors([]).shape == (0, 32)
 
 

@@ -1,9 +1,11 @@
 """The encoder student: the head learns distributions, and the file that serves answers as the head did."""
 
+import shutil
 import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from transformers import BertConfig
 
@@ -88,6 +90,17 @@ def test_few_known_texts_are_enough_and_a_graph_without_any_is_of_another_versio
     (tmp_path / "few/encoder.onnx").write_bytes((tiny_encoder / "encoder.onnx").read_bytes())
     with pytest.raises(UserError, match="another version"):
         read_student(tmp_path / "few")
+
+
+def test_a_graph_that_wants_a_mask_is_of_another_version(student, tmp_path):
+    folder, *_ = student
+    shutil.copytree(folder, tmp_path / "masked")
+    model = onnx.load(folder / "encoder.onnx")
+    model.graph.input.append(model.graph.input[0])
+    model.graph.input[1].name = "attention_mask"
+    onnx.save(model, tmp_path / "masked/encoder.onnx")
+    with pytest.raises(UserError, match="another version"):
+        read_student(tmp_path / "masked")
 
 
 def test_gold_rows_show_that_other_texts_are_in_the_pool():
