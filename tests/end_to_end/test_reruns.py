@@ -90,7 +90,7 @@ def test_a_rank_reruns_lora_and_what_follows_and_going_back_restores(built):
     assert json.loads((built / "models/lora/epoch-1/adapter_config.json").read_text())["r"] == 16
     run(built, "git", "checkout", "-qb", "rank-16")
     commit_all(built, "rank 16")
-    assert "checkpoints.epoch-1.plain" in run(built, "dvc", "metrics", "diff", "main").stdout
+    assert "test.tuned.plain" in run(built, "dvc", "metrics", "diff", "main").stdout
     run(built, "git", "checkout", "-q", "main")
     assert repro(built) == []
     assert (built / "reports/metrics.json").read_text() == before
