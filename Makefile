@@ -93,8 +93,8 @@ export: setup ## models/export: the chosen adapter folded into its base, for vLL
 check: setup lint ## lint, types, and the quick tests: before every commit
 	@$(BIN)/python -m pytest -n 2 -m "not engine and not slow"
 
-test: setup lint ## lint, types, and all tests; side by side only the quick ones: engines and whole runs take all cores
-	@$(BIN)/python -m pytest -n 2 -m "not engine and not slow"; quick=$$?; $(BIN)/python -m pytest -m "engine or slow" && exit $$quick
+test: setup lint ## lint, types, and all tests: a file's tests one after the other, two files side by side
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 setup-tracking: ## create .venv-tracking for MLflow and W&B; then set tracking.mlflow or tracking.wandb in params.yaml
 	@test -x .venv-tracking/bin/python || "$(PYTHON)" -m venv .venv-tracking
