@@ -5,12 +5,12 @@ import shutil
 import pytest
 
 from stages.parts.numbers.readme import (
-    ALL_LABELS,
     CORPORA,
-    DRAWS,
     END,
     END_OF_MENU,
     MENU,
+    PEER_NAMES,
+    PEERS,
     PROMISE,
     START,
     write_results,
@@ -77,29 +77,29 @@ def test_the_menu_has_what_can_be_served_with_its_command_and_the_results_do_not
         "| **encoder student** | 87.6 % | 55 % | 2.1 | 1,234 | $0.0028 | `python -m serve --model encoder` |",
         "| decoder | 70.0 % | 0 % | - | - | - | `python -m serve --model decoder` |",
     ]
-    assert "teacher, from 100" in results and "encoder student |" not in results.split("Mean of")[0]
+    assert "teacher, from 100" in results and "encoder student |" not in results.split("Certifying")[0]
 
 
-def test_seeds_and_draws_are_shown_if_they_were_measured(tmp_path):
+def test_seeds_lead_if_they_were_measured_with_published_figures_beside_the_same_labels(tmp_path):
     assert "make seeds" not in written(tmp_path, {})
     accuracy = dict.fromkeys(("base_plain", "teacher", "linear_teacher", "linear_gold", "linear_true"), SPREAD)
     less = {"mean": 0.0142, "low": -0.0038, "high": 0.025}
     run = {"seeds": [0, 1], "served": SPREAD, "accuracy": accuracy, "served_less_linear": less}
-    draws = {"runs": {"sample": {"vectors": {"0": {"test": 0.8, "frozen": 0.7}, "1": {"test": 0.9, "frozen": 0.6}}}}}
-    sample, banking, _ = CORPORA.values()
+    sample, banking, all_labels = CORPORA.values()
     with_encoder = {**run, "accuracy": accuracy | {"encoder": SPREAD}}
-    text = written(tmp_path, {f"seeds/{sample}": with_encoder, f"seeds/{banking}": run, DRAWS: draws})
-    assert text.index("make seeds") < text.index("seed 0") and "77 labels" not in text
-    assert "| encoder student | 12.3 % ± 5.7 | - |" in text
-    assert "| **decoder student** | **12.3 %** ± 5.7 | **12.3 %** ± 5.7 |" in text
+    text = written(tmp_path, {f"seeds/{sample}": with_encoder, f"seeds/{banking}": run})
+    assert text.index("make seeds") < text.index("seed 0") and "77 labels" not in text and "Published" not in text
+    assert "| encoder student | 12.3 % ± 5.7 | - |" in text and "| seeds | 2 | 2 |" in text
+    assert "| decoder student | 12.3 % ± 5.7 | 12.3 % ± 5.7 |" in text
     assert text.count("+1.4 (\N{MINUS SIGN}0.4 to +2.5)") == 2
-    assert "Mean of 2 draws" in text and "| sample corpus, 100 gold rows | 85.0 % | 65.0 % |" in text
+    text = written(tmp_path, {f"seeds/{all_labels}": run})
+    assert text.index("| seeds |") < text.index("Published for 77 labels") < text.index("seed 0")
 
 
-def test_published_figures_stand_beside_a_measurement_of_the_same_labels(tmp_path):
-    draw = {"vectors": {"0": {"test": 0.8, "frozen": 0.7}}}
-    assert "Published" not in written(tmp_path, {DRAWS: {"runs": {"banking77": draw}}})
-    assert "Published for 77 labels" in written(tmp_path, {DRAWS: {"runs": {ALL_LABELS: draw}}})
+def test_other_libraries_stand_beside_the_encoder_student(tmp_path):
+    measured = {name: {"accuracy": 0.1 * (number + 5)} for number, name in enumerate(PEER_NAMES)}
+    text = written(tmp_path, {PEERS: {"test_rows": 734, "peers": measured}})
+    assert "734 test rows with other libraries: encoder student 50.0 %, SetFit on 100 gold rows 60.0 %" in text
 
 
 def test_the_promise_is_told_as_it_was_measured(tmp_path):

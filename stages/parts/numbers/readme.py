@@ -4,7 +4,6 @@ python -m stages.parts.numbers.readme
 """
 
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from stages.parts.numbers.advice import CONTENDERS, serve_command
@@ -18,13 +17,7 @@ from stages.parts.run.files import read_json, write_text
 from stages.parts.run.params import Params, load_params
 
 README = Path("README.md")
-PROMISE, DRAWS = "bench/promise.json", "bench/embedded_teacher.json"
-ALL_LABELS = "banking77, all labels"
-DRAW_CORPORA = {  # setting of the bench -> row of the table
-    "sample": "sample corpus, 100 gold rows",
-    "banking77": "Banking77, 25 labels, 100 gold rows",
-    ALL_LABELS: "Banking77, 77 labels, 308 gold rows",
-}
+PROMISE, PEERS = "bench/promise.json", "bench/peers.json"
 ONE_RUN = {  # arm -> row of the table, beside the served decoder
     "encoder": "encoder student",
     "teacher": "teacher, from 100 gold rows",
@@ -38,15 +31,16 @@ BENCH_CORPORA = {"sample": "the sample corpus", "banking77": "Banking77"}
 MENU, END_OF_MENU = "<!-- menu: written by make readme -->", "<!-- end of menu -->"
 START, END = "<!-- results: written by make readme -->", "<!-- end of results -->"
 # Column of the table -> file in reports/seeds. Banking77 was read from CSV files, as source `csv`.
+ALL_LABELS = "Banking77, 77 labels, 308 gold"
 CORPORA = {
-    "sample corpus": "embedded-sample-top25.json",
-    "Banking77, 25 labels": "embedded-csv-top25.json",
-    "Banking77, 77 labels": "embedded-csv-top77.json",
+    "sample corpus, 100 gold": "embedded-sample-top25.json",
+    "Banking77, 25 labels, 100 gold": "embedded-csv-top25.json",
+    ALL_LABELS: "embedded-csv-top77.json",
 }
 ROWS = {
     "linear_teacher": "linear, teacher's labels",
     "encoder": "encoder student",
-    "served": "**decoder student**",
+    "served": "decoder student",
     "teacher": "teacher, from gold rows",
     "linear_gold": "linear, gold rows",
     "linear_true": "linear, true labels",
@@ -57,6 +51,12 @@ PUBLISHED = (
     "Published for 77 labels: a student of 89.5 % from a teacher of 91 % (distil labs), 75.7 % from 75.8 % "
     "(taskdistill); 79.8 % for logistic regression on MiniLM with a few true labels (MTEB)."
 )
+PEER_NAMES = {  # in the file -> here
+    "encoder student": "encoder student",
+    "setfit, gold rows": "SetFit on 100 gold rows",
+    "setfit, teacher's labels": "SetFit on the teacher's labels",
+    "heartcut setfit": "heartcut with SetFit",
+}
 FIXED = ("base_plain", "linear_true")  # their spread is that of the weights or the split, not of a teacher's gold rows
 
 
@@ -69,10 +69,7 @@ def cell(row: str, run: dict[str, Any]) -> str:
     found = run["served"] if row == "served" else run["accuracy"].get(row)
     if not found:
         return "-"
-    mean, _, deviation = share(found).partition(" ± ")
-    if row in FIXED:
-        return mean
-    return f"**{mean}** ± {deviation}" if row == "served" else share(found)
+    return share(found).partition(" ± ")[0] if row in FIXED else share(found)
 
 
 def difference(found: dict[str, Any]) -> str:
@@ -84,7 +81,7 @@ def results(reports: Path) -> str:
     parts = [
         seeds(reports / paths.SEEDS.name),
         one_run(load_metrics(reports / paths.METRICS.name)),
-        draws(reports / DRAWS),
+        peers(reports / PEERS),
         promise(reports / PROMISE),
     ]
     return "\n\n".join(filter(None, parts))
@@ -132,21 +129,6 @@ def one_run(metrics: Metrics) -> str:
     return f"{caption}\n\n{table(['', 'right', '95 % interval'], rows)}"
 
 
-def draws(file: Path) -> str:
-    """Return the teacher and the encoder student over several draws of gold rows, from `make bench-embedded`."""
-    if not file.is_file():
-        return ""
-    runs = {name: list(found["vectors"].values()) for name, found in read_json(file)["runs"].items()}
-    rows = [
-        [DRAW_CORPORA[name], *(f"{100 * mean(draw[key] for draw in found):.1f} %" for key in ("test", "frozen"))]
-        for name, found in runs.items()
-    ]
-    count = max(map(len, runs.values()))
-    caption = f"Mean of {count} draws of the gold rows, right on test (`make bench-embedded`)."
-    found = f"{caption}\n\n{table(['', 'teacher', 'encoder student'], rows)}"
-    return f"{found}\n\n{PUBLISHED}" if ALL_LABELS in runs else found
-
-
 def seeds(folder: Path) -> str:
     """Return the table of `make seeds`: the whole pipeline over several seeds, of the corpora that were measured."""
     measured = {corpus: folder / name for corpus, name in CORPORA.items() if (folder / name).is_file()}
@@ -154,11 +136,21 @@ def seeds(folder: Path) -> str:
         return ""
     by_corpus = {corpus: read_json(file) for corpus, file in measured.items()}
     runs = list(by_corpus.values())
-    last = max(max(run["seeds"]) for run in runs)
     rows = [[name, *(cell(row, run) for run in runs)] for row, name in ROWS.items()]
     rows.append(["decoder minus better linear model (95 %)", *(difference(run["served_less_linear"]) for run in runs)])
-    caption = f"The whole pipeline, mean over seeds 0 to {last} and standard deviation of a run (`make seeds`)."
-    return f"{caption}\n\n{table(['', *by_corpus], rows)}"
+    rows.append(["seeds", *(str(len(run["seeds"])) for run in runs)])
+    caption = "The whole pipeline with several seeds: mean and standard deviation of a run, on test (`make seeds`)."
+    found = f"{caption}\n\n{table(['', *by_corpus], rows)}"
+    return f"{found}\n\n{PUBLISHED}" if ALL_LABELS in by_corpus else found
+
+
+def peers(file: Path) -> str:
+    """Return what other libraries make of the same rows, from `make bench-peers`."""
+    if not file.is_file():
+        return ""
+    found = read_json(file)
+    right = [f"{name} {100 * found['peers'][key]['accuracy']:.1f} %" for key, name in PEER_NAMES.items()]
+    return f"The same {found['test_rows']} test rows with other libraries: {', '.join(right)} (`make bench-peers`)."
 
 
 def promise(file: Path) -> str:
