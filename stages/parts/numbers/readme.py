@@ -60,16 +60,13 @@ PEER_NAMES = {  # in the file -> here
 FIXED = ("base_plain", "linear_true")  # their spread is that of the weights or the split, not of a teacher's gold rows
 
 
-def share(found: dict[str, Any]) -> str:
-    return f"{100 * found['mean']:.1f} % ± {100 * found['deviation']:.1f}"
-
-
 def cell(row: str, run: dict[str, Any]) -> str:
     """Return mean and standard deviation of an arm's accuracy; a dash where it was not measured."""
     found = run["served"] if row == "served" else run["accuracy"].get(row)
     if not found:
         return "-"
-    return share(found).partition(" ± ")[0] if row in FIXED else share(found)
+    mean = f"{100 * found['mean']:.1f} %"
+    return mean if row in FIXED else f"{mean} ± {100 * found['deviation']:.1f}"
 
 
 def difference(found: dict[str, Any]) -> str:
