@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Give each of xdist's workers cores of its own: two engines on the same cores slow each other fivefold."""
+    """Pin each xdist worker to its own cores: two engines that share cores run five times slower."""
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: workers] or cores)
